@@ -1,0 +1,194 @@
+"""The verbs. Each parses its words and calls one function; heavy imports wait until a verb needs them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medsd_ray.errors import InputError, Interrupted, RunError
+
+app = typer.Typer(
+    name="medsd",
+    help="Adapt Stable Diffusion's parts to medical images: prepare, encode, train, generate, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Kind(StrEnum):
+    folder = "folder"
+    dicom = "dicom"
+    openi = "openi"
+    phantom = "phantom"
+
+
+Shards = "A folder or s3:// address of shards"
+
+
+@app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(help="Folder with metadata.csv, of DICOM files, or of OpenI XML; for phantoms, how many")],
+    dest: Annotated[str, typer.Argument(help="Folder or s3:// for the shards")],
+    kind: Annotated[Kind, typer.Option(help="What SOURCE holds")] = Kind.folder,
+    size: Annotated[int, typer.Option(help="Height and width in pixels; a multiple of 8")] = 256,
+    shard_size: Annotated[str, typer.Option(help="Bytes of a shard at most, such as 64MiB")] = "64MiB",
+    split_by: Annotated[str, typer.Option(help="CSV column or DICOM keyword that names the patient")] = "patient_id",
+    splits: Annotated[str, typer.Option(help="Shares of train, validation and test, by patient")] = "0.8,0.1,0.1",
+    seed: Annotated[int, typer.Option(help="Of the split, and of drawn phantoms")] = 0,
+    images: Annotated[str | None, typer.Option(help="openi: folder with the images that parentImage names")] = None,
+) -> None:
+    """Turn images and reports into shards (WebDataset tar), split by patient.
+
+    Example: medsd prepare xrays/ s3://bucket/shards --kind folder --size 256
+    """
+    from medsd_ray.data.prepare import prepare as run
+
+    run(source, dest, kind=kind.value, size=size, shard_size=shard_size, split_by=split_by, splits=splits, seed=seed, images=images)
+
+
+@app.command()
+def encode(
+    shards: Annotated[str, typer.Argument(help=Shards + " that prepare wrote")],
+    dest: Annotated[str, typer.Argument(help="Folder or s3:// for the latent shards")],
+    model: Annotated[str, typer.Option(help="Pipeline folder, checkpoint, s3://, hub name, or medsd-small")],
+    text_embeddings: Annotated[bool, typer.Option(help="Store text embeddings too: for a frozen text encoder")] = True,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass")] = 32,
+    num_workers: Annotated[int, typer.Option(help="Ray workers")] = 1,
+    use_gpu: Annotated[bool, typer.Option(help="One GPU for each worker")] = False,
+) -> None:
+    """Encode image shards with a model's VAE and text encoder into latent shards, over Ray workers.
+
+    Example: medsd encode s3://bucket/shards s3://bucket/latents --model medsd-small
+    """
+    from medsd_ray.data.encode import encode as run
+
+    run(shards, dest, model=model, text_embeddings=text_embeddings, batch_size=batch_size, num_workers=num_workers, use_gpu=use_gpu)
+
+
+@app.command()
+def train(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's spec")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="A field, such as training.zero_stage=2")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint")] = False,
+) -> None:
+    """Adapt a model's components with Ray Train and DeepSpeed.
+
+    Example: medsd train run.yaml --set training.zero_stage=2 --set resources.num_workers=2
+    """
+    from medsd_ray.spec import load_run
+    from medsd_ray.training.run import train as run
+
+    run(load_run(run_file, overrides), resume=resume)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="Pipeline folder, checkpoint, s3://, hub name, or medsd-small")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// for the images")],
+    prompt: Annotated[str | None, typer.Option(help="One prompt for all images")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line")] = None,
+    num_images: Annotated[int, typer.Option(help="Images in all; prompts take turns")] = 1,
+    seed: Annotated[int, typer.Option(help="With model, prompt and index it decides each image")] = 0,
+    negative_prompt: Annotated[str, typer.Option(help="What to steer away from")] = "",
+    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance")] = 4.0,
+    scheduler: Annotated[str, typer.Option(help="dpm-solver++ or ddim")] = "dpm-solver++",
+    steps: Annotated[int, typer.Option(help="Denoising steps")] = 25,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass; does not change them")] = 16,
+    num_workers: Annotated[int, typer.Option(help="Ray workers; does not change the images")] = 1,
+    use_gpu: Annotated[bool, typer.Option(help="One GPU for each worker")] = False,
+) -> None:
+    """Make images from prompts.
+
+    Example: medsd generate medsd-small --prompt "a chest x-ray" --num-images 8 --seed 0 --out images/
+    """
+    from medsd_ray.generation.generate import generate as run
+    from medsd_ray.generation.prompts import read_prompts
+
+    run(
+        model, out, prompts=read_prompts(prompt, prompts), num_images=num_images, seed=seed, negative_prompt=negative_prompt,
+        guidance_scale=guidance_scale, scheduler=scheduler, steps=steps, batch_size=batch_size, num_workers=num_workers, use_gpu=use_gpu,
+    )  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    real: Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")],
+    generated: Annotated[str, typer.Option(help="Folder that generate wrote")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// for report.html and report.json")],
+    base: Annotated[str | None, typer.Option(help="Images of the model before adaptation, as a reference")] = None,
+    label: Annotated[str, typer.Option(help="The field of the shards' labels that the classifier learns")] = "finding",
+    inception: Annotated[Path | None, typer.Option(help="Weight file of the FID Inception network (torch-fidelity's)")] = None,
+    xrv: Annotated[Path | None, typer.Option(help="Weight file of a torchxrayvision DenseNet-121")] = None,
+    clip: Annotated[str | None, typer.Option(help="Folder of a CLIP model, for the image-text score")] = None,
+    run: Annotated[str | None, typer.Option(help="Output of the training run, for its loss curve and speed")] = None,
+    seed: Annotated[int, typer.Option(help="Of the classifier and the bootstrap")] = 0,
+) -> None:
+    """Measure generated images against real ones; write report.html and report.json.
+
+    Example: medsd evaluate --real shards/ --generated images/ --out report/
+    """
+    from medsd_ray.evaluation.evaluate import evaluate as run_evaluation
+
+    run_evaluation(real, generated, out, base=base, label=label, inception=inception, xrv=xrv, clip=clip, run=run, seed=seed)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A run's output, or one checkpoint of it; folder or s3://")],
+    dest: Annotated[str, typer.Argument(help="Folder or s3:// for the pipeline")],
+    report: Annotated[str | None, typer.Option(help="report.json of this model's evaluation: its memorisation check must have passed")] = None,
+    without_memorisation_check: Annotated[str | None, typer.Option(metavar="REASON", help="Why no check is needed, in words; kept in the model card")] = None,
+    raw: Annotated[bool, typer.Option(help="The trained weights instead of their moving average")] = False,
+) -> None:
+    """Write a checkpoint as a plain diffusers folder.
+
+    Example: medsd export runs/nih pipelines/nih --report report/report.json
+    """
+    from medsd_ray.models.export import export as run
+
+    run(checkpoint, dest, report=report, without_memorisation_check=without_memorisation_check, raw=raw)
+
+
+@app.command()
+def demo(
+    data: Annotated[Path | None, typer.Option(help="A folder with images and metadata.csv; drawn phantoms where absent")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all that the demo makes")] = Path("demo-out"),
+) -> None:
+    """Run the whole pipeline on two CPU workers and write one page with its results.
+
+    Example: medsd demo --data xrays/ --out demo-out
+    """
+    from medsd_ray.demo import demo as run
+
+    run(data, out)
+
+
+def main() -> None:
+    # SIGTERM ends a verb as Ctrl-C does, so that both leave a checkpoint.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except InputError as error:
+        _stop(f"medsd: {error}", 2)
+    except RunError as error:
+        _stop(f"medsd: {error}", 1)
+    except (Interrupted, KeyboardInterrupt, typer.Abort) as error:
+        _stop(f"medsd: interrupted{f': {error}' if str(error) else ''}", 130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's usage errors: an unknown option, a missing argument
+            _stop(f"medsd: {error.format_message()}; see --help", 2)
+        raise
+
+
+def _stop(line: str, code: int) -> None:
+    print(line, file=sys.stderr)
+    sys.exit(code)

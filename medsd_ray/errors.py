@@ -1,0 +1,13 @@
+"""The three ways a command ends other than well; `cli.main` turns each into its exit code."""
+
+
+class InputError(Exception):
+    """Something from outside is wrong. One line: what, where, and how to mend it. Exit code 2."""
+
+
+class RunError(Exception):
+    """The work failed while it ran, for a reason that is not in the input. Exit code 1."""
+
+
+class Interrupted(Exception):
+    """Stopped by Ctrl-C or SIGTERM, after a checkpoint. Exit code 130."""

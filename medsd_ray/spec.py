@@ -1,0 +1,234 @@
+"""What a run is: the one place where each field is declared, with its unit, its default and its check.
+
+A run adapts either the VAE alone (on image shards) or the U-Net and text encoder (on latent shards that `encode`
+wrote with the VAE of `model`). See `load_run` for how a YAML file becomes a `RunSpec`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medsd_ray.errors import InputError
+
+Positive = Annotated[int, Field(ge=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Method(StrEnum):
+    """How a component is adapted; `models/methods.py` holds one entry for each."""
+
+    frozen = "frozen"
+    full = "full"  # all weights, from the model's own
+    scratch = "scratch"  # all weights, from a new random start
+    decoder = "decoder"  # the VAE's decoder alone, so that encoded latents stay valid
+
+
+class Component(Strict):
+    """One part of the pipeline. In YAML `unet: full` is short for `unet: {method: full}`."""
+
+    method: Method = Method.frozen
+    learning_rate: LearningRate | None = Field(None, description="peak; the training's own where absent")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value):
+        return {"method": value} if isinstance(value, str) else value
+
+    @property
+    def trained(self) -> bool:
+        return self.method is not Method.frozen
+
+
+class Components(Strict):
+    vae: Component = Component()
+    text_encoder: Component = Component()
+    unet: Component = Component()
+
+    @property
+    def trained(self) -> list[str]:
+        return [name for name in ("vae", "text_encoder", "unet") if getattr(self, name).trained]
+
+    @model_validator(mode="after")
+    def _one_stage(self):
+        if not self.trained:
+            raise ValueError("every component is frozen: set vae, text_encoder or unet to be trained")
+        if self.vae.trained and len(self.trained) > 1:
+            raise ValueError(
+                "the vae is adapted in a run of its own: freeze text_encoder and unet here, then encode, then train them"
+            )
+        for name in ("text_encoder", "unet"):
+            if getattr(self, name).method is Method.decoder:
+                raise ValueError(f"{name}: only the vae has a decoder; choose frozen, full or scratch")
+        return self
+
+
+class Data(Strict):
+    train: str = Field(description="shards: the root that prepare or encode wrote, or one split of it; folder or s3://")
+    validation: str | None = Field(None, description="where absent, `validation` beside the training split if there is one")
+    cache: str | None = Field(None, description="local folder for fetched shards; a temporary one where absent")
+
+
+class Objective(Strict):
+    """What the U-Net learns; see training/objective.py for the equations."""
+
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(None, description="the model's own where absent")
+    snr_gamma: float | None = Field(5.0, gt=0, description="min-SNR weighting (Hang et al. 2023); null: none")
+    noise_offset: float = Field(0.0, ge=0, le=1)
+    conditioning_dropout: float = Field(0.1, ge=0, lt=1, description="share of captions left empty, for guidance")
+
+
+class VaeObjective(Strict):
+    """What the VAE learns: |x - x̂| + kl_weight·KL + edge_weight·|∇x - ∇x̂|; see training/vae_objective.py."""
+
+    kl_weight: float = Field(1e-4, ge=0)
+    edge_weight: float = Field(1.0, ge=0)
+
+
+class Offload(Strict):
+    optimizer: bool = Field(False, description="optimizer state in CPU memory (ZeRO 1-3)")
+    parameters: bool = Field(False, description="parameters in CPU memory (ZeRO 3)")
+
+
+class Ema(Strict):
+    decay: float = Field(0.999, ge=0, lt=1, description="ceiling; warms up as (1 + step) / (10 + step)")
+
+
+class Training(Strict):
+    max_steps: Positive = Field(description="optimizer steps")
+    global_batch_size: Positive = Field(description="samples per optimizer step over all workers")
+    micro_batch_size: Positive | None = Field(
+        None, description="samples per forward pass on a worker; the whole share of a worker where absent"
+    )
+    learning_rate: LearningRate = Field(1e-4, description="peak")
+    warmup_steps: int = Field(0, ge=0, description="linear, then cosine down to zero at max_steps")
+    weight_decay: float = Field(0.01, ge=0)
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clipping: float | None = Field(1.0, gt=0, description="global norm; null: none")
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload: Offload = Offload()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
+    compile: bool = Field(False, description="torch.compile of the U-Net's (or VAE's) repeated blocks")
+    ema: Ema | None = Ema()
+    log_every: Positive = Field(10, description="steps")
+    validate_every: Positive | None = Field(None, description="steps; null: at the end only")
+    sample_every: Positive | None = Field(None, description="steps between sample images; null: none")
+    sample_prompts: list[str] = Field(default_factory=list, max_length=16)
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.warmup_steps >= self.max_steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below max_steps ({self.max_steps})")
+        if self.offload.optimizer and self.zero_stage == 0:
+            raise ValueError("offload.optimizer needs zero_stage 1, 2 or 3")
+        if self.offload.parameters and self.zero_stage != 3:
+            raise ValueError("offload.parameters needs zero_stage 3")
+        if self.sample_every and not self.sample_prompts:
+            raise ValueError("sample_every needs sample_prompts")
+        return self
+
+
+class Checkpoint(Strict):
+    every_steps: Positive | None = Field(None, description="null: at the end only")
+    keep_last: Positive = 2
+    keep_best: bool = Field(True, description="also keep the one with the lowest validation loss")
+
+
+class Resources(Strict):
+    num_workers: Positive = 1
+    use_gpu: bool = False
+    cpus_per_worker: Positive = 1
+    max_failures: int = Field(0, ge=0, description="restarts from the newest checkpoint after a lost worker")
+
+
+class RunSpec(Strict):
+    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="a DNS label")
+    seed: int = Field(0, ge=0, lt=2**31)
+    model: str = Field("medsd-small", description="pipeline folder, checkpoint, s3://, hub name, or medsd-small")
+    data: Data
+    components: Components
+    objective: Objective = Objective()
+    vae_objective: VaeObjective = VaeObjective()
+    training: Training
+    checkpoint: Checkpoint = Checkpoint()
+    resources: Resources = Resources()
+    output: str = Field(description="folder or s3:// for checkpoints, logs and samples of this run")
+
+    @model_validator(mode="after")
+    def _batches(self):
+        batch, workers = self.training.global_batch_size, self.resources.num_workers
+        micro = self.training.micro_batch_size
+        if batch % workers:
+            raise ValueError(f"training.global_batch_size ({batch}) is not a multiple of resources.num_workers ({workers})")
+        if micro and (batch // workers) % micro:
+            raise ValueError(
+                f"training.micro_batch_size ({micro}) does not divide a worker's share of the batch ({batch // workers})"
+            )
+        return self
+
+
+def load_run(path: str | Path, overrides: list[str] | None = None) -> RunSpec:
+    """Reads RUN.yaml and `--set a.b=value` overrides. Raises InputError with every wrong field, one line."""
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give the path of a RUN.yaml") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file; give the path of a RUN.yaml") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a run is a mapping with name, data, components, training and output")
+    for override in overrides or []:
+        _set(values, override)
+    return parse_run(values, source=str(path))
+
+
+def parse_run(values: dict, source: str = "run") -> RunSpec:
+    """Checks a run given as plain values. Raises InputError with every wrong field, one line."""
+    try:
+        return RunSpec.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: " + "; ".join(_in_words(e) for e in error.errors())) from error
+
+
+def _in_words(error) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a field of a run; remove it or mend its spelling"
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _set(values: dict, override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {override!r}: write it as training.zero_stage=2")
+    *parents, last = path.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):  # the short form `unet: full` meets `--set components.unet.learning_rate=…`
+            inner = values[parent] = {"method": inner}
+        values = inner
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override!r}: the value is not YAML") from error
+
+
+def dump_run(run: RunSpec) -> str:
+    """The run as YAML that `load_run` reads back to the same run."""
+    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
