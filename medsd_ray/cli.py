@@ -34,7 +34,9 @@ Shards = "A folder or s3:// address of shards"
 
 @app.command()
 def prepare(
-    source: Annotated[str, typer.Argument(help="Folder with metadata.csv, of DICOM files, or of OpenI XML; for phantoms, how many")],
+    source: Annotated[
+        str, typer.Argument(help="Folder with metadata.csv, of DICOM files, or of OpenI XML; for phantoms, how many")
+    ],
     dest: Annotated[str, typer.Argument(help="Folder or s3:// for the shards")],
     kind: Annotated[Kind, typer.Option(help="What SOURCE holds")] = Kind.folder,
     size: Annotated[int, typer.Option(help="Height and width in pixels; a multiple of 8")] = 256,
@@ -50,7 +52,17 @@ def prepare(
     """
     from medsd_ray.data.prepare import prepare as run
 
-    run(source, dest, kind=kind.value, size=size, shard_size=shard_size, split_by=split_by, splits=splits, seed=seed, images=images)
+    run(
+        source,
+        dest,
+        kind=kind.value,
+        size=size,
+        shard_size=shard_size,
+        split_by=split_by,
+        splits=splits,
+        seed=seed,
+        images=images,
+    )
 
 
 @app.command()
@@ -69,7 +81,15 @@ def encode(
     """
     from medsd_ray.data.encode import encode as run
 
-    run(shards, dest, model=model, text_embeddings=text_embeddings, batch_size=batch_size, num_workers=num_workers, use_gpu=use_gpu)
+    run(
+        shards,
+        dest,
+        model=model,
+        text_embeddings=text_embeddings,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        use_gpu=use_gpu,
+    )
 
 
 @app.command()
@@ -143,8 +163,12 @@ def evaluate(
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A run's output, or one checkpoint of it; folder or s3://")],
     dest: Annotated[str, typer.Argument(help="Folder or s3:// for the pipeline")],
-    report: Annotated[str | None, typer.Option(help="report.json of this model's evaluation: its memorisation check must have passed")] = None,
-    without_memorisation_check: Annotated[str | None, typer.Option(metavar="REASON", help="Why no check is needed, in words; kept in the model card")] = None,
+    report: Annotated[
+        str | None, typer.Option(help="report.json of this model's evaluation: its memorisation check must have passed")
+    ] = None,
+    without_memorisation_check: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Why no check is needed, in words; kept in the model card")
+    ] = None,
     raw: Annotated[bool, typer.Option(help="The trained weights instead of their moving average")] = False,
 ) -> None:
     """Write a checkpoint as a plain diffusers folder.
