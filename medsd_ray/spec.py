@@ -36,7 +36,7 @@ class Component(Strict):
     """One part of the pipeline. In YAML `unet: full` is short for `unet: {method: full}`."""
 
     method: Method = Method.frozen
-    learning_rate: LearningRate | None = Field(None, description="peak; the training's own where absent")
+    learning_rate: LearningRate | None = Field(default=None, description="peak; the training's own where absent")
 
     @model_validator(mode="before")
     @classmethod
@@ -73,33 +73,35 @@ class Components(Strict):
 
 class Data(Strict):
     train: str = Field(description="shards: the root that prepare or encode wrote, or one split of it; folder or s3://")
-    validation: str | None = Field(None, description="where absent, `validation` beside the training split if there is one")
-    cache: str | None = Field(None, description="local folder for fetched shards; a temporary one where absent")
+    validation: str | None = Field(
+        default=None, description="where absent, `validation` beside the training split if there is one"
+    )
+    cache: str | None = Field(default=None, description="local folder for fetched shards; a temporary one where absent")
 
 
 class Objective(Strict):
     """What the U-Net learns; see training/objective.py for the equations."""
 
-    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(None, description="the model's own where absent")
-    snr_gamma: float | None = Field(5.0, gt=0, description="min-SNR weighting (Hang et al. 2023); null: none")
-    noise_offset: float = Field(0.0, ge=0, le=1)
-    conditioning_dropout: float = Field(0.1, ge=0, lt=1, description="share of captions left empty, for guidance")
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(default=None, description="the model's own where absent")
+    snr_gamma: float | None = Field(default=5.0, gt=0, description="min-SNR weighting (Hang et al. 2023); null: none")
+    noise_offset: float = Field(default=0.0, ge=0, le=1)
+    conditioning_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of captions left empty, for guidance")
 
 
 class VaeObjective(Strict):
     """What the VAE learns: |x - x̂| + kl_weight·KL + edge_weight·|∇x - ∇x̂|; see training/vae_objective.py."""
 
-    kl_weight: float = Field(1e-4, ge=0)
-    edge_weight: float = Field(1.0, ge=0)
+    kl_weight: float = Field(default=1e-4, ge=0)
+    edge_weight: float = Field(default=1.0, ge=0)
 
 
 class Offload(Strict):
-    optimizer: bool = Field(False, description="optimizer state in CPU memory (ZeRO 1-3)")
-    parameters: bool = Field(False, description="parameters in CPU memory (ZeRO 3)")
+    optimizer: bool = Field(default=False, description="optimizer state in CPU memory (ZeRO 1-3)")
+    parameters: bool = Field(default=False, description="parameters in CPU memory (ZeRO 3)")
 
 
 class Ema(Strict):
-    decay: float = Field(0.999, ge=0, lt=1, description="ceiling; warms up as (1 + step) / (10 + step)")
+    decay: float = Field(default=0.999, ge=0, lt=1, description="ceiling; warms up as (1 + step) / (10 + step)")
 
 
 class Training(Strict):
@@ -108,20 +110,20 @@ class Training(Strict):
     micro_batch_size: Positive | None = Field(
         None, description="samples per forward pass on a worker; the whole share of a worker where absent"
     )
-    learning_rate: LearningRate = Field(1e-4, description="peak")
-    warmup_steps: int = Field(0, ge=0, description="linear, then cosine down to zero at max_steps")
-    weight_decay: float = Field(0.01, ge=0)
+    learning_rate: LearningRate = Field(default=1e-4, description="peak")
+    warmup_steps: int = Field(default=0, ge=0, description="linear, then cosine down to zero at max_steps")
+    weight_decay: float = Field(default=0.01, ge=0)
     adam_betas: tuple[float, float] = (0.9, 0.999)
-    gradient_clipping: float | None = Field(1.0, gt=0, description="global norm; null: none")
+    gradient_clipping: float | None = Field(default=1.0, gt=0, description="global norm; null: none")
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload: Offload = Offload()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
-    compile: bool = Field(False, description="torch.compile of the U-Net's (or VAE's) repeated blocks")
+    compile: bool = Field(default=False, description="torch.compile of the U-Net's (or VAE's) repeated blocks")
     ema: Ema | None = Ema()
-    log_every: Positive = Field(10, description="steps")
-    validate_every: Positive | None = Field(None, description="steps; null: at the end only")
-    sample_every: Positive | None = Field(None, description="steps between sample images; null: none")
+    log_every: Positive = Field(default=10, description="steps")
+    validate_every: Positive | None = Field(default=None, description="steps; null: at the end only")
+    sample_every: Positive | None = Field(default=None, description="steps between sample images; null: none")
     sample_prompts: list[str] = Field(default_factory=list, max_length=16)
 
     @model_validator(mode="after")
@@ -138,22 +140,22 @@ class Training(Strict):
 
 
 class Checkpoint(Strict):
-    every_steps: Positive | None = Field(None, description="null: at the end only")
+    every_steps: Positive | None = Field(default=None, description="null: at the end only")
     keep_last: Positive = 2
-    keep_best: bool = Field(True, description="also keep the one with the lowest validation loss")
+    keep_best: bool = Field(default=True, description="also keep the one with the lowest validation loss")
 
 
 class Resources(Strict):
     num_workers: Positive = 1
     use_gpu: bool = False
     cpus_per_worker: Positive = 1
-    max_failures: int = Field(0, ge=0, description="restarts from the newest checkpoint after a lost worker")
+    max_failures: int = Field(default=0, ge=0, description="restarts from the newest checkpoint after a lost worker")
 
 
 class RunSpec(Strict):
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="a DNS label")
-    seed: int = Field(0, ge=0, lt=2**31)
-    model: str = Field("medsd-small", description="pipeline folder, checkpoint, s3://, hub name, or medsd-small")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    model: str = Field(default="medsd-small", description="pipeline folder, checkpoint, s3://, hub name, or medsd-small")
     data: Data
     components: Components
     objective: Objective = Objective()

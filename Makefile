@@ -1,0 +1,47 @@
+# `make demo` and `make test` install what they need first: Python 3.11, git, make and a C compiler are enough.
+#   make demo [DATA=folder with images and metadata.csv] [OUT=demo-out]
+#   make test
+SHELL := /bin/bash
+BIN := .venv/bin
+OUT ?= demo-out
+PYTEST := $(BIN)/python -m pytest
+# Commands of the clone first: `medsd`, and `ninja`, which DeepSpeed looks for on the PATH.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help install demo test test-unit test-integration lint format base-model
+
+help:
+	@echo "make demo [DATA=dir] [OUT=dir]   the whole pipeline on two CPU workers, and one page with its results"
+	@echo "make test                        lint, types, unit and integration tests"
+	@echo "make test-unit | test-integration | lint | format"
+	@echo "make base-model                  pretrain medsd-small again (75 minutes on two cores)"
+	@echo "make install [PYTHON=python3.11] only the virtual environment .venv"
+
+install: .venv/.installed
+
+.venv/.installed: uv.lock pyproject.toml scripts/install
+	@PYTHON="$(PYTHON)" scripts/install
+
+demo: install
+	$(BIN)/medsd demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
+
+test: lint
+	$(PYTEST) tests/unit tests/integration
+
+test-unit: install
+	$(PYTEST) tests/unit
+
+test-integration: install
+	$(PYTEST) tests/integration
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+base-model: install
+	$(BIN)/python -m medsd_ray.models.pretrain
