@@ -189,19 +189,22 @@ class S3Storage(Storage):
             # Servers other than AWS need path-style addresses and may not know the newer checksum headers.
             config = Config(
                 retries={"max_attempts": 5, "mode": "standard"},
-                connect_timeout=10,
+                connect_timeout=5,
                 read_timeout=60,
-                s3={"addressing_style": "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"},
+                s3={"addressing_style": "path" if _endpoint() else "auto"},
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             )
-            self._made = boto3.client("s3", config=config)
+            # A session of its own: boto3's default one is not safe across threads and keeps the first credentials it saw.
+            self._made = boto3.Session().client("s3", config=config)
         return self._made
 
     def __getstate__(self):  # a boto3 client does not travel to Ray workers; each makes its own
         return self.__dict__ | {"_made": None}
 
     def _key(self, key: str) -> str:
+        if key.startswith("/") or ".." in key.split("/"):  # such a key would leave the folder it is copied to
+            raise InputError(f"{key!r} leads out of {self.url}: keys stay below their address")
         return f"{self.prefix}/{key}" if self.prefix else key
 
     @contextlib.contextmanager
@@ -227,8 +230,10 @@ class S3Storage(Storage):
         except (botocore.NoCredentialsError, botocore.PartialCredentialsError, botocore.ProfileNotFound) as error:
             raise InputError(f"{where}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
         except (botocore.EndpointConnectionError, botocore.ConnectTimeoutError, ValueError) as error:
-            endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS")
+            endpoint = _endpoint() or "AWS"
             raise InputError(f"{where}: no S3 server answers at {endpoint}; check AWS_ENDPOINT_URL") from error
+        except botocore.ParamValidationError as error:
+            raise InputError(f"{where}: {self.bucket!r} cannot be a bucket's name; mend the address") from error
         except (botocore.BotoCoreError, ConnectionError) as error:
             raise RunError(f"{where}: {error}") from error
 
@@ -247,6 +252,9 @@ class S3Storage(Storage):
             with self._errors(key):
                 self.client.download_file(self.bucket, self._key(key), str(part))
             os.replace(part, path)
+        except FileNotFoundError:
+            self._require_bucket(key)
+            raise
         finally:
             part.unlink(missing_ok=True)
 
@@ -266,16 +274,26 @@ class S3Storage(Storage):
             keys = [item["Key"][cut:] for page in pages for item in page.get("Contents", [])]
         return sorted(k for k in keys if k and not k.endswith("/"))
 
+    def etags(self) -> dict[str, str]:
+        """Each file's ETag: tells one state of a tree without a COMPLETE mark from another."""
+        base, cut = self._key(""), len(self.prefix) + 1 if self.prefix else 0
+        with self._errors():
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base)
+            return {item["Key"][cut:]: item["ETag"] for page in pages for item in page.get("Contents", [])}
+
     def exists(self, key: str) -> bool:
         try:
             with self._errors(key):
                 self.client.head_object(Bucket=self.bucket, Key=self._key(key))
             return True
         except FileNotFoundError:
-            # HEAD has no body, so a missing bucket looks like a missing key: ask for the bucket in words.
-            with self._errors(key):
-                self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
+            self._require_bucket(key)
             return False
+
+    def _require_bucket(self, key: str) -> None:
+        """HEAD has no body, so a missing bucket looks like a missing key: ask for the bucket in words."""
+        with self._errors(key):
+            self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
 
     def delete(self, key: str) -> None:
         with self._errors(key):
@@ -288,6 +306,10 @@ class S3Storage(Storage):
 def describe(path: Path) -> dict:
     """Size in bytes and SHA-256 of a file, as COMPLETE and the shard indexes record them."""
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def open_storage(url: str | os.PathLike) -> Storage:
@@ -319,12 +341,11 @@ def pyarrow_filesystem(store: Storage):
     if credentials is None:
         raise InputError(f"{store.url}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     frozen = credentials.get_frozen_credentials()
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     filesystem = S3FileSystem(
         access_key=frozen.access_key,
         secret_key=frozen.secret_key,
         session_token=frozen.token,
-        endpoint_override=endpoint,
+        endpoint_override=_endpoint(),
         region=session.region_name or "us-east-1",
     )
     return f"{store.bucket}/{store.prefix}".rstrip("/"), filesystem

@@ -1,0 +1,176 @@
+"""A model's components in memory, from any address that `resolve` knows. Weights come from safetensors, never pickles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from medsd_ray.errors import InputError
+from medsd_ray.models.resolve import CARD, FOLDERS, describe_checkpoint, model_fingerprint, resolve
+from medsd_ray.storage import Storage
+
+__all__ = ["Components", "load_components", "model_fingerprint", "sampling_scheduler", "save_pipeline"]
+
+MODULES = ("vae", "text_encoder", "unet")
+
+
+@dataclass
+class Components:
+    """Stable Diffusion's parts, float32 on the CPU. `scheduler` is the noise schedule that training and encoding use."""
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that have weights and were loaded, by name."""
+        return {name: module for name in MODULES if (module := getattr(self, name)) is not None}
+
+
+def load_components(model: str, *, raw: bool = False, only: tuple[str, ...] | None = None) -> Components:
+    """Loads a model, in evaluation mode.
+
+    `model` is `medsd-small`, a pipeline folder, a run's output or checkpoint, `s3://` of those, or a hub name. Of a
+    checkpoint come the moving averages (EMA) of its trained weights, with `raw` the weights themselves; the checkpoints
+    it was trained from always give their averages, as they did to the training. `only` names the components to load;
+    the others are None. Raises InputError where a part is missing, damaged or of another layout.
+    """
+    resolved = resolve(model)
+    loaded = _load_folder(resolved.folder, only or FOLDERS)
+    for store in resolved.checkpoints:
+        _overlay(loaded, store, raw=raw and store is resolved.checkpoints[-1])
+    return loaded
+
+
+def save_pipeline(components: Components, folder: Path) -> None:
+    """Writes a plain StableDiffusionPipeline folder (safetensors) whose scheduler samples with DPM-Solver++."""
+    _quiet()
+    StableDiffusionPipeline(
+        vae=components.vae,
+        text_encoder=components.text_encoder,
+        tokenizer=components.tokenizer,
+        unet=components.unet,
+        scheduler=sampling_scheduler(components.scheduler, DPMSolverMultistepScheduler),
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+
+
+def sampling_scheduler(noise: DDPMScheduler, kind: type) -> Any:
+    """A sampler of class `kind` for the noise schedule and prediction type of `noise`."""
+    schedule = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    chosen = {name: noise.config[name] for name in schedule}
+    # Trailing steps begin at the last training step, so that what sampling starts from is what training saw there
+    # (Lin et al. 2024, arXiv 2305.08891, sec. 3.3).
+    chosen |= {
+        "rescale_betas_zero_snr": noise.config["rescale_betas_zero_snr"],
+        "timestep_spacing": "trailing",
+        "steps_offset": 1,
+    }
+    if kind is not DPMSolverMultistepScheduler:
+        chosen["clip_sample"] = False  # latents are not bounded by 1
+    return kind(**chosen)
+
+
+def _load_folder(folder: Path, only: tuple[str, ...]) -> Components:
+    _check_layout(folder)
+    _quiet()
+    load: dict[str, Callable[[Path], Any]] = {
+        "vae": lambda path: _weights(AutoencoderKL, path, "diffusion_pytorch_model", torch_dtype=torch.float32),
+        "text_encoder": lambda path: _weights(CLIPTextModel, path, "model", dtype=torch.float32),
+        "tokenizer": CLIPTokenizer.from_pretrained,
+        "unet": lambda path: _weights(UNet2DConditionModel, path, "diffusion_pytorch_model", torch_dtype=torch.float32),
+        "scheduler": _load_scheduler,
+    }
+    parts: dict[str, Any] = {field.name: None for field in fields(Components)}
+    for name in only:
+        path = folder / name
+        if not path.is_dir():
+            raise InputError(f"{folder}: there is no {name} folder in this pipeline; copy or convert the model whole")
+        try:
+            parts[name] = load[name](path)
+        except InputError:
+            raise
+        except Exception as error:  # whatever diffusers, transformers and safetensors raise on damaged files
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path}: cannot be loaded, is it damaged? copy it anew ({type(error).__name__}: {reason})"
+            ) from error
+    return Components(**parts)
+
+
+def _quiet() -> None:
+    """Libraries' progress bars and remarks off: what is wrong with a model is told by InputError."""
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
+def _check_layout(folder: Path) -> None:
+    try:
+        card = json.loads((folder / CARD).read_text())
+        classes = {name: card[name][1] for name in MODULES if name in card}
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: no {CARD} here; give a pipeline folder in diffusers' layout") from error
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise InputError(f"{folder}/{CARD} is damaged; copy it anew") from error
+    expected = {"vae": "AutoencoderKL", "text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel"}
+    for name, found in classes.items():
+        if found != expected[name]:
+            raise InputError(f"{folder}: its {name} is a {found}, not a {expected[name]}; only Stable Diffusion 1.x and 2.x fit")
+
+
+def _weights(kind: Any, path: Path, stem: str, **options) -> nn.Module:
+    """A module from a component's folder, all its weights present. Half precision files serve where no others are."""
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: there is no config.json; copy or convert the model whole")
+    plain, half = (list(path.glob(f"{stem}{variant}*.safetensors")) for variant in ("", ".fp16"))
+    if not plain:
+        if list(path.glob("*.bin")):
+            raise InputError(f"{path}: only pickled weights here, which may run code; convert them to safetensors")
+        raise InputError(f"{path}: there is no {stem}.safetensors; copy or convert the model whole")
+    variant = "fp16" if set(half) == set(plain) else None
+    module, info = kind.from_pretrained(
+        path, use_safetensors=True, local_files_only=True, variant=variant, output_loading_info=True, **options
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; copy it anew")
+    return module.eval()
+
+
+def _load_scheduler(path: Path) -> DDPMScheduler:
+    return DDPMScheduler.from_pretrained(path, clip_sample=False)
+
+
+def _overlay(components: Components, store: Storage, raw: bool) -> None:
+    """Lays a checkpoint's trained weights, and what it says of its objective, over the model it was trained from."""
+    from medsd_ray.training.checkpoint import load_weights
+
+    description = describe_checkpoint(store)
+    modules = components.modules()
+    for name, weights in load_weights(store, raw=raw).items():
+        if name not in modules:
+            continue
+        try:
+            unexpected = modules[name].load_state_dict(weights, strict=False).unexpected_keys
+        except RuntimeError as error:  # shapes differ
+            raise InputError(
+                f"{store.url}: its {name} does not fit {description['model']}, which it names as its base"
+            ) from error
+        if unexpected:
+            raise InputError(f"{store.url}: its {name} has weights that {description['model']} lacks, such as {unexpected[0]}")
+    if components.scheduler is not None and (prediction_type := description.get("prediction_type")):
+        components.scheduler.register_to_config(prediction_type=prediction_type)

@@ -1,0 +1,186 @@
+"""Where a model's weights are: an address taken apart into a local pipeline folder and the checkpoints laid over it.
+
+An address is `medsd-small`, a pipeline folder, a run's output or one checkpoint of it (each on disk or `s3://`), or a
+hub name. A checkpoint names the model it was trained from, which may itself be a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsd_ray.errors import InputError
+from medsd_ray.storage import COMPLETE, FolderStorage, S3Storage, Storage, open_storage, sha256_file
+
+SMALL = "medsd-small"
+SMALL_FOLDER = Path(__file__).parent / "medsd_small"
+CARD = "model_index.json"
+FOLDERS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+_NEEDED = re.compile(rf"{CARD}|({'|'.join(FOLDERS)})/[^/]+\.(json|txt|safetensors)")
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """`folder` is a local pipeline; `checkpoints` lie over it in this order, the last one named by the address."""
+
+    folder: Path
+    checkpoints: tuple[Storage, ...] = ()
+
+
+def resolve(model: str, near: Storage | None = None) -> Resolved:
+    """Finds a model's parts, downloading what is remote into the local cache.
+
+    `near` is the checkpoint that names `model`: a relative path is looked for from the working directory, then from
+    the checkpoint's folder upwards, so that a folder with runs and models can be moved. Raises InputError where there
+    is no such model.
+    """
+    if model == SMALL:
+        return Resolved(SMALL_FOLDER)
+    store = _find(model, near)
+    if store is None:
+        return Resolved(_from_hub(model, near))
+    checkpoint = _checkpoint(store)
+    if checkpoint is None:
+        return Resolved(_local_pipeline(store))
+    base = resolve(describe_checkpoint(checkpoint)["model"], near=checkpoint)
+    return Resolved(base.folder, (*base.checkpoints, checkpoint))
+
+
+def describe_checkpoint(store: Storage) -> dict:
+    """A checkpoint's checkpoint.json. Raises InputError where it is not one."""
+    try:
+        description = store.read_json("checkpoint.json")
+        if not isinstance(description["model"], str):
+            raise TypeError
+    except FileNotFoundError as error:
+        raise InputError(f"{store.url}: no checkpoint.json here; give a run's output or one of its checkpoints") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{store.url}/checkpoint.json is damaged; use another checkpoint") from error
+    return description
+
+
+def find_checkpoint(address: str) -> Storage | None:
+    """The checkpoint that an address names (a run's output: its newest complete one), or None for any other model."""
+    if address == SMALL or (store := _find(address, None)) is None:
+        return None
+    return _checkpoint(store)
+
+
+def model_fingerprint(model: str, *, raw: bool = False) -> str:
+    """SHA-256 over the names and SHA-256 of all weight files that make up a model; the same wherever it lies.
+
+    `raw` tells a checkpoint's trained weights from their moving average. Raises InputError as `resolve` does.
+    """
+    resolved = resolve(model)
+    parts: list[object] = [_weight_sums(resolved.folder)]
+    for store in resolved.checkpoints:
+        parts.append({name: entry["sha256"] for name, entry in (store.complete() or {}).items() if name.endswith(".safetensors")})
+    if raw and resolved.checkpoints:
+        parts.append("raw")
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _weight_sums(folder: Path) -> dict[str, str]:
+    names = (f"{part}/{path.name}" for part in FOLDERS for path in sorted(folder.joinpath(part).glob("*.safetensors")))
+    return {name: sha256_file(folder / name) for name in names}
+
+
+def _find(model: str, near: Storage | None) -> Storage | None:
+    """The store at an address, or None where the address can only be a hub name."""
+    if "://" in model:
+        return open_storage(model)
+    path = Path(model).expanduser()
+    places = [path]
+    if isinstance(near, FolderStorage) and not path.is_absolute():
+        places += [parent / path for parent in near.root.resolve().parents]
+    for place in places:
+        if place.is_dir():
+            return FolderStorage(place)
+        if place.is_file():
+            raise InputError(f"{place}: a model is a folder in diffusers' layout, not one file; convert it to that layout")
+    return None
+
+
+def _checkpoint(store: Storage) -> Storage | None:
+    """The checkpoint at `store`: itself, or the newest complete one of a run's output; None where it is no run."""
+    if store.exists("checkpoint.json"):
+        if store.complete() is None:
+            raise InputError(f"{store.url}: this checkpoint is not complete; use an earlier one, or the run's output")
+        return store
+    if store.exists(CARD) or not store.exists("run.yaml"):
+        return None
+    from medsd_ray.training.checkpoint import newest_complete
+
+    newest = newest_complete(store)
+    if newest is None:
+        raise InputError(f"{store.url}: this run has no complete checkpoint yet; train it further with --resume")
+    return newest
+
+
+def _local_pipeline(store: Storage) -> Path:
+    if not store.exists(CARD):
+        raise InputError(_why_no_pipeline(store))
+    return store.root if isinstance(store, FolderStorage) else _cached(store)
+
+
+def _why_no_pipeline(store: Storage) -> str:
+    keys = store.list()
+    if not keys:
+        return f"{store.url}: no model here; give a pipeline folder, a run's output or a checkpoint"
+    if any(key.endswith(_PICKLES) for key in keys) and not any(key.endswith(".safetensors") for key in keys):
+        return f"{store.url}: only pickled weights here, which may run code; convert them to safetensors in diffusers' layout"
+    return f"{store.url}: no {CARD} here; give a pipeline folder in diffusers' layout, a run's output or a checkpoint"
+
+
+def cache_folder() -> Path:
+    """Where remote pipelines are kept: `$MEDSD_CACHE`, else `medsd` below `$XDG_CACHE_HOME` or `~/.cache`."""
+    if chosen := os.environ.get("MEDSD_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medsd"
+
+
+def _cached(store: Storage) -> Path:
+    """A local copy of a remote pipeline's files, made once for each state of them; appears whole or not at all."""
+    keys = [key for key in store.list() if _NEEDED.fullmatch(key)]
+    state = store.complete() or (store.etags() if isinstance(store, S3Storage) else {})
+    state = {key: state.get(key) for key in keys}
+    name = hashlib.sha256(json.dumps([store.url, state], sort_keys=True).encode()).hexdigest()[:32]
+    folder = cache_folder() / "models" / name
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder.parent))
+    try:
+        store.download_tree(part, keys)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was first with the same files
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _from_hub(model: str, near: Storage | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HfHubHTTPError
+
+    wanted = f" (named by {near.url})" if near else ""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "~")):
+        raise InputError(f"{model}: no such model{wanted}; give {SMALL}, a folder, an s3:// address or a hub name")
+    patterns = [CARD, *(f"{part}/*{suffix}" for part in FOLDERS for suffix in (".json", ".txt", ".safetensors"))]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(
+            f"{model}: no such folder{wanted}, and the hub did not give a model of this name "
+            f"({type(error).__name__}); mend the path, or check the name and the network"
+        ) from error
