@@ -221,7 +221,8 @@ class S3Storage(Storage):
                 raise InputError(f"{where}: there is no bucket {self.bucket!r}; make it or mend the address") from error
             if code in ("NoSuchKey", "404", "NotFound"):
                 raise FileNotFoundError(where) from error
-            if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken"):
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "XAdminUserNotFound"):  # the last: versitygw
                 raise InputError(
                     f"{where}: S3 refused the credentials ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
                     "or your profile, and that they may use this bucket"

@@ -1,0 +1,63 @@
+"""Fixtures for all tests, and what a run of the tests says about itself at its end."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3_server import S3Server, s3_server
+
+pytest.register_assert_rewrite("storage_contract")
+
+NOTES = pytest.StashKey[dict[str, str]]()
+NO_DATA = "MEDSD_TEST_DATA names no folder"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[NOTES] = {}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines = list(config.stash[NOTES].values())
+    skipped = sum(NO_DATA in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    if skipped:
+        lines.append(
+            f"{skipped} TESTS ON REAL X-RAYS SKIPPED: {NO_DATA}. Set it to a folder with nih-cxr/ (images, metadata.csv) "
+            "and iu-reports/ (OpenI XML)."
+        )
+    if lines:
+        terminalreporter.section("medsd")
+        for line in lines:
+            terminalreporter.line(line, yellow=True)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data; the test is skipped, and that is said at the end, where it is absent."""
+    folder = os.environ.get("MEDSD_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip(NO_DATA)
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_session(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[S3Server]:
+    """One S3 server for all tests, with the environment set so that Ray workers and subprocesses inherit it."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+            patch.delenv(name, raising=False)
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        request.config.stash[NOTES]["s3"] = f"The S3 tests ran on {server.name}."
+        yield server
+
+
+@pytest.fixture
+def s3(s3_session: S3Server) -> str:
+    """`s3://bucket/prefix` in an empty bucket of this test's own."""
+    bucket = f"medsd-{uuid.uuid4().hex[:12]}"
+    s3_session.client().create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/prefix"

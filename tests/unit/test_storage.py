@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from storage_contract import StorageContract
+
+from medsd_ray.errors import InputError
+from medsd_ray.storage import FolderStorage, S3Storage, open_storage, sha256_file
+
+
+class TestFolder(StorageContract):
+    @pytest.fixture
+    def store(self, tmp_path_factory: pytest.TempPathFactory) -> FolderStorage:
+        return FolderStorage(tmp_path_factory.mktemp("store"))
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path):
+    store = FolderStorage(tmp_path)
+    store.write("a", b"old")
+    with pytest.raises(TypeError):
+        store.write("a", "not bytes")  # pyright: ignore
+    with pytest.raises(FileNotFoundError):
+        store.upload(tmp_path / "absent", "a")
+    assert store.read("a") == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_half_written_file_is_not_listed(tmp_path: Path):
+    (tmp_path / ".a.12345678.part").write_bytes(b"half")
+    assert FolderStorage(tmp_path).list() == []
+
+
+def test_a_store_whose_folder_is_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another folder"):
+        FolderStorage(tmp_path / "file").write("a", b"")
+
+
+def test_a_link_out_of_the_store_is_not_followed(tmp_path: Path):
+    (tmp_path / "secret").write_text("s")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="below"):
+        FolderStorage(tmp_path / "store").read("link")
+
+
+def test_addresses(tmp_path: Path):
+    folder, s3 = open_storage(tmp_path), open_storage("s3://bucket/a/b/")
+    assert isinstance(folder, FolderStorage) and folder.url == str(tmp_path)
+    assert isinstance(s3, S3Storage) and (s3.bucket, s3.prefix, s3.url) == ("bucket", "a/b", "s3://bucket/a/b")
+    assert open_storage("s3://bucket").url == "s3://bucket"
+    for bad in ("s3://", "gs://bucket/a", "http://host/a"):
+        with pytest.raises(InputError):
+            open_storage(bad)
+
+
+def test_checksum_is_sha256(tmp_path: Path):
+    (tmp_path / "abc").write_text("abc")  # FIPS 180-2, appendix B.1
+    assert sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
