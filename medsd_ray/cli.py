@@ -103,9 +103,11 @@ def train(
     Example: medsd train run.yaml --set training.zero_stage=2 --set resources.num_workers=2
     """
     from medsd_ray.spec import load_run
+
+    spec = load_run(run_file, overrides)  # before the heavy imports: a wrong field is said at once
     from medsd_ray.training.run import train as run
 
-    run(load_run(run_file, overrides), resume=resume)
+    run(spec, resume=resume)
 
 
 @app.command()
@@ -209,7 +211,7 @@ def main() -> None:
         _stop(f"medsd: interrupted{f': {error}' if str(error) else ''}", 130)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's usage errors: an unknown option, a missing argument
-            _stop(f"medsd: {error.format_message()}; see --help", 2)
+            _stop(f"medsd: {error.format_message().rstrip('.')}; see --help", 2)
         raise
 
 

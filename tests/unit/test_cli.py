@@ -1,0 +1,62 @@
+"""The command line as a user meets it: the installed `medsd`, its exit codes and its one line on standard error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MEDSD = str(Path(sys.executable).parent / "medsd")
+VERBS = ["prepare", "encode", "train", "generate", "evaluate", "export", "demo"]
+
+
+def medsd(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([MEDSD, *words], capture_output=True, text=True, timeout=60)
+
+
+def test_help_names_every_verb():
+    result = medsd("--help")
+    assert result.returncode == 0
+    for verb in VERBS:
+        assert f"  {verb} " in result.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help_with_an_example(verb: str):
+    result = medsd(verb, "--help")
+    assert result.returncode == 0
+    assert f"Example: medsd {verb} " in result.stdout
+
+
+def test_help_is_quick_because_it_loads_nothing_heavy():
+    code = (
+        "import sys, json\n"
+        "sys.argv = ['medsd', '--help']\n"
+        "from medsd_ray.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(json.dumps(sorted({'torch', 'ray', 'diffusers', 'transformers', 'boto3', 'numpy'} & set(sys.modules))))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(result.stdout.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["no-such-verb"], "no-such-verb"),
+        (["prepare", "only-a-source"], "dest"),
+        (["train", "run.yaml", "--no-such-option"], "--no-such-option"),
+        (["prepare", "a", "b", "--size", "big"], "--size"),
+        (["prepare", "a", "b", "--kind", "nifti"], "nifti"),
+        (["train", "absent.yaml"], "absent.yaml"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_2(words: list[str], named: str):
+    result = medsd(*words)
+    assert result.returncode == 2
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("medsd: ") and named in lines[0]
