@@ -134,9 +134,19 @@ def generate(
     from medsd_ray.generation.prompts import read_prompts
 
     run(
-        model, out, prompts=read_prompts(prompt, prompts), num_images=num_images, seed=seed, negative_prompt=negative_prompt,
-        guidance_scale=guidance_scale, scheduler=scheduler, steps=steps, batch_size=batch_size, num_workers=num_workers, use_gpu=use_gpu,
-    )  # fmt: skip
+        model,
+        out,
+        prompts=read_prompts(prompt, prompts),
+        num_images=num_images,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        guidance_scale=guidance_scale,
+        scheduler=scheduler,
+        steps=steps,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        use_gpu=use_gpu,
+    )
 
 
 @app.command()
