@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from s3_server import S3Server, s3_server
 
-pytest.register_assert_rewrite("storage_contract")
+pytest.register_assert_rewrite("command", "storage_contract")
 
 NOTES = pytest.StashKey[dict[str, str]]()
 NO_DATA = "MEDSD_TEST_DATA names no folder"

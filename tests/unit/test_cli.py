@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from command import assert_refused, medsd
 
-MEDSD = str(Path(sys.executable).parent / "medsd")
 VERBS = ["prepare", "encode", "train", "generate", "evaluate", "export", "demo"]
-
-
-def medsd(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([MEDSD, *words], capture_output=True, text=True, timeout=60)
 
 
 def test_help_names_every_verb():
@@ -57,6 +52,5 @@ def test_help_is_quick_because_it_loads_nothing_heavy():
 )
 def test_wrong_words_are_one_line_and_exit_2(words: list[str], named: str):
     result = medsd(*words)
-    assert result.returncode == 2
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("medsd: ") and named in lines[0]
+    line = assert_refused(result, named)
+    assert result.stderr == line + "\n"
