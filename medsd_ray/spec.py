@@ -91,7 +91,7 @@ class Objective(Strict):
 class VaeObjective(Strict):
     """What the VAE learns: |x - x̂| + kl_weight·KL + edge_weight·|∇x - ∇x̂|; see training/vae_objective.py."""
 
-    kl_weight: float = Field(default=1e-4, ge=0)
+    kl_weight: float = Field(default=0.02, ge=0, description="times the KL divergence per pixel value")
     edge_weight: float = Field(default=1.0, ge=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -71,7 +72,15 @@ def save_pipeline(components: Components, folder: Path) -> None:
 
 def sampling_scheduler(noise: DDPMScheduler, kind: type) -> Any:
     """A sampler of class `kind` for the noise schedule and prediction type of `noise`."""
-    schedule = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    schedule = (
+        "num_train_timesteps",
+        "beta_start",
+        "beta_end",
+        "beta_schedule",
+        "trained_betas",
+        "prediction_type",
+        "rescale_betas_zero_snr",
+    )
     chosen = {name: noise.config[name] for name in schedule}
     # Trailing steps begin at the last training step, so that what sampling starts from is what training saw there
     # (Lin et al. 2024, arXiv 2305.08891, sec. 3.3).
@@ -152,7 +161,10 @@ def _weights(kind: Any, path: Path, stem: str, **options) -> nn.Module:
 
 
 def _load_scheduler(path: Path) -> DDPMScheduler:
-    return DDPMScheduler.from_pretrained(path, clip_sample=False)
+    """The noise schedule of a scheduler of any kind; settings that only sampling knows are left out."""
+    config: Any = DDPMScheduler.load_config(path)
+    known = inspect.signature(DDPMScheduler.__init__).parameters
+    return DDPMScheduler(**{name: config[name] for name in known if name in config} | {"clip_sample": False})
 
 
 def _overlay(components: Components, store: Storage, raw: bool) -> None:
@@ -171,6 +183,6 @@ def _overlay(components: Components, store: Storage, raw: bool) -> None:
                 f"{store.url}: its {name} does not fit {description['model']}, which it names as its base"
             ) from error
         if unexpected:
-            raise InputError(f"{store.url}: its {name} has weights that {description['model']} lacks, such as {unexpected[0]}")
+            raise InputError(f"{store.url}: its {name} has weights that its base model lacks, such as {unexpected[0]}")
     if components.scheduler is not None and (prediction_type := description.get("prediction_type")):
         components.scheduler.register_to_config(prediction_type=prediction_type)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsd_ray.errors import InputError
-from medsd_ray.storage import COMPLETE, FolderStorage, S3Storage, Storage, open_storage, sha256_file
+from medsd_ray.storage import FolderStorage, S3Storage, Storage, open_storage, sha256_file
 
 SMALL = "medsd-small"
 SMALL_FOLDER = Path(__file__).parent / "medsd_small"
@@ -171,7 +171,7 @@ def _cached(store: Storage) -> Path:
 
 def _from_hub(model: str, near: Storage | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     wanted = f" (named by {near.url})" if near else ""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "~")):
