@@ -1,0 +1,209 @@
+"""`medsd generate`: images from prompts into a folder or S3, in this process or over Ray workers; stops and goes on.
+
+out/generated.json   the plan, written first: model, settings, and each image's file, prompt, seed and index
+out/00000.png ...    the images, each whole or not there; image i has prompt i modulo the number of prompts
+out/COMPLETE         written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medsd_ray.errors import InputError, RunError
+from medsd_ray.generation.png import NOTICE, encode_png
+from medsd_ray.generation.sample import Sampling, sample_images
+from medsd_ray.models.load import Components, load_components
+from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.storage import FolderStorage, Storage, open_storage
+
+PLAN = "generated.json"
+
+
+def generate(
+    model: str,
+    out: str,
+    *,
+    prompts: list[str],
+    num_images: int,
+    seed: int,
+    negative_prompt: str = "",
+    guidance_scale: float = 4.0,
+    scheduler: str = "dpm-solver++",
+    steps: int = 25,
+    batch_size: int = 16,
+    num_workers: int = 1,
+    use_gpu: bool = False,
+) -> None:
+    """Makes `num_images` images. An output with the same plan is completed, or left as it is where complete.
+
+    `batch_size` is how many images a worker takes at a time. Raises InputError for settings out of range, a model that
+    cannot be loaded, or an output that holds anything else.
+    """
+    for name, value in (("num_images", num_images), ("batch_size", batch_size), ("num_workers", num_workers)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; choose 1 or more")
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed is {seed}; choose from 0 to {2**31 - 1}")
+    if not prompts:
+        raise InputError("there is no prompt; give --prompt TEXT or --prompts FILE")
+    sampling = Sampling(negative_prompt, guidance_scale, scheduler, steps)
+    store = _absolute(open_storage(out))
+    plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling)
+    if not _begin(store, plan):
+        print(f"{out}: complete, nothing to do")
+        return
+    components = load_components(model)
+    _warn_of_cut_prompts(components, prompts, negative_prompt)
+    present = set(store.list())
+    todo = [image["index"] for image in plan["images"] if image["file"] not in present]
+    chunks = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
+    if num_workers == 1:
+        if use_gpu:
+            _to_gpu(components)
+        done = (write_images(components, plan, chunk, store) for chunk in chunks)
+    else:
+        done = _over_workers(components, plan, chunks, store, min(num_workers, len(chunks)), use_gpu)
+    _report(done, num_images - len(todo), num_images)
+    store.mark_complete({name: _describe(store, name) for name in [PLAN, *(image["file"] for image in plan["images"])]})
+
+
+def make_plan(model: str, fingerprint: str, prompts: list[str], num_images: int, seed: int, sampling: Sampling) -> dict[str, Any]:
+    """What an output will hold, as `generated.json` records it."""
+    width = max(5, len(str(num_images - 1)))
+    return {
+        "format": "medsd-generated/1",
+        "notice": NOTICE,
+        "model": model,
+        "model_fingerprint": fingerprint,
+        "seed": seed,
+        **asdict(sampling),
+        "images": [
+            {"file": f"{index:0{width}d}.png", "prompt": prompts[index % len(prompts)], "seed": seed, "index": index}
+            for index in range(num_images)
+        ],
+    }
+
+
+def write_images(components: Components, plan: dict[str, Any], indices: list[int], store: Storage) -> int:
+    """Makes and stores the images of `plan` with these indices; returns how many."""
+    sampling = Sampling(**{name: plan[name] for name in Sampling.__dataclass_fields__})
+    entries = [plan["images"][index] for index in indices]
+    images = sample_images(components, [entry["prompt"] for entry in entries], indices, seed=plan["seed"], sampling=sampling)
+    common = {name: str(value) for name, value in plan.items() if name not in ("images", "format")}
+    for entry, image in zip(entries, images, strict=True):
+        store.write(entry["file"], encode_png(image, common | {"prompt": entry["prompt"], "index": str(entry["index"])}))
+    return len(indices)
+
+
+def _begin(store: Storage, plan: dict[str, Any]) -> bool:
+    """Makes the output this plan's own; False where it is complete already."""
+    try:
+        known = store.read_json(PLAN)
+    except FileNotFoundError:
+        if store.list():
+            raise InputError(f"{store.url}: not empty, and not made by generate; choose another --out") from None
+        store.write_json(PLAN, plan)
+        return True
+    except ValueError as error:
+        raise InputError(f"{store.url}/{PLAN} is damaged; choose another --out or remove this one") from error
+    if known != plan:
+        differing = sorted(name for name in plan if known.get(name) != plan[name])
+        raise InputError(
+            f"{store.url}: holds images made with another {', '.join(differing)}; choose another --out or remove this one"
+        )
+    return store.complete() is None
+
+
+def _warn_of_cut_prompts(components: Components, prompts: list[str], negative_prompt: str) -> None:
+    limit = components.tokenizer.model_max_length
+    long = [p for p in {*prompts, negative_prompt} if len(components.tokenizer(p, truncation=False)["input_ids"]) > limit]
+    if long:
+        print(f"{len(long)} prompts are longer than the text encoder's {limit} tokens; what is beyond them is not used")
+
+
+def _over_workers(
+    components: Components, plan: dict[str, Any], chunks: list[list[int]], store: Storage, num_workers: int, use_gpu: bool
+) -> Iterator[int]:
+    """Chunks over Ray actors, each taking the next one when it is free; an actor that never starts gets none.
+
+    The model travels through Ray's object store, so that workers need no path or cache of this machine.
+    """
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    if not ray.is_initialized():
+        ray.init(logging_level="warning")
+    if use_gpu and not ray.cluster_resources().get("GPU"):
+        raise InputError("no GPU in this Ray cluster; leave --use-gpu out")
+    kind = ray.remote(num_cpus=1, num_gpus=int(use_gpu))(_Worker)
+    model = ray.put(components)
+    workers = [kind.remote(model, plan, store, use_gpu) for _ in range(num_workers)]
+    running = {worker.ready.remote(): worker for worker in workers}
+    queue, left = iter(chunks), len(chunks)
+    try:
+        while left:
+            (finished,), _ = ray.wait(list(running), num_returns=1)
+            worker, count = running.pop(finished), ray.get(finished)
+            if count:
+                left -= 1
+                yield count
+            if (chunk := next(queue, None)) is not None:
+                running[worker.write.remote(chunk)] = worker
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, (InputError, RunError)) else error from None
+    except RayActorError as error:
+        raise RunError("a generation worker died; run the same command again, finished images are kept") from error
+    finally:
+        for worker in workers:
+            ray.kill(worker)
+
+
+class _Worker:
+    def __init__(self, components: Components, plan: dict[str, Any], store: Storage, use_gpu: bool):
+        self.components, self.plan, self.store = components, plan, store
+        if use_gpu:
+            _to_gpu(components)
+
+    def ready(self) -> int:
+        return 0
+
+    def write(self, indices: list[int]) -> int:
+        return write_images(self.components, self.plan, indices, self.store)
+
+
+def _to_gpu(components: Components) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError("no GPU on this machine; leave --use-gpu out")
+    for module in components.modules().values():
+        module.to("cuda")
+
+
+def _report(done: Iterable[int], before: int, total: int) -> None:
+    """Runs through `done`, counts of images as they are made, and prints speed and time left every few seconds."""
+    started, printed, made = time.monotonic(), 0.0, 0
+    for count in done:
+        made += count
+        now = time.monotonic()
+        if now - printed < 5 and before + made < total:
+            continue
+        speed = made / (now - started)
+        left = (total - before - made) / speed
+        print(f"{before + made}/{total} images, {speed:.2f} images/s, {left:.0f} s left", flush=True)
+        printed = now
+
+
+def _describe(store: Storage, name: str) -> dict[str, Any]:
+    data = store.read(name)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _absolute(store: Storage) -> Storage:
+    """The same store for workers that may run in another folder."""
+    return FolderStorage(Path(store.root).resolve()) if isinstance(store, FolderStorage) else store

@@ -1,0 +1,126 @@
+"""Images from prompts, in this process. Each image is a function of (model, prompt, settings, seed, index) alone.
+
+Initial noise is keyed by (seed, index), and the samplers draw none of their own. What is left are the kernels: matrix
+products round differently for another batch size or number of threads, which now and then moves a pixel by one level.
+So every forward pass has one shape, LANES images of which the spare ones repeat the first, and on a CPU one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from torch import Tensor
+
+from medsd_ray.data.keyed import keyed_noise
+from medsd_ray.errors import InputError, RunError
+from medsd_ray.models.load import Components, sampling_scheduler
+
+# DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) of second order; DDIM (Song et al. 2021, arXiv 2010.02502) with eta 0.
+SCHEDULERS = {"dpm-solver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
+LANES = 8
+LARGE = 128 * 128  # pixels from which a CPU gains nothing from more than one lane
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. `guidance_scale` is w + 1 of Ho & Salimans 2022 (arXiv 2207.12598, eq. 6): 1 is no guidance."""
+
+    negative_prompt: str = ""
+    guidance_scale: float = 4.0
+    scheduler: str = "dpm-solver++"
+    steps: int = 25
+
+    def __post_init__(self) -> None:
+        if self.scheduler not in SCHEDULERS:
+            raise InputError(f"scheduler {self.scheduler!r} is not known; choose {' or '.join(SCHEDULERS)}")
+        if not 1 <= self.steps <= 1000:
+            raise InputError(f"steps is {self.steps}; choose from 1 to 1000")
+        if not 1 <= self.guidance_scale <= 100:
+            raise InputError(f"guidance_scale is {self.guidance_scale}; choose from 1 (no guidance) to 100")
+
+
+def image_size(components: Components) -> tuple[int, int]:
+    """Height and width in pixels of the images that a model makes."""
+    size, factor = components.unet.config["sample_size"], _vae_factor(components)
+    height, width = (size, size) if isinstance(size, int) else size
+    return height * factor, width * factor
+
+
+def sample_images(
+    components: Components, prompts: Sequence[str], indices: Sequence[int], *, seed: int, sampling: Sampling | None = None
+) -> np.ndarray:
+    """Makes image `indices[i]` from `prompts[i]`, on the device that the components are on.
+
+    Returns (N, H, W, 3) uint8. Raises RunError where the model gives values that are not numbers.
+    """
+    sampling = sampling or Sampling()
+    pipeline = _pipeline(components, sampling.scheduler)
+    height, width = image_size(components)
+    lanes = 1 if pipeline.device.type == "cpu" and height * width > LARGE else LANES
+    shape = (components.unet.config["in_channels"], height // _vae_factor(components), width // _vae_factor(components))
+    images = np.empty((len(indices), height, width, 3), np.uint8)
+    with _one_thread(pipeline.device), torch.inference_mode():
+        for start in range(0, len(indices), lanes):
+            rows = list(range(start, min(start + lanes, len(indices))))
+            padded = rows + [start] * (lanes - len(rows))
+            noise = keyed_noise(seed, [indices[row] for row in padded], shape, "sample")
+            latents = _denoise(pipeline, [prompts[row] for row in padded], noise, sampling)[: len(rows)]
+            images[rows] = np.stack([_decode(components, latent) for latent in latents])
+    return images
+
+
+def _denoise(pipeline: StableDiffusionPipeline, prompts: list[str], noise: Tensor, sampling: Sampling) -> Tensor:
+    """Latents (lanes, C, h, w) of the prompts' images, scaled as the U-Net sees them."""
+    return pipeline(
+        prompt=prompts,
+        negative_prompt=[sampling.negative_prompt] * len(prompts),
+        latents=noise,
+        guidance_scale=sampling.guidance_scale,
+        num_inference_steps=sampling.steps,
+        output_type="latent",
+        return_dict=False,
+    )[0]
+
+
+def _decode(components: Components, latent: Tensor) -> np.ndarray:
+    """(C, h, w) -> (H, W, 3) uint8. One at a time, which also bounds the memory of large images."""
+    vae = components.vae
+    pixels = vae.decode(latent[None] / vae.config["scaling_factor"]).sample[0].float()  # type: ignore[union-attr]
+    if not bool(pixels.isfinite().all()):
+        raise RunError("the model's images are not numbers (NaN or infinite): its training diverged, or its weights are damaged")
+    return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def _pipeline(components: Components, scheduler: str) -> StableDiffusionPipeline:
+    pipeline = StableDiffusionPipeline(
+        vae=components.vae,
+        text_encoder=components.text_encoder,
+        tokenizer=components.tokenizer,
+        unet=components.unet,
+        scheduler=sampling_scheduler(components.scheduler, SCHEDULERS[scheduler]),
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _vae_factor(components: Components) -> int:
+    return 2 ** (len(components.vae.config["block_out_channels"]) - 1)
+
+
+@contextlib.contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    try:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
