@@ -1,0 +1,231 @@
+"""Shards: WebDataset tar files that other tools read too, and an index that says what is complete.
+
+A split is a folder of `shard-00000.tar`, … and an `index.json`, written last. A sample KEY is `KEY.png` (8-bit, grayscale
+or RGB), `KEY.txt` (caption), `KEY.json` (patient pseudonym, labels) and, for phantoms with an effusion, `KEY.mask.png`.
+Text samples have no `.png`. The root above the splits has an `index.json` of its own, the very last file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from medsd_ray.errors import InputError
+from medsd_ray.storage import Storage, open_storage
+
+FORMAT = "medsd-shards/1"
+INDEX = "index.json"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class Sample:
+    """One image with its caption. `image` is uint8 (height, width) or (height, width, 3), None for text alone."""
+
+    key: str
+    image: np.ndarray | None
+    caption: str
+    patient: str
+    labels: dict[str, str | int | float | bool] = field(default_factory=dict)
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What one split holds. `meta` is what its writer noted beside the shards, such as `size` or the model's fingerprint."""
+
+    kind: str
+    split: str
+    shards: tuple[Shard, ...]
+    meta: dict
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards)
+
+
+def write_index(store: Storage, index: Index) -> None:
+    """Writes a split's index: after it, the split is complete."""
+    totals = {"format": FORMAT, "kind": index.kind, "split": index.split, "samples": index.samples, "bytes": index.bytes}
+    store.write_json(INDEX, totals | index.meta | {"shards": [asdict(shard) for shard in index.shards]})
+
+
+def parse_index(value: dict, where: str) -> Index:
+    """Raises InputError where the value is not a split's index."""
+    try:
+        if value["format"] != FORMAT:
+            raise InputError(f"{where}: format {value['format']!r} is not {FORMAT}; make the shards anew with this medsd")
+        shards = tuple(Shard(s["name"], int(s["samples"]), int(s["bytes"]), s["sha256"]) for s in value["shards"])
+        known = {"format", "kind", "split", "samples", "bytes", "shards"}
+        return Index(value["kind"], value["split"], shards, {k: v for k, v in value.items() if k not in known})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: not an index of shards ({error}); run prepare or encode again") from error
+
+
+def open_split(url: str, split: str) -> tuple[Storage, Index]:
+    """The store and index of a split, given the root of all splits or the split itself.
+
+    Raises InputError where neither is there or the data set is unfinished.
+    """
+    store = open_storage(url)
+    for candidate in (store.child(split), store):
+        where = f"{candidate.url}/{INDEX}"
+        try:
+            value = candidate.read_json(INDEX)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            raise InputError(f"{where}: not JSON; run prepare or encode again") from error
+        if "shards" in value:
+            return candidate, parse_index(value, where)
+    raise InputError(f"{url}: no finished {split!r} split here (no {INDEX}); run prepare or encode, or mend the address")
+
+
+def read_index(url: str, split: str = "train") -> Index:
+    return open_split(url, split)[1]
+
+
+def list_splits(url: str) -> list[str]:
+    """The splits below a root, or the one that the address itself is. Raises InputError where there is none."""
+    store = open_storage(url)
+    found = [split for split in SPLITS if store.child(split).exists(INDEX)]
+    return found or [open_split(url, "train")[1].split]
+
+
+def _png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def _fields(sample: Sample) -> Iterator[tuple[str, bytes]]:
+    if sample.image is not None:
+        yield "png", _png(sample.image)
+    if sample.mask is not None:
+        yield "mask.png", _png(sample.mask)
+    yield "txt", sample.caption.encode()
+    yield "json", json.dumps({"patient": sample.patient, "labels": sample.labels}, sort_keys=True).encode()
+
+
+class ShardWriter:
+    """Writes one split, shard by shard; `finish` writes the index.
+
+    A writer that is started again on an unfinished split skips the shards that are already there: the same samples in
+    the same order give the same shards, byte for byte (`resume_at` says how many samples they hold).
+    """
+
+    def __init__(self, store: Storage, max_bytes: int, kind: str, split: str, **meta):
+        self.store, self.max_bytes, self.kind, self.split, self.meta = store, max_bytes, kind, split, meta
+        self.shards: list[Shard] = []
+        while store.exists(note := self._note(len(self.shards))):
+            self.shards.append(Shard(**store.read_json(note)))
+        self._start()
+
+    @staticmethod
+    def _note(number: int) -> str:
+        return f".progress/shard-{number:05d}.json"
+
+    @property
+    def resume_at(self) -> int:
+        """Samples in the shards that an interrupted run has left; the caller passes over as many."""
+        return sum(shard.samples for shard in self.shards)
+
+    def _start(self) -> None:
+        self._buffer, self._count = io.BytesIO(), 0
+        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)
+
+    def write(self, sample: Sample) -> None:
+        for extension, data in _fields(sample):
+            info = tarfile.TarInfo(f"{sample.key}.{extension}")
+            info.size = len(data)  # time and owner stay 0, so that equal samples make equal shards
+            self._tar.addfile(info, io.BytesIO(data))
+        self._count += 1
+        if self._buffer.tell() >= self.max_bytes:
+            self._close()
+
+    def _close(self) -> None:
+        self._tar.close()
+        data, number = self._buffer.getvalue(), len(self.shards)
+        shard = Shard(f"shard-{number:05d}.tar", self._count, len(data), hashlib.sha256(data).hexdigest())
+        self.store.write(shard.name, data)
+        self.store.write_json(self._note(number), asdict(shard))
+        self.shards.append(shard)
+        self._start()
+
+    def finish(self) -> Index:
+        if self._count:
+            self._close()
+        index = Index(self.kind, self.split, tuple(self.shards), self.meta)
+        write_index(self.store, index)
+        self.store.delete_tree(".progress")
+        return index
+
+
+def check_shard(data: bytes, shard: Shard, where: str) -> bytes:
+    """The same bytes, or InputError where they are not those that the index names."""
+    if hashlib.sha256(data).hexdigest() != shard.sha256:
+        raise InputError(f"{where}: corrupt shard: its checksum differs from the index's; copy it again or run prepare again")
+    return data
+
+
+def read_tar(data: bytes, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, {extension: bytes}) of each sample of a shard's bytes, in order."""
+    key, fields = None, {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for member in tar:
+                name, _, extension = member.name.partition(".")
+                if key is not None and name != key:
+                    yield key, fields
+                    fields = {}
+                key = name
+                file = tar.extractfile(member)
+                fields[extension] = file.read() if file else b""
+    except tarfile.TarError as error:
+        raise InputError(f"{where}: not a tar file ({error}); run prepare again") from error
+    if key is not None:
+        yield key, fields
+
+
+def decode_sample(key: str, fields: dict[str, bytes], where: str) -> Sample:
+    try:
+        note = json.loads(fields["json"])
+        image = np.asarray(Image.open(io.BytesIO(fields["png"]))) if "png" in fields else None
+        mask = np.asarray(Image.open(io.BytesIO(fields["mask.png"]))) if "mask.png" in fields else None
+        return Sample(key, image, fields["txt"].decode(), note["patient"], note["labels"], mask)
+    except (KeyError, ValueError, OSError) as error:
+        raise InputError(f"{where}: sample {key} cannot be read ({error}); run prepare again") from error
+
+
+def iter_samples(url: str, split: str) -> Iterator[Sample]:
+    """All samples of a split in their stored order; each shard's checksum is checked before its first sample."""
+    store, index = open_split(url, split)
+    if index.kind == "latent":
+        raise InputError(f"{store.url}: latent shards; this needs the image shards that prepare wrote")
+    for shard in index.shards:
+        where = f"{store.url}/{shard.name}"
+        try:
+            data = check_shard(store.read(shard.name), shard, where)
+        except FileNotFoundError as error:
+            raise InputError(f"{where}: missing, though the index names it; copy it again or run prepare again") from error
+        for key, fields in read_tar(data, where):
+            yield decode_sample(key, fields, where)
