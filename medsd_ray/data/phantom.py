@@ -145,7 +145,11 @@ def _radiograph(parts: dict[str, np.ndarray], fluid: np.ndarray, rng: np.random.
     image = 0.04 + (body - 0.04) * parts["body"]
     image = image * (1 - parts["lungs"]) + rng.uniform(0.12, 0.24) * parts["lungs"]
     image = np.maximum(image, rng.uniform(0.56, 0.66) * parts["heart"])
-    image += 0.16 * parts["ribs"] * parts["body"] * (1 - 0.8 * parts["heart"]) + 0.15 * parts["vessels"] * parts["lungs"] + 0.1 * parts["clavicle"]
+    image += (
+        0.16 * parts["ribs"] * parts["body"] * (1 - 0.8 * parts["heart"])
+        + 0.15 * parts["vessels"] * parts["lungs"]
+        + 0.1 * parts["clavicle"]
+    )
     return image * (1 - fluid) + rng.uniform(0.62, 0.72) * fluid
 
 
