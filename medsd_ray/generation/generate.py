@@ -8,6 +8,7 @@ out/COMPLETE         written last
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -137,10 +138,10 @@ def _over_workers(
     from ray.exceptions import RayActorError, RayTaskError
 
     if not ray.is_initialized():
-        ray.init(logging_level="warning")
+        ray.init(logging_level=logging.WARNING)
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise InputError("no GPU in this Ray cluster; leave --use-gpu out")
-    kind = ray.remote(num_cpus=1, num_gpus=int(use_gpu))(_Worker)
+    kind: Any = ray.remote(num_cpus=1, num_gpus=int(use_gpu))(_Worker)
     model = ray.put(components)
     workers = [kind.remote(model, plan, store, use_gpu) for _ in range(num_workers)]
     running = {worker.ready.remote(): worker for worker in workers}

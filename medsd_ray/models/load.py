@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -57,6 +58,7 @@ def load_components(model: str, *, raw: bool = False, only: tuple[str, ...] | No
 
 def save_pipeline(components: Components, folder: Path) -> None:
     """Writes a plain StableDiffusionPipeline folder (safetensors) whose scheduler samples with DPM-Solver++."""
+    folder = Path(folder)
     _quiet()
     StableDiffusionPipeline(
         vae=components.vae,
@@ -68,6 +70,10 @@ def save_pipeline(components: Components, folder: Path) -> None:
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     ).save_pretrained(folder, safe_serialization=True)
+    # transformers 5 reads both names, transformers 4 only those of Stable Diffusion's own files.
+    text_encoder = folder / "text_encoder" / "model.safetensors"
+    weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(text_encoder).items()}
+    save_file(weights, text_encoder, metadata={"format": "pt"})
 
 
 def sampling_scheduler(noise: DDPMScheduler, kind: type) -> Any:
@@ -164,7 +170,8 @@ def _load_scheduler(path: Path) -> DDPMScheduler:
     """The noise schedule of a scheduler of any kind; settings that only sampling knows are left out."""
     config: Any = DDPMScheduler.load_config(path)
     known = inspect.signature(DDPMScheduler.__init__).parameters
-    return DDPMScheduler(**{name: config[name] for name in known if name in config} | {"clip_sample": False})
+    kept: Any = {name: config[name] for name in known if name in config}
+    return DDPMScheduler(**kept | {"clip_sample": False})
 
 
 def _overlay(components: Components, store: Storage, raw: bool) -> None:

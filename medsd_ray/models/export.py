@@ -1,0 +1,152 @@
+"""`medsd export`: a checkpoint as a plain diffusers folder, with a model card, once its images were checked for copies.
+
+The gate: a model whose U-Net or text encoder was trained makes images, which may be copies of patients' images. Its
+folder is written only with the report of an evaluation of this very model whose memorisation check passed, or with a
+reason in words, which the model card keeps. A run that trained the VAE alone made nothing that generates: no gate.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medsd_ray.errors import InputError
+from medsd_ray.models.load import load_components, save_pipeline
+from medsd_ray.models.resolve import describe_checkpoint, find_checkpoint, model_fingerprint, resolve
+from medsd_ray.storage import Storage, open_storage
+
+LEAST_WORDS = 3
+
+
+def export(
+    checkpoint: str, dest: str, *, report: str | None = None, without_memorisation_check: str | None = None, raw: bool = False
+) -> None:
+    """Writes `checkpoint` (a run's output or one checkpoint) to the empty `dest`, its COMPLETE mark last.
+
+    Raises InputError where `checkpoint` is none, `dest` is not empty, or the memorisation check is missing or not passed.
+    """
+    source = find_checkpoint(checkpoint)
+    if source is None:
+        raise InputError(f"{checkpoint}: not a run's output and no checkpoint; a pipeline folder needs no export")
+    store = open_storage(dest)
+    if store.list():
+        raise InputError(f"{dest}: not empty; choose another DEST or remove this one")
+    descriptions = [describe_checkpoint(s) for s in resolve(checkpoint).checkpoints]
+    fingerprint = model_fingerprint(checkpoint, raw=raw)
+    generates = any(set(trained(d)) - {"vae"} for d in descriptions)
+    check = memorisation_check(report, without_memorisation_check, fingerprint, generates)
+    components = load_components(checkpoint, raw=raw)
+    with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
+        save_pipeline(components, Path(folder))
+        command = f"medsd export {checkpoint} {dest}" + (" --raw" if raw else "")
+        card = model_card(descriptions, _manifest(source), fingerprint, check, raw, command)
+        Path(folder, "README.md").write_text(card, encoding="utf-8")
+        store.upload_tree(Path(folder))
+    print(f"{dest}: exported the checkpoint of step {descriptions[-1]['step']}; memorisation check: {check}")
+
+
+def trained(description: dict[str, Any]) -> dict[str, str]:
+    """Component -> method of those that a checkpoint's run trained."""
+    methods = {
+        name: value["method"] if isinstance(value, dict) else str(value) for name, value in description["components"].items()
+    }
+    return {name: method for name, method in methods.items() if method != "frozen"}
+
+
+def memorisation_check(report: str | None, reason: str | None, fingerprint: str, generates: bool) -> str:
+    """What the model card says of the check. Raises InputError where the gate stays shut."""
+    if report and reason:
+        raise InputError("give either --report or --without-memorisation-check, not both")
+    if reason is not None:
+        if len(reason.split()) < LEAST_WORDS:
+            raise InputError(f"--without-memorisation-check {reason!r}: say in a few words why no check is needed")
+        return f"not checked: {' '.join(reason.split())}"
+    if report is not None:
+        return _passed(report, fingerprint)
+    if generates:
+        raise InputError(
+            "this model makes images, so its memorisation check comes first: medsd generate, medsd evaluate, then "
+            "export with --report report.json (or --without-memorisation-check REASON)"
+        )
+    return "not needed: only the VAE was trained"
+
+
+def _passed(address: str, fingerprint: str) -> str:
+    folder, _, name = address.rpartition("/")
+    try:
+        report = open_storage(folder or ("/" if address.startswith("/") else ".")).read_json(name)
+        passed, of = report["memorisation"]["passed"], report["model_fingerprint"]
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(f"{address}: no such file; give the report.json that medsd evaluate wrote") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{address}: not a report that medsd evaluate wrote") from error
+    if of != fingerprint:
+        raise InputError(f"{address}: this report is of another model ({of}, not {fingerprint}); generate and evaluate this one")
+    if passed is not True:
+        outcome = "failed" if passed is False else "was not done"
+        raise InputError(
+            f"{address}: its memorisation check {outcome}; see the report, or give --without-memorisation-check REASON"
+        )
+    return f"passed, by {address}"
+
+
+def model_card(
+    descriptions: list[dict[str, Any]], manifest: dict[str, Any], fingerprint: str, check: str, raw: bool, command: str
+) -> str:
+    """README.md of an exported folder; `descriptions` are the checkpoint.json of each run, the first one's base first."""
+    last = descriptions[-1]
+    spec = last.get("spec", {})
+    runs = [
+        f"- {', '.join(f'{name} ({method})' for name, method in trained(d).items())}: {d['step']} steps from `{d['model']}`"
+        for d in descriptions
+    ]
+    return f"""---
+library_name: diffusers
+pipeline_tag: text-to-image
+tags: [medsd, research-use-only]
+---
+# {spec.get("name", "A model adapted with medsd")}
+
+**Research use only.** Its images are generated: they show no patient and serve no diagnosis.
+
+- Base model: `{descriptions[0]["model"]}`
+- Weights: {"as trained" if raw or not last.get("ema") else "their moving average (EMA)"}
+- Memorisation check: {check}
+- Model fingerprint: `{fingerprint}`
+- Data: `{spec.get("data", {}).get("train", "not recorded")}`, checksum `{manifest.get("data_checksum", "not recorded")}`
+- Written by: `{command}`
+
+What was adapted, run by run:
+
+{chr(10).join(runs)}
+
+## The last run
+
+{_as_yaml(spec)}
+
+Code: medsd {manifest.get("code_version", "(version not recorded)")}.
+
+## Use
+
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained("this folder")
+    pipeline("a chest x-ray").images[0]
+"""
+
+
+def _as_yaml(spec: dict[str, Any]) -> str:
+    return f"```yaml\n{yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)}```" if spec else "Its spec was not recorded."
+
+
+def _manifest(checkpoint: Storage) -> dict[str, Any]:
+    """manifest.json of the run that a checkpoint belongs to; empty where the checkpoint was moved out of its run."""
+    run = open_storage(checkpoint.url.rstrip("/").rsplit("/", 2)[0])
+    try:
+        return run.read_json("manifest.json")
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
