@@ -1,0 +1,232 @@
+"""What an evaluation reads: real images by split, generated ones with their prompts, and the record of a training run.
+
+Real images come from the shards that `prepare` wrote or from a plain folder; generated ones from a folder that `generate`
+wrote or from a plain folder. All are brought to one size (the generated images') and one number of channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from medsd_ray.data.shards import iter_samples, list_splits, read_index
+from medsd_ray.errors import InputError
+from medsd_ray.storage import Storage, open_storage
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images and what is known of each. `pixels` is (N, H, W, C) uint8 with C 1 or 3; the lists have length N."""
+
+    pixels: np.ndarray
+    keys: list[str]
+    captions: list[str]  # the report of a real image, the prompt of a generated one, "" where there is none
+    groups: list[str]  # the patient, so that resampling keeps a patient's images together; else the key
+    labels: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def patients(self) -> int:
+        return len(set(self.groups))
+
+    def take(self, indices) -> ImageSet:
+        picked = [int(i) for i in indices]
+        lists = {name: [getattr(self, name)[i] for i in picked] for name in ("keys", "captions", "groups", "labels")}
+        return replace(self, pixels=self.pixels[picked], **lists)
+
+
+def concatenate(sets: list[ImageSet]) -> ImageSet:
+    lists = {name: [v for s in sets for v in getattr(s, name)] for name in ("keys", "captions", "groups", "labels")}
+    return ImageSet(pixels=np.concatenate([s.pixels for s in sets]), **lists)
+
+
+@dataclass
+class _Raw:
+    """An ImageSet whose images may still differ in size: each is (h, w) or (h, w, 3), uint8."""
+
+    images: list[np.ndarray] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    labels: list[str | None] = field(default_factory=list)
+
+    def add(self, image: np.ndarray, key: str, caption: str = "", group: str = "", label: str | None = None) -> None:
+        self.images.append(image)
+        self.keys.append(key)
+        self.captions.append(caption)
+        self.groups.append(group or key)
+        self.labels.append(label)
+
+    @property
+    def sizes(self) -> set[tuple[int, int]]:
+        return {image.shape[:2] for image in self.images}
+
+    @property
+    def coloured(self) -> bool:
+        return any(image.ndim == 3 and bool((image != image[..., :1]).any()) for image in self.images)
+
+    def stacked(self, size: tuple[int, int], channels: int) -> ImageSet:
+        pixels = np.stack([_fitted(image, size, channels) for image in self.images])
+        return ImageSet(pixels, self.keys, self.captions, self.groups, self.labels)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All images of an evaluation, at one size. `real` holds the splits by name, or `all` for a plain folder."""
+
+    real: dict[str, ImageSet]
+    generated: ImageSet
+    base: ImageSet | None
+    manifest: dict  # what generate.json says besides its images; empty for a plain folder
+    notes: list[str]  # what was done to the images, in words
+
+    def checksum(self) -> str:
+        digest = hashlib.sha256()
+        for name, images in [*self.real.items(), ("generated", self.generated), ("base", self.base)]:
+            digest.update(f"{name} {images and images.pixels.shape}".encode())
+            if images is not None:
+                digest.update(images.pixels.tobytes())
+                digest.update(json.dumps([images.keys, images.captions, images.groups, images.labels]).encode())
+        return digest.hexdigest()
+
+
+def read_inputs(real: str, generated: str, base: str | None, label: str) -> Inputs:
+    """Reads all images and brings the real and base ones to the size of the generated ones.
+
+    Raises InputError for an address without images, an unreadable image, or generated images of several sizes.
+    """
+    made, manifest = _read_generated(generated)
+    before = _read_generated(base)[0] if base else None
+    splits = _read_real(real, label)
+    if len(made.sizes) > 1:
+        raise InputError(f"{generated}: images of several sizes {sorted(made.sizes)}; evaluate one size at a time")
+    (size,) = made.sizes
+    channels = 3 if any(raw.coloured for raw in splits.values()) else 1
+    notes = []
+    for name, raw in [*splits.items(), ("base", before)]:
+        others = {s for s in raw.sizes if s != size} if raw else set()
+        if others:
+            kind = "Images of the model before adaptation" if name == "base" else f"Real images ({name})"
+            was = ", ".join(f"{w}x{h}" for h, w in sorted(others)[:3]) + (" and more" if len(others) > 3 else "")
+            notes.append(f"{kind} of {was} were resized (with antialiasing) to the generated images' {size[1]}x{size[0]}.")
+    return Inputs(
+        real={name: raw.stacked(size, channels) for name, raw in splits.items()},
+        generated=made.stacked(size, channels),
+        base=before.stacked(size, channels) if before else None,
+        manifest=manifest,
+        notes=notes,
+    )
+
+
+def _fitted(image: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
+    """(h, w) or (h, w, 3) uint8 -> (H, W, channels): cut to the aspect ratio about the centre, then resized."""
+    picture = Image.fromarray(image).convert("RGB" if channels == 3 else "L")
+    if image.shape[:2] != size:
+        picture = ImageOps.fit(picture, (size[1], size[0]), method=Image.Resampling.BICUBIC)
+    return np.asarray(picture).reshape(*size, channels)
+
+
+def decode(data: bytes, where: str) -> np.ndarray:
+    """An image file's pixels: (h, w) or (h, w, 3), uint8. Raises InputError where it is broken or has 16 bits."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise InputError(f"{where}: {picture.mode} pixels, only 8-bit images are compared; run `medsd prepare` first")
+            return np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{where}: not a whole image ({error}); make it anew or remove it") from error
+
+
+def _folder_images(store: Storage) -> list[str]:
+    return [key for key in store.list() if key.lower().endswith(SUFFIXES) and not key.rpartition("/")[2].startswith(".")]
+
+
+def _read_generated(url: str) -> tuple[_Raw, dict]:
+    store, raw = open_storage(url), _Raw()
+    try:
+        manifest = store.read_json("generated.json")
+        entries = [(str(e["file"]), str(e.get("prompt", ""))) for e in manifest.pop("images")]
+    except FileNotFoundError:
+        manifest, entries = {}, [(key, "") for key in _folder_images(store)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{url}/generated.json: not what `medsd generate` writes; generate again or remove it") from error
+    for key, prompt in entries:
+        try:
+            raw.add(decode(store.read(key), f"{url}/{key}"), key, prompt)
+        except FileNotFoundError as error:
+            raise InputError(f"{url}/{key}: named in generated.json but not there; generate again") from error
+    if not raw.images:
+        raise InputError(f"{url}: no images here; give a folder that `medsd generate` wrote, or one of PNG files")
+    return raw, manifest
+
+
+def _read_real(url: str, label: str) -> dict[str, _Raw]:
+    store = open_storage(url)
+    if not store.exists("index.json"):
+        return {"all": _read_real_folder(store, url)}
+    splits = {}
+    for split in list_splits(url):
+        kind = read_index(url, split).kind
+        if kind != "image":
+            raise InputError(f"{url}: {kind} shards ({split}); evaluate compares images, so give what `medsd prepare` wrote")
+        raw = _Raw()
+        for sample in iter_samples(url, split):
+            if sample.image is not None:
+                value = sample.labels.get(label)
+                raw.add(sample.image, sample.key, sample.caption, sample.patient, None if value is None else str(value))
+        if raw.images:
+            splits[split] = raw
+    if not splits:
+        raise InputError(f"{url}: no images in these shards; prepare a source that has images")
+    return splits
+
+
+def _read_real_folder(store: Storage, url: str) -> _Raw:
+    raw = _Raw()
+    for key in _folder_images(store):
+        raw.add(decode(store.read(key), f"{url}/{key}"), key)
+    if not raw.images:
+        raise InputError(f"{url}: neither shards (index.json) nor images here; give what `medsd prepare` wrote or a folder")
+    return raw
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a training run left beside its checkpoints; empty where no run was given."""
+
+    url: str | None = None
+    metrics: list[dict] = field(default_factory=list)  # lines of metrics.jsonl
+    result: dict = field(default_factory=dict)
+    spec: str = ""  # run.yaml
+    manifest: dict = field(default_factory=dict)
+
+
+def read_run(url: str | None) -> RunRecord:
+    """Reads a run's output; a part that is not there (yet) stays empty. Raises InputError where there is no run at all."""
+    if url is None:
+        return RunRecord()
+    store = open_storage(url)
+
+    def text(key: str) -> str:
+        try:
+            return store.read(key).decode()
+        except FileNotFoundError:
+            return ""
+
+    metrics, result, manifest = text("metrics.jsonl"), text("result.json"), text("manifest.json")
+    if not (metrics or result):
+        raise InputError(f"{url}: neither metrics.jsonl nor result.json here; give the output of `medsd train`")
+    try:
+        lines = [json.loads(line) for line in metrics.splitlines() if line.strip()]
+        return RunRecord(url, lines, json.loads(result or "{}"), text("run.yaml"), json.loads(manifest or "{}"))
+    except ValueError as error:
+        raise InputError(f"{url}: broken JSON in the run's record ({error}); train again or leave --run out") from error
