@@ -68,7 +68,7 @@ def sample_images(
         for start in range(0, len(indices), lanes):
             rows = list(range(start, min(start + lanes, len(indices))))
             padded = rows + [start] * (lanes - len(rows))
-            noise = keyed_noise(seed, torch.tensor([indices[row] for row in padded]), shape, "sample")
+            noise = keyed_noise(seed, [indices[row] for row in padded], shape, "sample")
             latents = _denoise(pipeline, [prompts[row] for row in padded], noise, sampling)[: len(rows)]
             images[rows] = np.stack([_decode(components, latent) for latent in latents])
     return images

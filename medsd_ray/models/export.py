@@ -117,7 +117,8 @@ tags: [medsd, research-use-only]
 - Weights: {"as trained" if raw or not last.get("ema") else "their moving average (EMA)"}
 - Memorisation check: {check}
 - Model fingerprint: `{fingerprint}`
-- Data: `{spec.get("data", {}).get("train", "not recorded")}`, checksum `{manifest.get("data_checksum", "not recorded")}`
+- Data: `{spec.get("data", {}).get("train", "not recorded")}`, SHA-256 `{manifest.get("data_sha256", "not recorded")}`
+- Code: SHA-256 `{manifest.get("code_sha256", "not recorded")}`
 - Written by: `{command}`
 
 What was adapted, run by run:
@@ -127,8 +128,6 @@ What was adapted, run by run:
 ## The last run
 
 {_as_yaml(spec)}
-
-Code: medsd {manifest.get("code_version", "(version not recorded)")}.
 
 ## Use
 

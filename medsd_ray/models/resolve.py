@@ -23,6 +23,7 @@ SMALL_FOLDER = Path(__file__).parent / "medsd_small"
 CARD = "model_index.json"
 FOLDERS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 _NEEDED = re.compile(rf"{CARD}|({'|'.join(FOLDERS)})/[^/]+\.(json|txt|safetensors)")
+_WEIGHTS = re.compile(r"(?!.*\.optimizer\.).*\.safetensors")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -81,7 +82,8 @@ def model_fingerprint(model: str, *, raw: bool = False) -> str:
     resolved = resolve(model)
     parts: list[object] = [_weight_sums(resolved.folder)]
     for store in resolved.checkpoints:
-        parts.append({name: entry["sha256"] for name, entry in (store.complete() or {}).items() if name.endswith(".safetensors")})
+        files = (store.complete() or {}).items()
+        parts.append({name: entry["sha256"] for name, entry in files if _WEIGHTS.fullmatch(name)})
     if raw and resolved.checkpoints:
         parts.append("raw")
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,118 @@
+"""A checkpoint becomes a plain folder, and only after its images were checked or someone said why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from tiny import shifted, tiny_components, write_checkpoint
+
+from medsd_ray.errors import InputError
+from medsd_ray.models.export import export
+from medsd_ray.models.load import load_components, save_pipeline
+from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.storage import FolderStorage, open_storage
+
+
+@pytest.fixture(scope="module")
+def components():
+    return tiny_components()
+
+
+@pytest.fixture
+def runs(components, tmp_path) -> Path:
+    """vae-run over a base, unet-run over that; see the model card test for what they say of themselves."""
+    save_pipeline(components, tmp_path / "base")
+    for name, model, part, method, by in (
+        ("vae-run", "base", "vae", "decoder", 0.0),
+        ("unet-run", "vae-run", "unet", "full", 0.01),
+    ):
+        run = FolderStorage(tmp_path / name)
+        run.write("run.yaml", b"")
+        run.write_json("manifest.json", {"data_sha256": "d" * 64})
+        weights, ema = shifted(components, part, by), shifted(components, part, 2 * by)
+        spec = {"name": name, "data": {"train": f"{part}-data"}}
+        components_of_run = {part: {"method": method}, "text_encoder": {"method": "frozen"}}
+        write_checkpoint(run.child("checkpoints/step-00000020"), model, components_of_run, weights, ema, spec=spec)
+    return tmp_path
+
+
+def write_report(runs: Path, passed, fingerprint: str) -> str:
+    path = runs / "report.json"
+    path.write_text(json.dumps({"memorisation": {"passed": passed}, "model_fingerprint": fingerprint}))
+    return str(path)
+
+
+def test_diffusers_loads_and_samples_from_an_export(components, runs, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("export or loading went to the network"))
+    run, dest = str(runs / "unet-run"), runs / "exported"
+    export(run, str(dest), report=write_report(runs, True, model_fingerprint(run)))
+    pipeline = StableDiffusionPipeline.from_pretrained(dest, use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a chest x-ray", num_inference_steps=2).images[0].size == (16, 16)
+    trained, base = pipeline.unet.conv_in.bias, components.unet.conv_in.bias
+    assert torch.allclose(trained, base + 0.02, atol=1e-6)
+    again = load_components(str(dest))
+    assert torch.equal(again.unet.conv_in.bias, trained)
+    assert set(open_storage(dest).complete() or {}) == set(open_storage(dest).list()) - {"COMPLETE"}
+
+
+def test_the_model_card_says_what_it_is(runs):
+    dest = runs / "exported"
+    export(str(runs / "unet-run"), str(dest), without_memorisation_check="a smoke test on phantoms", raw=True)
+    card = (dest / "README.md").read_text()
+    for text in (
+        "Research use only", "not checked: a smoke test on phantoms", "Base model: `base`",
+        "unet (full): 20 steps from `vae-run`",
+        "vae (decoder): 20 steps from `base`", "unet-data", "d" * 64, "Weights: as trained", "name: unet-run", "--raw",
+        model_fingerprint(str(runs / "unet-run"), raw=True),
+    ):  # fmt: skip
+        assert text in card
+    unet = load_components(str(dest), only=("unet",)).unet
+    assert torch.allclose(unet.conv_in.bias, tiny_components().unet.conv_in.bias + 0.01, atol=1e-6)
+
+
+def test_a_run_of_the_vae_alone_needs_no_check(runs):
+    export(str(runs / "vae-run" / "checkpoints" / "step-00000020"), str(runs / "exported"))
+    assert "not needed: only the VAE was trained" in (runs / "exported" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, "memorisation check comes first"),
+        ({"without_memorisation_check": "because"}, "in a few words"),
+        ({"without_memorisation_check": ""}, "in a few words"),
+        ({"report": False}, "check failed"),
+        ({"report": None}, "was not done"),
+        ({"report": "other"}, "another model"),
+        ({"report": "broken"}, "not a report"),
+        ({"report": "absent"}, "no such file"),
+        ({"report": True, "without_memorisation_check": "we have both here"}, "not both"),
+        ({"report": True, "raw": True}, "another model"),  # the averaged weights were checked, not the raw ones
+    ],
+)
+def test_the_gate_stays_shut(runs, options, reason):
+    run, kind = str(runs / "unet-run"), options.pop("report", "none")
+    if kind != "none":
+        fingerprint = "f" * 64 if kind == "other" else model_fingerprint(run)
+        report = write_report(runs, kind if kind != "other" else True, fingerprint)
+        if kind == "broken":
+            Path(report).write_text("{}")
+        options = options | {"report": str(runs / "absent.json") if kind == "absent" else report}
+    with pytest.raises(InputError, match=reason):
+        export(run, str(runs / "exported"), **options)
+    assert not (runs / "exported").exists()
+
+
+def test_what_cannot_be_exported(runs):
+    reason = "phantoms, no patient's image"
+    with pytest.raises(InputError, match="needs no export"):
+        export(str(runs / "base"), str(runs / "exported"), without_memorisation_check=reason)
+    (runs / "full").mkdir()
+    (runs / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        export(str(runs / "unet-run"), str(runs / "full"), without_memorisation_check=reason)
