@@ -1,0 +1,271 @@
+"""DeepSpeed behind a few verbs: forward and backward, step, and the pieces of weights and moments that this worker owns.
+
+Parameters are float32; half precision is autocast, so that every ZeRO stage has one form of weights to save, shard and
+restore. What DeepSpeed does: gradient reduction and accumulation, ZeRO's sharding, offload, clipping.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medsd_ray.spec import RunSpec, Training
+from medsd_ray.training.fragments import Piece, even_share
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Held:
+    """One parameter, or this worker's range of it, as it lies in memory.
+
+    `tensor` is what the optimizer knows (a parameter, or DeepSpeed's flat partition); elements [start, start + length)
+    of the parameter are its elements [offset, offset + length).
+    """
+
+    name: str
+    start: int
+    length: int
+    tensor: Tensor
+    offset: int
+
+    def view(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().view(-1).narrow(0, self.offset, self.length)
+
+
+@dataclass
+class LossScale:
+    """Dynamic loss scaling for fp16 (Micikevicius et al. 2018, arXiv 1710.03740, sec. 3.2). 1 for other precisions."""
+
+    scale: float = 1.0
+    good_steps: int = 0
+    window: int = 1000
+
+    def update(self, overflow: bool) -> None:
+        if overflow:
+            self.scale, self.good_steps = max(self.scale / 2, 1.0), 0
+        else:
+            self.good_steps += 1
+            if self.good_steps % self.window == 0:
+                self.scale *= 2
+
+
+def autocast(training: Training, device: torch.device):
+    """The context of a forward pass in the run's precision."""
+    if training.precision == "fp32":
+        return contextlib.nullcontext()
+    # ZeRO 3 frees a parameter after its use; a cached half-precision copy of it would stay.
+    return torch.autocast(device.type, HALF[training.precision], cache_enabled=training.zero_stage < 3)
+
+
+def deepspeed_config(training: Training, micro_batch_size: int, world_size: int, trainable: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for a run; `trainable` is the number of trained parameters."""
+    # Buckets that hold all gradients of a small model at once cost one reduction a step; large ones stay bounded.
+    bucket = max(min(trainable, 200_000_000), 1_000_000)
+    zero: dict[str, Any] = {
+        "stage": training.zero_stage,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": 2 * bucket,
+        "overlap_comm": False,
+    }
+    if training.zero_stage == 3:
+        zero |= {"stage3_prefetch_bucket_size": min(bucket, 50_000_000), "stage3_param_persistence_threshold": 100_000}
+    if training.offload.optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if training.offload.parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_batch_size": training.global_batch_size,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": training.global_batch_size // (micro_batch_size * world_size),
+        # At stage 0 DeepSpeed clips without telling the norm: `Engine.step` does both there.
+        "gradient_clipping": training.gradient_clipping or 0.0 if training.zero_stage else 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+
+
+def build_optimizer(groups: list[dict[str, Any]], training: Training, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW. With offload DeepSpeed's CPU kernel where it builds; on a GPU torch's fused one; torch's own otherwise."""
+    settings: dict[str, Any] = {"betas": training.adam_betas, "weight_decay": training.weight_decay}
+    if training.offload.optimizer and device.type == "cuda":
+        try:
+            from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+            return DeepSpeedCPUAdam(groups, adamw_mode=True, **settings)
+        except Exception as error:  # no compiler, or another CUDA than torch's
+            logging.getLogger(__name__).warning("DeepSpeed's CPU Adam does not build here (%s); torch's AdamW serves", error)
+    fused = device.type == "cuda" and not training.offload.optimizer
+    return torch.optim.AdamW(groups, fused=fused, **settings)
+
+
+class Engine:
+    """A module whose trained parameters are those with `requires_grad`, under DeepSpeed.
+
+    `peaks` gives each component (the part of a parameter's name before the first dot) its peak learning rate. Call it
+    with a batch for the mean loss of that batch.
+    """
+
+    def __init__(self, module: nn.Module, run: RunSpec, peaks: dict[str, float], micro_batch_size: int, device: torch.device):
+        os.environ.setdefault("DS_ACCELERATOR", device.type)
+        import deepspeed
+        import torch.distributed as dist
+
+        # Its shared-memory all-reduce is for inference; unasked it would compile for a minute on a CPU's first run.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        training = run.training
+        self.training, self.device, self.peaks = training, device, peaks
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.accumulation = training.global_batch_size // (micro_batch_size * self.world_size)
+        self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+        groups = [
+            {"params": [p for n, p in module.named_parameters() if p.requires_grad and _component(n) == name], "lr": peak}
+            for name, peak in peaks.items()
+        ]
+        trainable = sum(p.numel() for group in groups for p in group["params"])
+        # DeepSpeed flattens with its own process group; it takes over the one that Ray Train (or a test) has made.
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=build_optimizer(groups, training, device),  # type: ignore[arg-type]
+            config=deepspeed_config(training, micro_batch_size, self.world_size, trainable),
+            dist_init_required=False,
+        )
+        self.zero = self.deepspeed.optimizer if training.zero_stage else None
+        self.adam: torch.optim.Optimizer = self.zero.optimizer if self.zero else self.deepspeed.optimizer
+        self.loss_scale = LossScale(scale=2.0**16 if training.precision == "fp16" else 1.0)
+        self.held = self._held()
+        self.updates = 0
+        """Optimizer steps applied: Adam's own count, which a skipped step does not raise."""
+        self.norm: Any = None
+        self.applied = True
+
+    @property
+    def module(self) -> nn.Module:
+        return self.deepspeed.module
+
+    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+        with autocast(self.training, self.device):
+            return self.deepspeed(batch)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a micro batch's gradient; DeepSpeed divides by the micro batches of a step and averages over workers."""
+        if self.training.precision == "fp16":
+            if self.zero:
+                self.zero.override_loss_scale(self.loss_scale.scale)
+            else:
+                loss = loss * self.loss_scale.scale
+        self.deepspeed.backward(loss)
+
+    def end_micro_batch(self, factor: float, last: bool) -> None:
+        """The `last` micro batch of a step updates the weights, at `factor` times the peak learning rates.
+
+        `norm` is then the gradient's norm before clipping, and `applied` whether the step was: one whose gradient is not
+        finite is left out, by all workers alike.
+        """
+        if not last:
+            self.deepspeed.step()
+            return
+        for group, peak in zip(self.deepspeed.optimizer.param_groups, self.peaks.values(), strict=True):
+            group["lr"] = peak * factor
+        if self.zero:
+            self.deepspeed.step()
+            self.norm, self.applied = self.zero._global_grad_norm, not self.zero.overflow
+        else:
+            self.norm = self._clip()
+            self.applied = bool(torch.isfinite(self.norm))
+            self.deepspeed.step()
+        self.updates += self.applied
+        if self.training.precision == "fp16":
+            self.loss_scale.update(overflow=not self.applied)
+
+    def _clip(self) -> Tensor:
+        """Stage 0: the norm of the reduced gradient; scales the gradient, or drops it where it is not finite."""
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters]
+        if self.loss_scale.scale != 1:
+            torch._foreach_mul_(gradients, 1 / self.loss_scale.scale)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            for parameter in parameters:
+                parameter.grad = None
+        elif self.training.gradient_clipping:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.training.gradient_clipping, norm)
+        return norm
+
+    def _held(self) -> list[Held]:
+        """All ranges of trained parameters that this worker has the optimizer's state of."""
+        held = []
+        for name, parameter in self.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if self.training.zero_stage == 0:
+                held.append(Held(name, 0, parameter.numel(), parameter, 0))
+            elif self.training.zero_stage < 3:
+                if (mapping := parameter._hp_mapping) is not None:
+                    flat = self.zero.single_partition_of_fp32_groups[mapping.param_group_index]
+                    at, inside = mapping.lp_fragment_address, mapping.hp_fragment_address
+                    held.append(Held(name, at.start, at.numel, flat, inside.start))
+            else:
+                group, offset, size = self.zero.grad_position[self.zero.get_param_id(parameter)]
+                start = self.rank * size
+                length = min(size, parameter.ds_numel - start)  # the last partition is padded
+                if length > 0:
+                    held.append(Held(name, start, length, self.zero.fp32_partitioned_groups_flat[group], offset))
+        return held
+
+    def owned(self) -> list[tuple[Piece, Held]]:
+        """The pieces that this worker saves: all that it holds, at stage 0 (where all hold all) an even share of it."""
+        owned = []
+        for h in self.held:
+            start, end = even_share(h.length, self.rank, self.world_size) if self.training.zero_stage == 0 else (0, h.length)
+            if end > start:
+                share = Held(h.name, h.start + start, end - start, h.tensor, h.offset + start)
+                owned.append((Piece(h.name, share.start, share.length, self.rank), share))
+        return owned
+
+    def moments(self, held: Held) -> dict[str, Tensor]:
+        """Live views of Adam's first and second moment for a held range. They exist after the first update."""
+        state = self.adam.state[held.tensor]
+        return {kind: held.view(state[kind]) for kind in MOMENTS}
+
+    def restore_moments(self, read, updates: int) -> None:
+        """Fills Adam's state: `read(name, kind, start, end)` gives flat float32 moments; `updates` is Adam's count."""
+        self.updates = updates
+        if not updates:
+            return
+        in_tensor = isinstance(self.adam, torch.optim.AdamW)
+        for h in self.held:
+            state = self.adam.state[h.tensor]
+            if not state:
+                on = h.tensor.device if self.adam.defaults.get("fused") else "cpu"
+                state["step"] = torch.tensor(float(updates), device=on) if in_tensor else updates
+                for kind in MOMENTS:
+                    state[kind] = torch.zeros_like(h.tensor, requires_grad=False)
+            for kind, view in self.moments(h).items():
+                view.copy_(read(h.name, kind, h.start, h.start + h.length))
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on this worker of Adam's two moments, and of float32 master weights kept beside the parameters."""
+        moments = sum(s[kind].numel() * s[kind].element_size() for s in self.adam.state.values() for kind in MOMENTS if kind in s)
+        separate = self.training.zero_stage in (1, 2) or self.training.offload.optimizer
+        masters = {id(h.tensor): h.tensor for h in self.held} if separate else {}
+        return {
+            "optimizer_bytes": moments,
+            "master_weight_bytes": sum(t.numel() * t.element_size() for t in masters.values()),
+        }
+
+
+def _component(name: str) -> str:
+    return name.partition(".")[0]

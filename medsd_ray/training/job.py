@@ -1,0 +1,61 @@
+"""What the driver finds out once and tells every worker, and what of it a resumed run must share with its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from medsd_ray.errors import InputError
+from medsd_ray.spec import RunSpec
+
+MAY_CHANGE = {
+    "name", "model", "data", "output", "checkpoint", "resources", "training.micro_batch_size", "training.zero_stage",
+    "training.offload", "training.precision", "training.gradient_checkpointing", "training.compile", "training.log_every",
+    "training.validate_every", "training.sample_every", "training.sample_prompts",
+}  # fmt: skip
+"""Fields of the spec that a resumed run may set anew. Model and data are compared by fingerprint, not by address."""
+
+
+@dataclass(frozen=True)
+class LatentMeta:
+    """What the index of latents says beyond the samples: the VAE's scaling factor, the empty caption's ids (L,) and,
+    where text embeddings are stored, its embedding (L, D)."""
+
+    scaling_factor: float
+    empty_ids: list[int]
+    empty_embedding: list[list[float]] | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Data is (address, split). `fingerprints` has `model` and `data`."""
+
+    run: RunSpec
+    train: tuple[str, str]
+    validation: tuple[str, str] | None
+    latents: LatentMeta | None
+    fingerprints: dict[str, str]
+
+
+def check_same_run(job: Job, description: dict[str, Any], where: str) -> None:
+    """Raises InputError naming the first field in which the run is not the one that wrote a checkpoint."""
+    now, then = _flat(job.run.model_dump(mode="json")), _flat(description["spec"])
+    for field in sorted(now.keys() | then.keys()):
+        if now.get(field) == then.get(field) or any(field == f or field.startswith(f + ".") for f in MAY_CHANGE):
+            continue
+        hint = "; to train for longer, start a new run with this one's output as its model" if field.endswith("max_steps") else ""
+        raise InputError(
+            f"--resume: {field} is {now.get(field)!r}, but {then.get(field)!r} in {where}: set it back or choose another "
+            f"output{hint}"
+        )
+    for name, fingerprint in job.fingerprints.items():
+        if fingerprint != description["fingerprints"][name]:
+            raise InputError(f"--resume: the {name} is not the one that {where} was trained on; choose another output")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat

@@ -1,0 +1,130 @@
+"""What a run says about itself while it runs: metrics.jsonl, progress.json, TensorBoard; and the terminal's line of it.
+
+Worker 0 writes to the run's storage from a thread of its own, so that a slow store does not slow training; the driver
+reads the same files. The same thread looks for the `stop` flag that asks for a checkpoint and an end.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medsd_ray.storage import Storage
+
+METRICS, PROGRESS, STOP = "metrics.jsonl", "progress.json", "stop"
+WRITE_EVERY_S = 1.0
+BOARD_EVERY_S = 30.0
+
+
+def read_metrics(output: Storage) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; none where there is none yet."""
+    try:
+        return [json.loads(line) for line in output.read(METRICS).decode().splitlines()]
+    except FileNotFoundError:
+        return []
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
+
+
+def line(record: dict[str, Any], total: int) -> str:
+    """A metrics record as the terminal shows it."""
+    head = f"step {record['step']:>{len(str(total))}}/{total}"
+    if "validation_loss" in record:
+        return f"{head}  validation loss {record['validation_loss']:.5f}"
+    rates = " ".join(f"{rate:.1e}" for rate in record["learning_rates"].values())
+    return (
+        f"{head}  loss {record['loss']:.4f}  grad norm {record['grad_norm']:.3g}  lr {rates}  "
+        f"{record['images_per_second']:.1f} images/s  {duration(record['eta_seconds'])} left"
+    )
+
+
+class Reporter:
+    """Worker 0's pen. Records of steps after `first_step`, left by an attempt that was lost, are dropped."""
+
+    def __init__(self, output: Storage, total: int, first_step: int, warnings: list[str]):
+        self.output, self.total = output, total
+        self.records = [r for r in read_metrics(output) if r["step"] <= first_step]
+        self.progress: dict[str, Any] = {"step": first_step, "total": total, "state": "running", "warnings": warnings}
+        self.stop_requested = False
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._dirty = True
+        self._folder = tempfile.TemporaryDirectory(prefix="medsd-")
+        self._board: Any = None
+        self._board_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._thread.start()
+
+    def log(self, record: dict[str, Any]) -> None:
+        """One line of metrics.jsonl: `step`, `loss`, `grad_norm`, ... or `step` and `validation_loss`."""
+        now = {k: record[k] for k in ("step", "loss", "images_per_second", "eta_seconds", "validation_loss") if k in record}
+        with self._lock:
+            self.records.append(record)
+            self.progress.update(now)
+            self._dirty = True
+        self._scalars(record)
+
+    def update(self, **fields: Any) -> None:
+        with self._lock:
+            self.progress.update(fields)
+            self._dirty = True
+
+    def warn(self, text: str) -> None:
+        with self._lock:
+            self.progress["warnings"] = [*self.progress["warnings"], text]
+            self._dirty = True
+
+    def close(self, state: str) -> None:
+        """Writes all that is left; `state` is finished, interrupted or failed."""
+        self.update(state=state)
+        self._ended.set()
+        self._thread.join()
+        if self._board is not None:
+            self._board.close()
+        self._write(board=True)
+        self._folder.cleanup()
+
+    def _run(self) -> None:
+        while not self._ended.wait(WRITE_EVERY_S):
+            try:
+                self._write(board=time.monotonic() - self._board_at > BOARD_EVERY_S)
+                self.stop_requested = self.stop_requested or self.output.exists(STOP)
+            except Exception:  # the store may answer again; what was not written is written then, or fails in `close`
+                self._dirty = True
+
+    def _write(self, board: bool) -> None:
+        with self._lock:
+            if not self._dirty:
+                return
+            self._dirty = False
+            self.progress["lastUpdateTime"] = datetime.now(UTC).isoformat(timespec="seconds")
+            metrics = "".join(json.dumps(record) + "\n" for record in self.records)
+            progress = dict(self.progress)
+        self.output.write(METRICS, metrics.encode())
+        self.output.write_json(PROGRESS, progress)
+        if board and self._board is not None:
+            self._board.flush()
+            for path in Path(self._folder.name).iterdir():
+                self.output.upload(path, f"tensorboard/{path.name}")
+            self._board_at = time.monotonic()
+
+    def _scalars(self, record: dict[str, Any]) -> None:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(self._folder.name)
+        for name, value in record.items():
+            if name == "learning_rates":
+                for component, rate in value.items():
+                    self._board.add_scalar(f"learning_rate/{component}", rate, record["step"])
+            elif name not in ("step", "eta_seconds"):
+                self._board.add_scalar(name, value, record["step"])

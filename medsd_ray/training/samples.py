@@ -1,0 +1,82 @@
+"""Sample images while a run goes on: of fixed prompts and seed (U-Net), or reconstructions of fixed images (VAE).
+
+They show the moving average, which is what generation will use. Worker 0 puts it together from all workers' pieces,
+into a model of its own, and draws; so it works at every ZeRO stage.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsd_ray.data.loader import ShardedDataset
+from medsd_ray.generation.png import NOTICE, encode_png
+from medsd_ray.generation.sample import sample_images
+from medsd_ray.models.load import Components, load_components
+from medsd_ray.spec import RunSpec
+from medsd_ray.storage import Storage
+from medsd_ray.training.ema import Ema
+from medsd_ray.training.engine import Engine
+from medsd_ray.training.fragments import Piece, assemble
+from medsd_ray.training.restart import Owned
+from medsd_ray.training.team import Team
+
+RECONSTRUCTIONS = 4
+
+
+class Sampler:
+    def __init__(self, run: RunSpec, engine: Engine, owned: Owned, ema: Ema | None, pieces: dict[str, list[Piece]], team: Team):
+        self.run, self.engine, self.owned, self.ema, self.pieces, self.team = run, engine, owned, ema, pieces, team
+        self._components: Components | None = None
+
+    def save(self, output: Storage, step: int, dataset: ShardedDataset) -> None:
+        """Writes samples/step-XXXXXXXX/00.png, ...; all workers call it. `dataset` is for the VAE."""
+        weights = self._gather()
+        if weights is None:
+            return
+        components = self._model(weights)
+        texts: list[str]
+        if self.run.components.vae.trained:
+            images, texts = self._reconstruct(components, dataset), ["an image and its reconstruction"] * RECONSTRUCTIONS
+        else:
+            texts = self.run.training.sample_prompts
+            images = sample_images(components, texts, range(len(texts)), seed=self.run.seed)
+        for index, (image, text) in enumerate(zip(images, texts, strict=True)):
+            notes = {"prompt": text, "seed": str(self.run.seed), "index": str(index), "step": str(step), "notice": NOTICE}
+            output.write(f"samples/step-{step:08d}/{index:02d}.png", encode_png(image, notes))
+        for module in components.modules().values():
+            module.to("cpu")
+
+    def _gather(self) -> dict[str, Tensor] | None:
+        """At worker 0 parameter name -> tensor, on the CPU."""
+        averages = self.ema.averages if self.ema else [held.view(held.tensor) for _, held in self.owned]
+        mine = {piece: average.cpu() for (piece, _), average in zip(self.owned, averages, strict=True)}
+        parts = self.team.at_first(mine)
+        if parts is None:
+            return None
+        by_piece = {piece: tensor for part in parts for piece, tensor in part.items()}
+        return {
+            name: assemble(self.pieces[name], 0, torch.Size(shape).numel(), lambda p, lo, hi: by_piece[p][lo:hi]).view(shape)
+            for name, shape in self.engine.shapes.items()
+        }
+
+    def _model(self, weights: dict[str, Tensor]) -> Components:
+        if self._components is None:
+            self._components = load_components(self.run.model)
+            if self.run.objective.prediction_type:
+                self._components.scheduler.register_to_config(prediction_type=self.run.objective.prediction_type)
+        for name, module in self._components.modules().items():
+            prefix = f"{name}."
+            own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+            module.load_state_dict(own, strict=False)
+            module.to(self.team.device)
+        return self._components
+
+    def _reconstruct(self, components: Components, dataset: ShardedDataset) -> np.ndarray:
+        """(N, H, 2W, 3) uint8: the image left, its reconstruction right."""
+        pixels = torch.stack([dataset.sample_at(position)["pixel_values"] for position in range(RECONSTRUCTIONS)])
+        with torch.inference_mode():
+            x = pixels.float().to(self.team.device)
+            both = torch.cat([x, components.vae.decode(components.vae.encode(x).latent_dist.mean).sample], dim=-1)
+        return ((both / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

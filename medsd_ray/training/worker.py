@@ -1,0 +1,213 @@
+"""What every worker does: `Trainer.train` is the loop. All workers run it in step; worker 0 also keeps the run's records."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medsd_ray.data.keyed import keyed_generator
+from medsd_ray.data.loader import batches
+from medsd_ray.errors import RunError
+from medsd_ray.storage import open_storage
+from medsd_ray.training.checkpoint import CheckpointWriter
+from medsd_ray.training.ema import Ema
+from medsd_ray.training.engine import Engine
+from medsd_ray.training.fragments import by_name
+from medsd_ray.training.job import Job
+from medsd_ray.training.meter import LossWindow, Meter
+from medsd_ray.training.progress import Reporter
+from medsd_ray.training.restart import describe, load_weights, newest_usable, restore, snapshot
+from medsd_ray.training.samples import Sampler
+from medsd_ray.training.schedule import learning_rate_factor
+from medsd_ray.training.stages import build_stage, choose_micro_batch_size, open_dataset, peak_rates
+from medsd_ray.training.team import Team
+from medsd_ray.training.validation import Validation
+
+SKIPPED_AT_MOST = 5
+"""Steps in a row whose gradient is not finite, after which the run has failed."""
+REPORT_EVERY_S = 5.0
+"""Seconds between reports to Ray Train: its controller reads one in about two seconds, and training waits for it."""
+
+
+class Trainer:
+    """A run on one worker. It starts from the newest usable checkpoint of the run's output, where there is one.
+
+    `report` tells Ray Train a step's metrics. Raises InputError and RunError.
+    """
+
+    def __init__(self, job: Job, device: torch.device, report: Callable[[dict[str, Any]], None]):
+        self.job, self.device, self.report = job, device, report
+        run = self.run = job.run
+        self.training = run.training
+        self.team, self.output = Team(device), open_storage(run.output)
+        warnings: list[str] = []
+        self.stage = build_stage(run, job.latents)
+        self.dataset = open_dataset(run, job.train)
+        with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
+            found = newest_usable(job, self.output, Path(folder), self.team, warnings.append)
+            if found:
+                load_weights(self.stage, found)
+            self.micro = choose_micro_batch_size(run, self.stage, self.dataset, self.team)
+            self.engine = Engine(self.stage.to(device), run, peak_rates(run), self.micro, device)
+            self.owned = self.engine.owned()
+            views = [held.view(held.tensor) for _, held in self.owned]
+            self.ema = Ema(views, self.training.ema.decay) if self.training.ema else None
+            self.first = restore(self.engine, self.owned, self.ema, found) if found else 0
+        everyones = self.team.everywhere([piece for piece, _ in self.owned])
+        self.pieces = by_name(piece for part in everyones for piece in part)
+        self.reporter = Reporter(self.output, self.training.max_steps, self.first, warnings) if self.team.rank == 0 else None
+        self.writer = CheckpointWriter(
+            self.output, self.team, run.checkpoint, warn=self.reporter.warn if self.reporter else warnings.append
+        )
+        held_out = open_dataset(run, job.validation) if job.validation else None
+        self.validation = Validation(held_out, self.stage, self.engine, self.team, self.micro) if held_out else None
+        self.sampler = Sampler(run, self.engine, self.owned, self.ema, self.pieces, self.team)
+        self.shown = held_out or self.dataset
+        self.meter, self.window = Meter(self.training.global_batch_size), LossWindow(device)
+        self.skipped, self.reported = 0, time.monotonic()
+
+    def train(self) -> None:
+        """Every step up to the last, or up to the one in which a stop was asked for; ends with a checkpoint."""
+        steps = batches(
+            self.dataset, first_step=self.first, last_step=self.training.max_steps,
+            global_batch_size=self.training.global_batch_size, micro_batch_size=self.micro,
+            rank=self.team.rank, world_size=self.team.world_size,
+        )  # fmt: skip
+        stop, began = False, time.monotonic()
+        for step, micro_batches in enumerate(steps, start=self.first):
+            norm = self.step(step, micro_batches)
+            self.meter.add(time.monotonic() - began)
+            done = step + 1
+            stop, to_ray = self.signals()
+            last = stop or done == self.training.max_steps
+            if last or done % self.training.log_every == 0:
+                self.log(done, norm, to_ray or last)
+            validation_loss = self.validate(done)
+            self.draw(done)
+            if last or is_due(done, self.run.checkpoint.every_steps):
+                self.save(done, validation_loss)
+            if stop:
+                break
+            began = time.monotonic()
+        self.finish(interrupted=stop)
+
+    def step(self, step: int, micro_batches: list[dict[str, Tensor]]) -> Any:
+        """Forward and backward on each micro batch, then one update. Returns the gradient's norm before clipping."""
+        # What a model draws for itself (dropout layers) is a function of the step too.
+        seed = keyed_generator(self.run.seed, step * self.team.world_size + self.team.rank, "model").integers(2**63)
+        torch.manual_seed(int(seed))
+        factor = learning_rate_factor(step, self.training.warmup_steps, self.training.max_steps)
+        for index, sample in enumerate(micro_batches, start=1):
+            loss = self.engine(self.stage.prepare(sample, "train", self.device))
+            self.engine.backward(loss)
+            self.window.add(loss.detach())
+            self.engine.end_micro_batch(factor, last=index == len(micro_batches))
+        if self.ema:
+            self.ema.update(step)
+        self.skipped = 0 if self.engine.applied else self.skipped + 1
+        if self.skipped >= SKIPPED_AT_MOST and self.engine.loss_scale.scale <= 1:
+            self.writer.wait()
+            raise RunError(
+                f"training diverged: the gradient was not a finite number in {self.skipped} steps in a row, up to step "
+                f"{step + 1}; lower the learning rate or lengthen its warm-up (checkpoints from before are kept)"
+            )
+        return self.engine.norm
+
+    def signals(self) -> tuple[bool, bool]:
+        """Whether a stop was asked for, and whether a report to Ray Train is due: worker 0's word, at all workers."""
+        wants_stop = bool(self.reporter and self.reporter.stop_requested)
+        wants_report = bool(self.reporter and time.monotonic() - self.reported > REPORT_EVERY_S)
+        stop, to_ray = self.team.highest(wants_stop, wants_report)
+        return bool(stop), bool(to_ray)
+
+    def log(self, done: int, norm: Any, to_ray: bool) -> None:
+        factor = learning_rate_factor(done - 1, self.training.warmup_steps, self.training.max_steps)
+        loss_sum, count = self.team.total(self.window.close()).tolist()
+        images_per_second, step_seconds = self.meter.window()
+        record = {
+            "step": done,
+            "position": done * self.training.global_batch_size,
+            "loss": loss_sum / count,
+            "grad_norm": float(norm),
+            "learning_rates": {name: peak * factor for name, peak in self.engine.peaks.items()},
+            "images_per_second": round(images_per_second, 2),
+            "eta_seconds": round((self.training.max_steps - done) * step_seconds, 1),
+        }
+        if self.reporter:
+            self.reporter.log(record)
+        if to_ray:
+            self.report(record)
+            self.reported = time.monotonic()
+
+    def validate(self, done: int) -> float | None:
+        if not self.validation or not (done == self.training.max_steps or is_due(done, self.training.validate_every)):
+            return None
+        loss = self.validation.loss()
+        if self.reporter:
+            self.reporter.log({"step": done, "validation_loss": loss})
+        return loss
+
+    def draw(self, done: int) -> None:
+        if self.training.sample_every and (done == self.training.max_steps or is_due(done, self.training.sample_every)):
+            self.sampler.save(self.output, done, self.shown)
+
+    def save(self, done: int, validation_loss: float | None) -> None:
+        tensors = snapshot(self.engine, self.owned, self.ema)
+        about = describe(self.job, self.engine, bool(self.ema), self.pieces, done, validation_loss, self.stage.prediction_type)
+        self.writer.save(done, tensors, about)
+
+    def finish(self, interrupted: bool) -> None:
+        """Waits for the last checkpoint and writes result.json. Raises RunError where the checkpoint was not saved."""
+        failure = self.team.from_first(self.writer.wait())
+        if failure:
+            raise RunError(f"training ended, but its last checkpoint could not be saved to {self.output.url}: {failure}")
+        memory = self.team.everywhere(self.engine.memory())
+        if not self.reporter:
+            return
+        losses = {
+            name: next((r[name] for r in reversed(self.reporter.records) if name in r), None)
+            for name in ("loss", "validation_loss")
+        }
+        result = losses | {
+            "step": self.reporter.progress["step"],
+            "images_per_second": self.meter.steady(),
+            "optimizer_bytes_per_worker": max(m["optimizer_bytes"] for m in memory),
+            "optimizer_bytes": [m["optimizer_bytes"] for m in memory],
+            "optimizer_bytes_are": "Adam's two moments, float32, measured from the tensors on each worker",
+            "master_weight_bytes_per_worker": max(m["master_weight_bytes"] for m in memory),
+            "world_size": self.team.world_size,
+            "zero_stage": self.training.zero_stage,
+            "micro_batch_size": self.micro,
+            "global_batch_size": self.training.global_batch_size,
+            "last_checkpoint_step": self.writer.last_step,
+        }
+        if not interrupted:
+            self.output.write_json("result.json", result)
+        self.reporter.close("interrupted" if interrupted else "finished")
+
+    def abandon(self) -> None:
+        """After an error: the records as far as they got."""
+        if self.reporter:
+            self.reporter.close("failed")
+
+
+def is_due(done: int, every: int | None) -> bool:
+    return every is not None and done % every == 0
+
+
+def work(job: Job, device: torch.device, report: Callable[[dict[str, Any]], None]) -> None:
+    """One worker's whole run; torch.distributed is up. Raises InputError and RunError."""
+    if device.type == "cpu":
+        torch.set_num_threads(job.run.resources.cpus_per_worker)
+    trainer = Trainer(job, device, report)
+    try:
+        trainer.train()
+    except BaseException:
+        trainer.abandon()
+        raise
