@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -29,8 +30,8 @@ def default_folder() -> Path:
 class ShardCache:
     """Local, checked copies of a split's shards.
 
-    A file's name in the cache is its checksum, and it stands there only once checked, so that worker processes and
-    later runs share it without asking. Shards of a plain folder are read in place, checked once by each process.
+    A file's name in the cache is its checksum, so that worker processes and later runs share it without asking. Each
+    process checks a file once before it reads it. Shards of a plain folder are read in place.
     """
 
     def __init__(self, store: Storage, index: Index, folder: str | None):
@@ -58,9 +59,9 @@ class ShardCache:
             if self.folder is None:
                 assert isinstance(self.store, FolderStorage)
                 path = self.store.root / shard.name
-                if sha256_file(path) != shard.sha256:
+                if path.is_file() and not _whole(path, shard):
                     raise _corrupt(where)
-                return path
+                return path.resolve(strict=True)
             return self._download(shard, where)
         except FileNotFoundError as error:
             raise InputError(
@@ -71,20 +72,32 @@ class ShardCache:
         assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{shard.sha256}{Path(shard.name).suffix}"
-        if path.is_file():
+        if _whole(path, shard):
             return path
         with (self.folder / f"{shard.sha256}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the node's other workers wait here instead of fetching too
-            if path.is_file():
+            if _whole(path, shard):
                 return path
             fresh = path.with_suffix(".unchecked")
             for _ in range(2):  # a transfer may break; a shard that is corrupt at its source stays so
-                self.store.download(shard.name, fresh)
-                if sha256_file(fresh) == shard.sha256:
+                self._copy(shard.name, fresh)
+                if _whole(fresh, shard):
                     fresh.rename(path)
                     return path
             fresh.unlink()
         raise _corrupt(where)
+
+    def _copy(self, name: str, path: Path) -> None:
+        try:
+            self.store.download(name, path)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise InputError(f"{self.folder}: this disk is full; set data.cache to a folder on a larger one") from error
+
+
+def _whole(path: Path, shard: Shard) -> bool:
+    return path.is_file() and path.stat().st_size == shard.bytes and sha256_file(path) == shard.sha256
 
 
 def _corrupt(where: str) -> InputError:
