@@ -1,0 +1,186 @@
+"""`medsd encode`: image shards to latent shards, over Ray workers; stops and goes on shard by shard."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsd_ray.data.latents import to_bytes
+from medsd_ray.data.shards import INDEX, Index, Sample, Shard, list_splits, open_split, read_shard, write_index
+from medsd_ray.errors import InputError
+from medsd_ray.models.load import Components, load_components, model_fingerprint
+from medsd_ray.storage import FolderStorage, Storage, open_storage
+from medsd_ray.workers import over_workers
+
+NOTES = ".progress"
+
+
+def encode(
+    shards: str,
+    dest: str,
+    *,
+    model: str,
+    text_embeddings: bool = True,
+    batch_size: int = 32,
+    num_workers: int = 1,
+    use_gpu: bool = False,
+) -> None:
+    """Encodes every split of `shards` into `dest`; a split that is complete is left as it is.
+
+    Raises InputError for shards without images, images that the VAE cannot halve evenly, or a `dest` that another model or
+    other shards have written to.
+    """
+    for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; choose 1 or more")
+    out = _absolute(open_storage(dest))
+    splits = {split: open_split(shards, split) for split in list_splits(shards)}
+    components = load_components(model, only=("vae", "text_encoder", "tokenizer"))
+    for store, index in splits.values():
+        _check(store, index, components)
+    encoder = Encoder(components, text_embeddings, batch_size, use_gpu, {}, out)
+    meta = {"model": model, "fingerprint": model_fingerprint(model)} | encoder.describe()
+    tasks = []
+    for split, (store, index) in splits.items():
+        encoder.sources[split] = _absolute(store)
+        tasks += _left_to_do(out.child(split), split, index, meta)
+    _run(encoder, tasks, num_workers)
+    for split, (_, index) in splits.items():
+        _finish(out.child(split), split, index, meta)
+    print(f"{dest}: {', '.join(f'{index.samples} {split}' for split, (_, index) in splits.items())}, encoded")
+
+
+@dataclass(frozen=True)
+class Task:
+    split: str
+    number: int
+    shard: Shard
+
+
+@dataclass
+class Encoder:
+    """Encodes one shard at a time; travels to the Ray workers."""
+
+    components: Components
+    text_embeddings: bool
+    batch_size: int
+    use_gpu: bool
+    sources: dict[str, Storage]
+    out: Storage
+
+    def describe(self) -> dict:
+        """What the index says of the latents: the VAE's scaling factor, the empty caption's ids and embedding."""
+        ids = self._tokens([""])
+        empty = self._embed(ids)[0].tolist() if self.text_embeddings else None
+        return {
+            "scaling_factor": self.components.vae.config["scaling_factor"],
+            "text_embeddings": self.text_embeddings,
+            "empty_ids": ids[0].tolist(),
+            "empty_embedding": empty,
+        }
+
+    def run(self, task: Task) -> int:
+        """Writes a latent shard and a note of it; returns its samples."""
+        if self.use_gpu:
+            if not torch.cuda.is_available():
+                raise InputError("no GPU on this machine; leave --use-gpu out")
+            for module in self.components.modules().values():
+                module.to("cuda")
+        samples = list(read_shard(self.sources[task.split], task.shard))
+        batches = [samples[at : at + self.batch_size] for at in range(0, len(samples), self.batch_size)]
+        parts = [self._encode(batch) for batch in batches]
+        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        data = to_bytes(tensors, [sample.key for sample in samples])
+        name = f"shard-{task.number:05d}.safetensors"
+        store = self.out.child(task.split)
+        store.write(name, data)
+        shard = Shard(name, len(samples), len(data), hashlib.sha256(data).hexdigest())
+        store.write_json(_note(task.number), {"source": task.shard.sha256, "shard": asdict(shard)})
+        return len(samples)
+
+    @torch.inference_mode()
+    def _encode(self, samples: list[Sample]) -> dict[str, Tensor]:
+        vae = self.components.vae
+        posterior = vae.encode(_pixels(samples).to(vae.device)).latent_dist
+        ids = self._tokens([sample.caption for sample in samples])
+        tensors = {"mean": posterior.mean.cpu(), "logvar": posterior.logvar.cpu(), "input_ids": ids}
+        return tensors | ({"text_embeddings": self._embed(ids)} if self.text_embeddings else {})
+
+    def _tokens(self, captions: list[str]) -> Tensor:
+        tokenizer = self.components.tokenizer
+        length = tokenizer.model_max_length
+        return tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids.int()
+
+    @torch.inference_mode()
+    def _embed(self, ids: Tensor) -> Tensor:
+        encoder = self.components.text_encoder
+        return encoder(ids.long().to(encoder.device))[0].cpu()
+
+
+def _pixels(samples: list[Sample]) -> Tensor:
+    """(n, 3, height, width) float32 in [-1, 1], grayscale repeated."""
+    arrays = [s.image if s.image.ndim == 3 else np.repeat(s.image[..., None], 3, axis=2) for s in samples if s.image is not None]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _check(store: Storage, index: Index, components: Components) -> None:
+    if index.kind != "image":
+        raise InputError(f"{store.url}: {index.kind} shards have no images to encode; give the image shards that prepare wrote")
+    factor = 2 ** (len(components.vae.config["block_out_channels"]) - 1)
+    if index.meta["size"] % factor:
+        raise InputError(
+            f"{store.url}: {index.meta['size']} px images do not divide by the VAE's {factor}; prepare another --size"
+        )
+
+
+def _note(number: int) -> str:
+    return f"{NOTES}/shard-{number:05d}.json"
+
+
+def _left_to_do(store: Storage, split: str, index: Index, meta: dict) -> list[Task]:
+    """The shards of a split that are not encoded yet. Raises InputError where another model's latents are in the way."""
+    plan = {"meta": meta, "sources": [shard.sha256 for shard in index.shards]}
+    started = f"{NOTES}/plan.json"
+    try:
+        known = store.read_json(INDEX if store.exists(INDEX) else started)
+    except FileNotFoundError:
+        store.write_json(started, plan)
+        return [Task(split, number, shard) for number, shard in enumerate(index.shards)]
+    complete = "shards" in known
+    if (known.get("sources"), {k: known.get(k) for k in meta} if complete else known.get("meta")) != (plan["sources"], meta):
+        raise InputError(f"{store.url}: holds other latents (model, shards or settings); choose another DEST or remove it")
+    if complete:
+        return []
+    done = {key for key in store.list(NOTES + "/")}
+    return [Task(split, number, shard) for number, shard in enumerate(index.shards) if _note(number) not in done]
+
+
+def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:
+    total, done, started, printed = sum(task.shard.samples for task in tasks), 0, time.monotonic(), 0.0
+    here = ((task, encoder.run(task)) for task in tasks)
+    for _, samples in here if num_workers == 1 else over_workers(encoder, tasks, num_workers, encoder.use_gpu):
+        done += samples
+        now = time.monotonic()
+        if now - printed > 5 or done == total:
+            speed, printed = done / (now - started), now
+            print(f"{done}/{total} images encoded, {speed:.0f} images/s, {(total - done) / speed:.0f} s left", flush=True)
+
+
+def _finish(store: Storage, split: str, index: Index, meta: dict) -> None:
+    if store.exists(INDEX):
+        return
+    notes = [store.read_json(_note(number)) for number in range(len(index.shards))]
+    sources = {"sources": [shard.sha256 for shard in index.shards]}
+    write_index(store, Index("latent", split, tuple(Shard(**note["shard"]) for note in notes), meta | sources))
+    store.delete_tree(NOTES)
+
+
+def _absolute(store: Storage) -> Storage:
+    """The same store for workers that may run in another folder."""
+    return FolderStorage(Path(store.root).resolve()) if isinstance(store, FolderStorage) else store
