@@ -8,13 +8,13 @@ out/COMPLETE         written last
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from medsd_ray.cluster import ensure_ray
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sample import Sampling, sample_images
@@ -137,8 +137,7 @@ def _over_workers(
     import ray
     from ray.exceptions import RayActorError, RayTaskError
 
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING)
+    ensure_ray(num_workers)
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise InputError("no GPU in this Ray cluster; leave --use-gpu out")
     kind: Any = ray.remote(num_cpus=1, num_gpus=int(use_gpu))(_Worker)

@@ -16,7 +16,7 @@ import yaml
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.load import load_components, save_pipeline
-from medsd_ray.models.resolve import describe_checkpoint, find_checkpoint, model_fingerprint, resolve
+from medsd_ray.models.resolve import describe_checkpoint, find_checkpoint, model_fingerprint, resolve, trained
 from medsd_ray.storage import Storage, open_storage
 
 LEAST_WORDS = 3
@@ -47,14 +47,6 @@ def export(
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         store.upload_tree(Path(folder))
     print(f"{dest}: exported the checkpoint of step {descriptions[-1]['step']}; memorisation check: {check}")
-
-
-def trained(description: dict[str, Any]) -> dict[str, str]:
-    """Component -> method of those that a checkpoint's run trained."""
-    methods = {
-        name: value["method"] if isinstance(value, dict) else str(value) for name, value in description["components"].items()
-    }
-    return {name: method for name, method in methods.items() if method != "frozen"}
 
 
 def memorisation_check(report: str | None, reason: str | None, fingerprint: str, generates: bool) -> str:

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from medsd_ray.errors import InputError
-from medsd_ray.models.resolve import CARD, FOLDERS, describe_checkpoint, model_fingerprint, resolve
+from medsd_ray.models.resolve import CARD, FOLDERS, check_bases, describe_checkpoint, model_fingerprint, resolve
 from medsd_ray.storage import Storage
 
 __all__ = ["Components", "load_components", "model_fingerprint", "sampling_scheduler", "save_pipeline"]
@@ -50,6 +50,7 @@ def load_components(model: str, *, raw: bool = False, only: tuple[str, ...] | No
     the others are None. Raises InputError where a part is missing, damaged or of another layout.
     """
     resolved = resolve(model)
+    check_bases(resolved)
     loaded = _load_folder(resolved.folder, only or FOLDERS)
     for store in resolved.checkpoints:
         _overlay(loaded, store, raw=raw and store is resolved.checkpoints[-1])

@@ -74,24 +74,48 @@ def find_checkpoint(address: str) -> Storage | None:
     return _checkpoint(store)
 
 
-def model_fingerprint(model: str, *, raw: bool = False) -> str:
+def trained(description: dict) -> dict[str, str]:
+    """Component -> method of those that a checkpoint's run trained, from its checkpoint.json."""
+    return {name: method for name, method in description["components"].items() if method != "frozen"}
+
+
+def model_fingerprint(model: str, *, raw: bool = False, only: tuple[str, ...] = FOLDERS) -> str:
     """SHA-256 over the names and SHA-256 of all weight files that make up a model; the same wherever it lies.
 
-    `raw` tells a checkpoint's trained weights from their moving average. Raises InputError as `resolve` does.
+    `raw` tells a checkpoint's trained weights from their moving average. `only` limits it to these components and the
+    checkpoints that trained one of them. Raises InputError as `resolve` does.
     """
     resolved = resolve(model)
-    parts: list[object] = [_weight_sums(resolved.folder)]
+    stores = [store for store in resolved.checkpoints if trained(describe_checkpoint(store)).keys() & set(only)]
+    layers: list[object] = [_weight_sums(resolved.folder, only), *map(_checkpoint_sums, stores)]
+    return _digest([*layers, "raw"] if raw and stores else layers)
+
+
+def check_bases(resolved: Resolved) -> None:
+    """Raises InputError where a checkpoint was trained from another state of its base model than is there now."""
+    layers: list[object] = [_weight_sums(resolved.folder, FOLDERS)] if resolved.checkpoints else []
     for store in resolved.checkpoints:
-        files = (store.complete() or {}).items()
-        parts.append({name: entry["sha256"] for name, entry in files if _WEIGHTS.fullmatch(name)})
-    if raw and resolved.checkpoints:
-        parts.append("raw")
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        description = describe_checkpoint(store)
+        recorded = description.get("fingerprints", {}).get("model")
+        if recorded not in (None, _digest(layers)):
+            raise InputError(
+                f"{store.url}: its base model, {description['model']}, has changed since it was trained; bring back the "
+                "earlier one (of a run, name the checkpoint that it was)"
+            )
+        layers.append(_checkpoint_sums(store))
 
 
-def _weight_sums(folder: Path) -> dict[str, str]:
-    names = (f"{part}/{path.name}" for part in FOLDERS for path in sorted(folder.joinpath(part).glob("*.safetensors")))
+def _digest(layers: list[object]) -> str:
+    return hashlib.sha256(json.dumps(layers, sort_keys=True).encode()).hexdigest()
+
+
+def _weight_sums(folder: Path, only: tuple[str, ...]) -> dict[str, str]:
+    names = (f"{part}/{path.name}" for part in only for path in sorted(folder.joinpath(part).glob("*.safetensors")))
     return {name: sha256_file(folder / name) for name in names}
+
+
+def _checkpoint_sums(store: Storage) -> dict[str, str]:
+    return {name: entry["sha256"] for name, entry in (store.complete() or {}).items() if _WEIGHTS.fullmatch(name)}
 
 
 def _find(model: str, near: Storage | None) -> Storage | None:

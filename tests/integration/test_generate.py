@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import pytest
@@ -32,16 +31,16 @@ def pixels(url) -> dict[str, bytes]:
     return {key: store.read(key) for key in store.list() if key.endswith(".png")}
 
 
-def test_two_workers_and_any_batch_size_make_the_same_files(ray_cluster, model, tmp_path):
+def test_two_workers_and_any_batch_size_make_the_same_files(ray_cluster, s3, model, tmp_path):
     generate(model, str(tmp_path / "one"), **PLAN, batch_size=16)
-    generate(model, str(tmp_path / "two"), **PLAN, batch_size=3, num_workers=2)
+    generate(model, f"{s3}/two", **PLAN, batch_size=3, num_workers=2)
     files = pixels(tmp_path / "one")
-    assert len(files) == 13 and files == pixels(tmp_path / "two")
-    picture = Image.open(tmp_path / "two" / "00003.png")
+    assert len(files) == 13 and files == pixels(f"{s3}/two")
+    picture = Image.open(tmp_path / "one" / "00003.png")
     expected = {"prompt": "The heart is enlarged.", "seed": "4", "index": "3", "model": model, "steps": "2"}
     assert expected.items() <= picture.text.items() and "research use only" in picture.text["notice"]
     assert picture.text["model_fingerprint"] == model_fingerprint(model)
-    plan = json.loads((tmp_path / "two" / "generated.json").read_text())
+    plan = open_storage(f"{s3}/two").read_json("generated.json")
     assert plan["images"][3] == {"file": "00003.png", "prompt": "The heart is enlarged.", "seed": 4, "index": 3}
 
 
@@ -75,17 +74,20 @@ def test_wrong_settings_write_nothing(model, tmp_path, wrong):
     assert not (tmp_path / "out").exists()
 
 
-def test_model_and_images_on_s3(ray_cluster, s3, model, tmp_path, monkeypatch):
+def test_model_and_images_on_s3(s3, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDSD_CACHE", str(tmp_path / "cache"))
     address, options = f"{s3}/models/tiny", PLAN | {"num_images": 3}
     save_pipeline(tiny_components(), tmp_path / "tiny")
     for path in sorted((tmp_path / "tiny").rglob("*")):
         if path.is_file():  # without a COMPLETE mark, as `aws s3 cp --recursive` leaves a model
             open_storage(address).upload(path, path.relative_to(tmp_path / "tiny").as_posix())
-    generate(address, f"{s3}/images", **options, num_workers=2, batch_size=1)
+    generate(address, f"{s3}/images", **options)
     generate(str(tmp_path / "tiny"), str(tmp_path / "local"), **options)
-    on_s3, local = pixels(f"{s3}/images"), pixels(tmp_path / "local")
-    assert on_s3.keys() == local.keys() and open_storage(f"{s3}/images").complete()
+    assert (
+        pixels(f"{s3}/images").keys()
+        == pixels(tmp_path / "local").keys()
+        == open_storage(f"{s3}/images").complete().keys() - {"generated.json"}
+    )
     assert model_fingerprint(address) == model_fingerprint(str(tmp_path / "tiny"))
     assert len(list((tmp_path / "cache" / "models").iterdir())) == 1
     open_storage(address).upload(tmp_path / "tiny" / "vae" / "config.json", "unet/config.json")

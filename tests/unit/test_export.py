@@ -35,8 +35,7 @@ def runs(components, tmp_path) -> Path:
         run.write_json("manifest.json", {"data_sha256": "d" * 64})
         weights, ema = shifted(components, part, by), shifted(components, part, 2 * by)
         spec = {"name": name, "data": {"train": f"{part}-data"}}
-        components_of_run = {part: {"method": method}, "text_encoder": {"method": "frozen"}}
-        write_checkpoint(run.child("checkpoints/step-00000020"), model, components_of_run, weights, ema, spec=spec)
+        write_checkpoint(run.child("checkpoints/step-00000020"), model, {part: method}, weights, ema, spec=spec)
     return tmp_path
 
 

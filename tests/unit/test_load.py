@@ -241,3 +241,24 @@ def test_a_fingerprint_is_of_the_weights_wherever_they_lie(runs, saved, pipeline
     path = pipeline / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({key: value + 1 for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
     assert model_fingerprint(str(runs / "unet-run")) != averaged
+
+
+def test_a_fingerprint_of_some_parts_is_that_of_what_trained_them(runs):
+    unet_run, vae_run, base = (str(runs / name) for name in ("unet-run", "vae-run", "base"))
+    of = {(run, part): model_fingerprint(run, only=(part,)) for run in (unet_run, vae_run, base) for part in ("vae", "unet")}
+    assert of[unet_run, "vae"] == of[vae_run, "vae"] != of[base, "vae"]
+    assert of[unet_run, "unet"] != of[vae_run, "unet"] == of[base, "unet"]
+
+
+def test_a_base_that_changed_after_the_training_is_noticed(components, runs):
+    weights = shifted(components, "unet", 1)
+    for name, model in (("from-run", "vae-run"), ("from-base", "base")):
+        recorded = {"model": model_fingerprint(str(runs / model)), "data": ""}
+        write_checkpoint(FolderStorage(runs / name), model, {"unet": "full"}, weights, weights, fingerprints=recorded)
+        load_components(str(runs / name), only=("unet",))
+    shutil.rmtree(runs / "vae-run" / "checkpoints" / "step-00000040")
+    assert "has changed since" in refusal(runs / "from-run")
+    load_components(str(runs / "from-base"), only=("unet",))
+    path = runs / "base" / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({key: value + 1 for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
+    assert "has changed since" in refusal(runs / "from-base")
