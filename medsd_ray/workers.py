@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
+from medsd_ray.cluster import ensure_ray
 from medsd_ray.errors import InputError, RunError
 
 Task = TypeVar("Task")
@@ -32,8 +32,7 @@ def over_workers(worker: Any, tasks: Sequence[Task], num_workers: int, use_gpu: 
 
     if not tasks:
         return
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING)
+    ensure_ray(num_workers)
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise InputError("no GPU in this Ray cluster; leave --use-gpu out")
     kind: Any = ray.remote(num_cpus=1, num_gpus=int(use_gpu))(_Actor)
