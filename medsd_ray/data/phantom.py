@@ -205,9 +205,14 @@ def draw_phantom(seed: int, index: int, size: int, side: str | None, extent: str
 def phantom_samples(count: int, size: int, seed: int = 0) -> Iterator[Sample]:
     """`count` phantoms of `size` pixels, about half with an effusion, sides and extents in equal shares."""
     for index in range(count):
-        rng = _rng(seed, index, 2)
-        side = rng.choice(SIDES) if rng.random() < EFFUSION_SHARE else None
-        yield draw_phantom(seed, index, size, side and str(side), str(rng.choice(EXTENTS)))
+        yield phantom_sample(seed, index, size)
+
+
+def phantom_sample(seed: int, index: int, size: int) -> Sample:
+    """Number `index` of `phantom_samples`, drawn without the others."""
+    rng = _rng(seed, index, 2)
+    side = rng.choice(SIDES) if rng.random() < EFFUSION_SHARE else None
+    return draw_phantom(seed, index, size, side and str(side), str(rng.choice(EXTENTS)))
 
 
 def _styled(style: str, parts: dict[str, np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, float, float]:

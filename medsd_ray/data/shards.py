@@ -129,50 +129,58 @@ def _fields(sample: Sample) -> Iterator[tuple[str, bytes]]:
 class ShardWriter:
     """Writes one split, shard by shard; `finish` writes the index.
 
-    A writer that is started again on an unfinished split skips the shards that are already there: the same samples in
-    the same order give the same shards, byte for byte (`resume_at` says how many samples they hold).
+    Beside each finished shard stands a sidecar with the caller's note on each of its samples. A writer that is started
+    again on an unfinished split goes on after those shards: `notes` says which samples they hold.
     """
 
     def __init__(self, store: Storage, max_bytes: int, kind: str, split: str, **meta):
+        """`max_bytes`: of a shard at most, unless a single sample is larger. `meta` goes into the index."""
         self.store, self.max_bytes, self.kind, self.split, self.meta = store, max_bytes, kind, split, meta
         self.shards: list[Shard] = []
-        while store.exists(note := self._note(len(self.shards))):
-            self.shards.append(Shard(**store.read_json(note)))
+        self.notes: list[dict] = []
+        while (sidecar := self._read_sidecar()) and store.exists(sidecar["shard"]["name"]):
+            self.shards.append(Shard(**sidecar["shard"]))
+            self.notes += sidecar["notes"]
         self._start()
 
-    @staticmethod
-    def _note(number: int) -> str:
-        return f".progress/shard-{number:05d}.json"
+    def _sidecar(self) -> str:
+        return f".progress/shard-{len(self.shards):05d}.json"
 
-    @property
-    def resume_at(self) -> int:
-        """Samples in the shards that an interrupted run has left; the caller passes over as many."""
-        return sum(shard.samples for shard in self.shards)
+    def _read_sidecar(self) -> dict | None:
+        try:
+            return self.store.read_json(self._sidecar())
+        except FileNotFoundError:
+            return None
 
     def _start(self) -> None:
-        self._buffer, self._count = io.BytesIO(), 0
-        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)
+        self._buffer, self._notes = io.BytesIO(), []
+        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
-    def write(self, sample: Sample) -> None:
-        for extension, data in _fields(sample):
+    def write(self, sample: Sample, note: dict | None = None) -> None:
+        """Adds a sample. `note`, which fits in JSON, comes back in `notes` when an interrupted split goes on."""
+        fields = list(_fields(sample))
+        blocks = 2 + sum(1 + -(-len(data) // tarfile.BLOCKSIZE) for _, data in fields)  # headers, contents, the tar's end
+        ends = self._buffer.tell() + blocks * tarfile.BLOCKSIZE
+        if self._notes and -(-ends // tarfile.RECORDSIZE) * tarfile.RECORDSIZE > self.max_bytes:
+            self._close()
+        for extension, data in fields:
             info = tarfile.TarInfo(f"{sample.key}.{extension}")
             info.size = len(data)  # time and owner stay 0, so that equal samples make equal shards
             self._tar.addfile(info, io.BytesIO(data))
-        self._count += 1
-        if self._buffer.tell() >= self.max_bytes:
-            self._close()
+        self._notes.append(note or {})
 
     def _close(self) -> None:
         self._tar.close()
-        data, number = self._buffer.getvalue(), len(self.shards)
-        shard = Shard(f"shard-{number:05d}.tar", self._count, len(data), hashlib.sha256(data).hexdigest())
+        data = self._buffer.getvalue()
+        name = f"shard-{len(self.shards):05d}.tar"
+        shard = Shard(name, len(self._notes), len(data), hashlib.sha256(data).hexdigest())
         self.store.write(shard.name, data)
-        self.store.write_json(self._note(number), asdict(shard))
+        self.store.write_json(self._sidecar(), {"shard": asdict(shard), "notes": self._notes})
         self.shards.append(shard)
         self._start()
 
     def finish(self) -> Index:
-        if self._count:
+        if self._notes:
             self._close()
         index = Index(self.kind, self.split, tuple(self.shards), self.meta)
         write_index(self.store, index)
@@ -216,16 +224,21 @@ def decode_sample(key: str, fields: dict[str, bytes], where: str) -> Sample:
         raise InputError(f"{where}: sample {key} cannot be read ({error}); run prepare again") from error
 
 
+def read_shard(store: Storage, shard: Shard) -> Iterator[Sample]:
+    """The samples of one image shard, in order; its checksum is checked first."""
+    where = f"{store.url}/{shard.name}"
+    try:
+        data = check_shard(store.read(shard.name), shard, where)
+    except FileNotFoundError as error:
+        raise InputError(f"{where}: missing, though the index names it; copy it again or run prepare again") from error
+    for key, fields in read_tar(data, where):
+        yield decode_sample(key, fields, where)
+
+
 def iter_samples(url: str, split: str) -> Iterator[Sample]:
-    """All samples of a split in their stored order; each shard's checksum is checked before its first sample."""
+    """All samples of a split in their stored order."""
     store, index = open_split(url, split)
     if index.kind == "latent":
         raise InputError(f"{store.url}: latent shards; this needs the image shards that prepare wrote")
     for shard in index.shards:
-        where = f"{store.url}/{shard.name}"
-        try:
-            data = check_shard(store.read(shard.name), shard, where)
-        except FileNotFoundError as error:
-            raise InputError(f"{where}: missing, though the index names it; copy it again or run prepare again") from error
-        for key, fields in read_tar(data, where):
-            yield decode_sample(key, fields, where)
+        yield from read_shard(store, shard)
