@@ -57,7 +57,7 @@ def evaluate(
         "command": _command(real, generated, out, base, label, inception, xrv, clip, run, seed),
         "inputs_sha256": checksum,
         "model": inputs.manifest.get("model"),
-        "model_fingerprint": inputs.manifest.get("fingerprint"),
+        "model_fingerprint": inputs.manifest.get("model_fingerprint"),
         "generation": inputs.manifest,
         "reference": sets.reference,
         "notes": inputs.notes,

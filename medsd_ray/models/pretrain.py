@@ -1,7 +1,7 @@
-"""Makes `medsd-small`: `make base-model`, or `python -m medsd_ray.models.pretrain --out FOLDER --work FOLDER`.
+"""Makes `medsd-small`: `make base-model`, or `python -m medsd_ray.models.pretrain [--out FOLDER] [--work FOLDER]`.
 
 Draws images in many styles (data/phantom.py, never an effusion), trains the VAE on them, encodes them, then trains the
-U-Net and text encoder together. One process, two threads, about an hour; run again, it goes on from its last save.
+U-Net and text encoder together. One process, about three quarters of an hour on two cores; run again, it goes on from its last save.
 A plain loop, not Ray Train: this runs once, on the machine of whoever prepares a release.
 """
 
@@ -26,7 +26,7 @@ from medsd_ray.training.vae_objective import vae_loss
 IMAGES = 16_000
 VAE_STEPS, VAE_BATCH, VAE_LEARNING_RATE = 3000, 16, 1e-3
 KL_WEIGHT, EDGE_WEIGHT = 0.02, 1.0
-UNET_STEPS, UNET_BATCH, UNET_LEARNING_RATE = 4000, 32, 6e-4
+UNET_STEPS, UNET_BATCH, UNET_LEARNING_RATE = 3000, 32, 6e-4
 SNR_GAMMA, CONDITIONING_DROPOUT, EMA_DECAY = 5.0, 0.1, 0.999
 SAVE_EVERY = 100
 
@@ -139,8 +139,8 @@ def train_unet(components, images: Tensor, captions: list[str], work: Path, seed
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pipeline")
-    parser.add_argument("--work", type=Path, required=True, help="folder for what a second run goes on from")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "medsd_small", help="folder for the pipeline")
+    parser.add_argument("--work", type=Path, default=Path(".cache/base-model"), help="folder for what a second run goes on from")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
