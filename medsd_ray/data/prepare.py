@@ -82,7 +82,8 @@ def prepare(
     for problem in found.problems:
         said.problem(problem)
     if not found.records:
-        raise InputError(f"{source}: no sample that can be used{said.more()}; is --kind {kind} right?")
+        first = f" ({said.only()})" if said.count == 1 else said.more()
+        raise InputError(f"{source}: no sample that can be used{first}; is --kind {kind} right?")
     parts = _split(found, names, shares, seed)
     store.write_json(PLAN, plan)
     indexes = _write(store, parts, found.kind, plan, names, said)
@@ -173,10 +174,11 @@ def _split(found: Source, names: Pseudonyms | None, shares: dict[str, float], se
         return names.of(purpose, value) if names else value
 
     rows = [(pseudonym("sample", r.name), pseudonym("patient", r.patient), r) for r in found.records]
-    where = by_patient.assign((patient for _, patient, _ in rows), shares, seed)
+    # By the identifier itself: whoever prepares a data set with the same seed gets the same splits, whatever their key.
+    where = by_patient.assign((r.patient for r in found.records), shares, seed)
     parts: dict[str, Part] = {split: [] for split in shares}
     for row in sorted(rows, key=lambda row: row[0]):
-        parts[where[row[1]]].append(row)
+        parts[where[row[2].patient]].append(row)
     return parts
 
 
@@ -286,34 +288,47 @@ def manifest(found: Source, plan: dict, indexes: dict[str, dict]) -> dict:
 
 def _report(dest: str, root: dict, said: Said) -> None:
     for text, count in root["warnings"].items():
-        said.note(
-            f"warning: {count} sample{'s have' if count > 1 else ' has'} {text}; each split's index.json names them: look before you share them"
-        )
+        have = "samples have" if count > 1 else "sample has"
+        said.note(f"warning: {count} {have} {text}; look before you share them: each split's index.json has their keys")
     total = sum(value["samples"] for value in root["splits"].values())
     held = ", ".join(f"{v['samples']} {split} ({v['patients']} patients)" for split, v in root["splits"].items())
     print(f"{dest}: {held}")
-    if root["skipped"]:
-        raise InputError(f"{root['skipped']} samples could not be used{said.more()}; the other {total} are in {dest}, complete")
+    if skipped := root["skipped"]:
+        first = said.only() if skipped == 1 else None
+        raise InputError(
+            f"{first or f'{skipped} samples could not be used{said.more()}'}; the other {total} samples are in {dest}, complete"
+        )
 
 
 class Said:
-    """What the user is told on standard error while the work goes on; a flood of bad samples is cut."""
+    """What the user is told on standard error while the work goes on. Bad samples have a line each; a flood is cut.
+
+    The first bad sample waits for a second one: where it stays alone, it is the line that the command ends with.
+    """
 
     def __init__(self) -> None:
-        self.problems = 0
+        self.problems: list[str] = []  # at most LINES of them
+        self.count = 0
 
     def note(self, line: str) -> None:
         print(line, file=sys.stderr)
 
     def problem(self, line: str) -> None:
-        self.problems += 1
-        if self.problems <= LINES:
-            print(line, file=sys.stderr)
-        elif self.problems == LINES + 1:
-            print(f"… more than {LINES} bad samples; the rest is only counted", file=sys.stderr)
+        self.count += 1
+        if self.count <= LINES:
+            self.problems.append(line)
+            for waiting in self.problems if self.count == 2 else [line] if self.count > 2 else []:
+                self.note(waiting)
+        elif self.count == LINES + 1:
+            self.note(f"… more than {LINES} bad samples; the rest is only counted")
+
+    def only(self) -> str | None:
+        return self.problems[0] if self.count == 1 else None
 
     def more(self) -> str:
-        return f" ({min(self.problems, LINES)} of {self.problems} listed above)" if self.problems else ""
+        if self.count < 2:
+            return ""
+        return " (listed above)" if self.count <= LINES else f" ({LINES} of them listed above)"
 
 
 class Progress:
