@@ -165,11 +165,11 @@ def _over_workers(
 
 class _Worker:
     def __init__(self, components: Components, plan: dict[str, Any], store: Storage, use_gpu: bool):
-        self.components, self.plan, self.store = components, plan, store
-        if use_gpu:
-            _to_gpu(components)
+        self.components, self.plan, self.store, self.use_gpu = components, plan, store, use_gpu
 
     def ready(self) -> int:
+        if self.use_gpu:
+            _to_gpu(self.components)
         return 0
 
     def write(self, indices: list[int]) -> int:

@@ -204,7 +204,7 @@ def _from_hub(model: str, near: Storage | None) -> Path:
         raise InputError(f"{model}: no such model{wanted}; give {SMALL}, a folder, an s3:// address or a hub name")
     patterns = [CARD, *(f"{part}/*{suffix}" for part in FOLDERS for suffix in (".json", ".txt", ".safetensors"))]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*.non_ema.*"]))
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(
             f"{model}: no such folder{wanted}, and the hub did not give a model of this name "
