@@ -1,0 +1,138 @@
+"""Training with real DeepSpeed: stages and world sizes agree, resuming is exact, a killed worker is recovered from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from plain_workers import Pool
+from small_latents import write_latents
+from tiny import tiny_components
+
+from medsd_ray.models.load import model_fingerprint, save_pipeline
+from medsd_ray.spec import RunSpec, parse_run
+
+STEPS, HALF = 8, 4
+STAGES = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, and latents for training and validation."""
+    root = tmp_path_factory.mktemp("training")
+    components = tiny_components(0)
+    save_pipeline(components, root / "model")
+    fingerprint = model_fingerprint(str(root / "model"))
+    for split, samples in (("train", 48), ("validation", 18)):
+        write_latents(str(root / "latents"), components, fingerprint, split=split, samples=samples, embeddings=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[Pool]:
+    pool = Pool(1)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Pool]:
+    pool = Pool(2)
+    yield pool
+    pool.close()
+
+
+def spec(root: Path, output: str, workers: int, components: dict | None = None, **training: Any) -> RunSpec:
+    return parse_run(
+        {
+            "name": "test",
+            "model": str(root / "model"),
+            "data": {"train": str(root / "latents")},
+            "components": components or {"unet": "full", "text_encoder": {"method": "full", "learning_rate": 5e-4}},
+            "training": {
+                "max_steps": STEPS,
+                "global_batch_size": 8,
+                "learning_rate": 1e-3,
+                "warmup_steps": 2,
+                "log_every": 1,
+                "validate_every": HALF,
+                **training,
+            },
+            "checkpoint": {"every_steps": HALF},
+            "resources": {"num_workers": workers},
+            "output": str(root / output),
+        }
+    )
+
+
+def losses(root: Path, output: str, after: int = 0) -> torch.Tensor:
+    return torch.tensor([r["loss"] for r in records(root, output) if "loss" in r and r["step"] > after], dtype=torch.float64)
+
+
+def validation_losses(root: Path, output: str, after: int = 0) -> list[float]:
+    return [r["validation_loss"] for r in records(root, output) if "validation_loss" in r and r["step"] > after]
+
+
+def records(root: Path, output: str) -> list[dict]:
+    return [json.loads(line) for line in (root / output / "metrics.jsonl").read_text().splitlines()]
+
+
+def result(root: Path, output: str) -> dict:
+    return json.loads((root / output / "result.json").read_text())
+
+
+def half_of(root: Path, source: str, target: str) -> None:
+    """What a run has left when it is killed after its first checkpoint."""
+    shutil.copytree(root / source, root / target)
+    shutil.rmtree(root / target / f"checkpoints/step-{STEPS:08d}")
+    (root / target / "result.json").unlink()
+
+
+@pytest.fixture(scope="module")
+def whole_runs(root: Path, one: Pool, two: Pool) -> None:
+    """Uninterrupted runs at each stage, of one worker and of two with two micro batches a step each."""
+    for stage in STAGES:
+        one.train(spec(root, f"one-{stage}", 1, zero_stage=stage))
+        two.train(spec(root, f"two-{stage}", 2, zero_stage=stage, micro_batch_size=2))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_world_size_micro_batches_and_stage_do_not_change_the_losses(root: Path, whole_runs: None, stage: int):
+    reference = losses(root, "one-0")
+    assert len(reference) == STEPS and reference[-1] != reference[0]
+    for run in (f"one-{stage}", f"two-{stage}"):
+        torch.testing.assert_close(losses(root, run), reference, atol=1e-5, rtol=0)
+        assert validation_losses(root, run) == pytest.approx(validation_losses(root, "one-0"), abs=1e-5)
+
+
+def test_optimizer_memory_is_sharded(root: Path, whole_runs: None):
+    whole = result(root, "two-0")["optimizer_bytes_per_worker"]
+    for stage in (1, 2, 3):
+        per_worker = result(root, f"two-{stage}")["optimizer_bytes"]
+        assert max(per_worker) == result(root, f"two-{stage}")["optimizer_bytes_per_worker"]
+        assert max(per_worker) == pytest.approx(whole / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_resume_is_exact_between_world_sizes(root: Path, whole_runs: None, one: Pool, two: Pool, stage: int):
+    half_of(root, f"two-{stage}", f"to-one-{stage}")
+    half_of(root, f"one-{stage}", f"to-two-{stage}")
+    one.train(spec(root, f"to-one-{stage}", 1, zero_stage=stage))
+    two.train(spec(root, f"to-two-{stage}", 2, zero_stage=stage))
+    for resumed, whole in ((f"to-one-{stage}", f"two-{stage}"), (f"to-two-{stage}", f"one-{stage}")):
+        assert [r["step"] for r in records(root, resumed)] == [r["step"] for r in records(root, whole)]
+        torch.testing.assert_close(losses(root, resumed, HALF), losses(root, whole, HALF), atol=1e-5, rtol=0)
+        assert validation_losses(root, resumed, HALF) == pytest.approx(validation_losses(root, whole, HALF), abs=1e-5)
+
+
+@pytest.mark.parametrize(("saved", "resumed"), [(0, 3), (3, 1), (2, 0)])
+def test_resume_is_exact_between_stages(root: Path, whole_runs: None, two: Pool, saved: int, resumed: int):
+    output = f"stage-{saved}-to-{resumed}"
+    half_of(root, f"two-{saved}", output)
+    two.train(spec(root, output, 2, zero_stage=resumed))
+    torch.testing.assert_close(losses(root, output, HALF), losses(root, f"two-{saved}", HALF), atol=1e-5, rtol=0)

@@ -1,0 +1,214 @@
+"""Checkpoints on a real folder: visible only when complete, checked when read, kept and deleted as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from medsd_ray.errors import InputError
+from medsd_ray.spec import Checkpoint, parse_run
+from medsd_ray.storage import COMPLETE, FolderStorage
+from medsd_ray.training import checkpoint as module
+from medsd_ray.training.checkpoint import (
+    CheckpointReader,
+    CheckpointWriter,
+    choose_checkpoint,
+    drop_unusable,
+    load_weights,
+    newest_complete,
+    read_best,
+    saved_steps,
+    with_retries,
+)
+from medsd_ray.training.job import Job, check_same_run
+from medsd_ray.training.team import Team
+
+WEIGHTS = {"unet.a": torch.arange(6.0).view(2, 3), "text_encoder.b": torch.arange(3.0) + 10}
+
+
+@pytest.fixture(scope="module")
+def team() -> Iterator[Team]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield Team(torch.device("cpu"))
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> FolderStorage:
+    return FolderStorage(tmp_path / "run")
+
+
+def writer_for(output: FolderStorage, team: Team, warnings: list[str] | None = None, **keep: Any) -> CheckpointWriter:
+    return CheckpointWriter(output, team, Checkpoint(**keep), warn=(warnings if warnings is not None else []).append)
+
+
+def save(writer: CheckpointWriter, step: int, validation_loss: float | None = None, ema: bool = True) -> str | None:
+    tensors, moments = {}, {}
+    for name, value in WEIGHTS.items():
+        for start, end in ((0, 2), (2, value.numel())):
+            part = value.flatten()[start:end]
+            tensors[f"weight:{name}@{start}"] = part + step
+            tensors[f"ema:{name}@{start}"] = part - step
+            moments |= {f"{kind}:{name}@{start}": part * 2 for kind in ("exp_avg", "exp_avg_sq")}
+    fragments = {
+        name: {"shape": list(value.shape), "pieces": [[0, 2, 0], [2, value.numel() - 2, 0]]} for name, value in WEIGHTS.items()
+    }
+    description = {
+        "format": module.FORMAT, "step": step, "ema": ema, "validation_loss": validation_loss, "fragments": fragments,
+    }  # fmt: skip
+    files = {"rank-00000.safetensors": tensors, "rank-00000.optimizer.safetensors": moments}
+    writer.save(step, files, description)
+    return writer.wait()
+
+
+def test_weights_come_back_averaged_or_raw(output: FolderStorage, team: Team):
+    assert newest_complete(output) is None
+    writer = writer_for(output, team)
+    assert save(writer, 3) is None and writer.last_step == 3
+    store = newest_complete(output)
+    assert store is not None
+    for raw, shift in ((True, 3), (False, -3)):
+        weights = load_weights(store, raw=raw)
+        assert {c: set(names) for c, names in weights.items()} == {"unet": {"a"}, "text_encoder": {"b"}}
+        assert torch.equal(weights["unet"]["a"], WEIGHTS["unet.a"] + shift)
+        assert torch.equal(weights["text_encoder"]["b"], WEIGHTS["text_encoder.b"] + shift)
+
+
+def test_any_range_of_moments(output: FolderStorage, team: Team, tmp_path: Path):
+    save(writer_for(output, team), 1)
+    store = newest_complete(output)
+    assert store is not None
+    reader = CheckpointReader(store, tmp_path / "copy")
+    assert reader.read("unet.a", "exp_avg", 1, 5).tolist() == [2, 4, 6, 8]
+    with pytest.raises(InputError, match=r"exp_avg of unet\.a is not whole"):
+        reader.read("unet.a", "exp_avg", 1, 7)
+
+
+def test_no_averages_means_raw_weights(output: FolderStorage, team: Team):
+    save(writer_for(output, team), 1, ema=False)
+    store = newest_complete(output)
+    assert store is not None
+    assert torch.equal(load_weights(store, raw=False)["unet"]["a"], WEIGHTS["unet.a"] + 1)
+
+
+def test_last_ones_and_best_are_kept(output: FolderStorage, team: Team):
+    writer = writer_for(output, team, keep_last=2)
+    for step, loss in enumerate([0.5, 0.2, 0.4, None, 0.3], start=1):
+        save(writer, step, loss)
+    assert saved_steps(output) == ([2, 4, 5], [])
+    assert read_best(output) == {"step": 2, "validation_loss": 0.2}
+    writer = writer_for(output, team, keep_last=1, keep_best=False)
+    save(writer, 6, 0.9)
+    assert saved_steps(output) == ([6], [])
+
+
+def test_a_checkpoint_without_its_mark_is_not_there(output: FolderStorage, team: Team):
+    writer = writer_for(output, team)
+    save(writer, 1)
+    save(writer, 2)
+    output.delete(f"checkpoints/step-00000002/{COMPLETE}")
+    assert saved_steps(output) == ([1], [2])
+    found = newest_complete(output)
+    assert found is not None and found.url.endswith("step-00000001")
+    drop_unusable(output, 1)
+    assert not output.list("checkpoints/step-00000002/")
+
+
+@pytest.mark.parametrize("file", ["rank-00000.safetensors", "rank-00000.optimizer.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_a_damaged_newest_is_told_and_the_one_before_is_taken(
+    output: FolderStorage, team: Team, tmp_path: Path, file: str, damage: str
+):
+    writer, warnings = writer_for(output, team), []
+    save(writer, 1)
+    save(writer, 2)
+    path = output.root / "checkpoints/step-00000002" / file
+    if damage == "flip":
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    else:
+        path.unlink()
+    reader = choose_checkpoint(output, tmp_path / "copy", warnings.append)
+    assert reader is not None and reader.description["step"] == 1
+    assert len(warnings) == 1 and "step 2" in warnings[0] and file in warnings[0] and "\n" not in warnings[0]
+
+
+def test_all_damaged_is_bad_input(output: FolderStorage, team: Team, tmp_path: Path):
+    save(writer_for(output, team), 1)
+    (output.root / "checkpoints/step-00000001/rank-00000.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="damaged"):
+        choose_checkpoint(output, tmp_path / "copy", lambda text: None)
+
+
+def test_a_failed_save_is_told_and_the_next_one_works(output: FolderStorage, team: Team, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    output.root.mkdir()
+    blocker = output.root / "checkpoints"
+    blocker.write_text("a file where the folder should be")
+    warnings: list[str] = []
+    writer = writer_for(output, team, warnings)
+    assert save(writer, 1) is not None
+    assert len(warnings) == 1 and "step 1" in warnings[0]
+    blocker.unlink()
+    assert save(writer, 2) is None
+    assert saved_steps(output) == ([2], [])
+
+
+def test_retries_are_bounded(monkeypatch: pytest.MonkeyPatch):
+    waits: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", waits.append)
+    outcomes = iter([OSError(), OSError(), "done"])
+
+    def work() -> str:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    assert with_retries(work) == "done"
+    assert waits == [1.0, 2.0]
+    with pytest.raises(ZeroDivisionError):
+        with_retries(lambda: str(1 // 0))
+    assert waits == [1.0, 2.0, 1.0, 2.0, 4.0]
+
+
+def run_values(**training: Any) -> dict[str, Any]:
+    return {
+        "name": "r", "data": {"train": "latents"}, "components": {"unet": "full"}, "output": "out",
+        "training": {"max_steps": 8, "global_batch_size": 8, **training},
+    }  # fmt: skip
+
+
+def description_of(values: dict[str, Any], fingerprints: dict[str, str]) -> dict[str, Any]:
+    return {"spec": parse_run(values).model_dump(mode="json"), "fingerprints": fingerprints}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"components": {"unet": "full", "text_encoder": "full"}}, "components.text_encoder.method"),
+        ({"objective": {"snr_gamma": None}}, "objective.snr_gamma"),
+        (run_values(global_batch_size=16), "training.global_batch_size"),
+        (run_values(max_steps=9), "training.max_steps"),
+        (run_values(zero_stage=3, micro_batch_size=2, precision="bf16", log_every=3), None),
+        ({"resources": {"num_workers": 2}, "output": "moved", "checkpoint": {"every_steps": 2}}, None),
+    ],
+)
+def test_a_resumed_run_is_the_same_run(change: dict[str, Any], named: str | None):
+    fingerprints = {"model": "m", "data": "d"}
+    description = description_of(run_values(), fingerprints)
+    job = Job(parse_run(run_values() | change), ("", ""), None, None, fingerprints)
+    if named is None:
+        check_same_run(job, description, "it")
+    else:
+        with pytest.raises(InputError, match=named):
+            check_same_run(job, description, "it")
+    with pytest.raises(InputError, match="data is not the one"):
+        check_same_run(Job(parse_run(run_values()), ("", ""), None, None, fingerprints | {"data": "e"}), description, "it")
