@@ -15,7 +15,6 @@ from medsd_ray.errors import InputError, Interrupted, RunError
 app = typer.Typer(
     name="medsd",
     help="Adapt Stable Diffusion's parts to medical images: prepare, encode, train, generate, evaluate.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -210,9 +209,9 @@ def main() -> None:
     # SIGTERM ends a verb as Ctrl-C does, so that both leave a checkpoint.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False)  # typer turns a KeyboardInterrupt into this code, a verb's own end is None
+        if code:
+            raise KeyboardInterrupt
     except InputError as error:
         _stop(f"medsd: {error}", 2)
     except RunError as error:
@@ -220,9 +219,10 @@ def main() -> None:
     except (Interrupted, KeyboardInterrupt, typer.Abort) as error:
         _stop(f"medsd: interrupted{f': {error}' if str(error) else ''}", 130)
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's usage errors: an unknown option, a missing argument
-            _stop(f"medsd: {error.format_message().rstrip('.')}; see --help", 2)
-        raise
+        words = getattr(error, "format_message", None)  # typer's usage errors: an unknown option, a missing argument
+        if words is None:
+            raise
+        _stop(f"medsd: {words().rstrip('.')}; see --help", 2)
 
 
 def _stop(line: str, code: int) -> None:

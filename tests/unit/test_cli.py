@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
-from command import assert_refused, medsd
+from command import MEDSD, assert_refused, medsd
 
 VERBS = ["prepare", "encode", "train", "generate", "evaluate", "export", "demo"]
 
@@ -42,6 +45,7 @@ def test_help_is_quick_because_it_loads_nothing_heavy():
 @pytest.mark.parametrize(
     ("words", "named"),
     [
+        ([], "Missing command"),
         (["no-such-verb"], "no-such-verb"),
         (["prepare", "only-a-source"], "dest"),
         (["train", "run.yaml", "--no-such-option"], "--no-such-option"),
@@ -54,3 +58,22 @@ def test_wrong_words_are_one_line_and_exit_2(words: list[str], named: str):
     result = medsd(*words)
     line = assert_refused(result, named)
     assert result.stderr == line + "\n"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_verb_exits_130_and_goes_on_later(tmp_path: Path, sent: signal.Signals):
+    shards = tmp_path / "shards"
+    words = ["prepare", "20000", str(shards), "--kind", "phantom", "--size", "64", "--shard-size", "16KiB"]
+    process = subprocess.Popen([MEDSD, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            if list(shards.glob("*/*.tar")):
+                break
+            time.sleep(0.1)
+        process.send_signal(sent)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1].startswith("medsd: interrupted") and "Traceback" not in said
+    assert list(shards.glob("*/*.tar")) and not (shards / "index.json").exists()
