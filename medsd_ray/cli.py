@@ -121,7 +121,7 @@ def generate(
     guidance_scale: Annotated[float, typer.Option(help="1 is no guidance")] = 4.0,
     scheduler: Annotated[str, typer.Option(help="dpm-solver++ or ddim")] = "dpm-solver++",
     steps: Annotated[int, typer.Option(help="Denoising steps")] = 25,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass; does not change them")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Images a worker takes at a time; does not change them")] = 16,
     num_workers: Annotated[int, typer.Option(help="Ray workers; does not change the images")] = 1,
     use_gpu: Annotated[bool, typer.Option(help="One GPU for each worker")] = False,
 ) -> None:
