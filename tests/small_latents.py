@@ -8,7 +8,7 @@ import torch
 
 from medsd_ray.data.latents import to_bytes
 from medsd_ray.data.shards import Index, Shard, write_index
-from medsd_ray.models.load import Components
+from medsd_ray.models.load import Components, model_fingerprint
 from medsd_ray.storage import open_storage
 
 CAPTIONS = ("large left pleural effusion", "no acute cardiopulmonary abnormality", "small right pleural effusion")
@@ -16,9 +16,9 @@ CAPTIONS = ("large left pleural effusion", "no acute cardiopulmonary abnormality
 
 @torch.no_grad()
 def write_latents(
-    url: str, components: Components, fingerprint: str, *, split: str = "train", samples: int = 48, embeddings: bool = False
+    url: str, components: Components, model: str, *, split: str = "train", samples: int = 48, embeddings: bool = False
 ) -> None:
-    """A finished split in two shards, as encode writes it."""
+    """A finished split in two shards, as encode writes it with the components saved at `model`."""
     store = open_storage(f"{url}/{split}")
     generator = torch.Generator().manual_seed(len(split))
     shape = (components.unet.config["in_channels"], *[components.unet.config["sample_size"]] * 2)
@@ -45,8 +45,10 @@ def write_latents(
         shards.append(Shard(name, count, len(data), hashlib.sha256(data).hexdigest()))
     empty = ids([""])
     meta = {
-        "model": "model",
-        "fingerprint": fingerprint,
+        "model": model,
+        "fingerprint": model_fingerprint(model),
+        "vae_fingerprint": model_fingerprint(model, only=("vae",)),
+        "text_encoder_fingerprint": model_fingerprint(model, only=("text_encoder",)) if embeddings else None,
         "scaling_factor": 0.5,
         "empty_ids": empty[0].tolist(),
         "empty_embedding": components.text_encoder(empty)[0][0].tolist() if embeddings else None,

@@ -28,9 +28,11 @@ class LatentMeta:
 
 @dataclass(frozen=True)
 class Job:
-    """Data is (address, split). `fingerprints` has `model` and `data`."""
+    """`run` names folders from the root; `model` is the model's address as the user wrote it, which a checkpoint keeps, so
+    that a folder with models and runs can be moved. Data is (address, split). `fingerprints` has `model` and `data`."""
 
     run: RunSpec
+    model: str
     train: tuple[str, str]
     validation: tuple[str, str] | None
     latents: LatentMeta | None

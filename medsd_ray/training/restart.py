@@ -99,7 +99,7 @@ def describe(
         "loss_scale": [engine.loss_scale.scale, engine.loss_scale.good_steps],
         "ema": ema,
         "validation_loss": validation_loss,
-        "model": run.model,
+        "model": job.model,
         "prediction_type": prediction_type,
         "components": {name: getattr(run.components, name).method.value for name in run.components.trained},
         "world_size": engine.world_size,

@@ -20,29 +20,32 @@ from medsd_ray.cluster import ensure_ray
 from medsd_ray.data.shards import Index, open_split
 from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.models.load import load_components
-from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.models.resolve import SMALL, model_fingerprint
 from medsd_ray.spec import RunSpec, dump_run, parse_run
-from medsd_ray.storage import Storage, open_storage, pyarrow_filesystem
+from medsd_ray.storage import FolderStorage, Storage, open_storage, pyarrow_filesystem
 from medsd_ray.training.checkpoint import saved_steps
 from medsd_ray.training.job import Job, LatentMeta
 from medsd_ray.training.progress import PROGRESS, STOP, line, read_metrics
 
 POLL_S = 1.0
+RAY = "ray"
+"""Where Ray Train keeps its own notes below the output while it runs."""
 
 
 def train(run: RunSpec, resume: bool) -> dict[str, Any]:
     """Trains and returns result.json. Raises InputError, RunError, and Interrupted after a stop with a checkpoint."""
     output = open_storage(run.output)
     check_output(output, resume)
-    job = prepare(run)
+    job = dataclasses.replace(prepare(run), run=absolute(run))
     output.write("run.yaml", dump_run(run).encode())
-    output.write_json("manifest.json", manifest(job))
+    output.write_json("manifest.json", manifest(job, run))
     output.delete(STOP)
     seen = len(read_metrics(output)) if resume else 0
     ensure_ray(run.resources.num_workers * run.resources.cpus_per_worker)
     with stop_on_signals() as stop:
         failure = fit_and_show(job, output, stop, seen)
     output.delete(STOP)
+    output.delete_tree(RAY)
     state = _read(output, PROGRESS) or {}
     if failure is not None:
         raise in_words(failure, run)
@@ -65,6 +68,17 @@ def check_output(output: Storage, resume: bool) -> None:
         print(f"no complete checkpoint in {output.url}: training starts at step 0", flush=True)
 
 
+def absolute(run: RunSpec) -> RunSpec:
+    """The run with its folders named from the root: Ray's workers have working directories of their own."""
+
+    def path(address: str | None) -> str | None:
+        return address if address is None or "://" in address else str(Path(address).expanduser().absolute())
+
+    data = run.data.model_copy(update={name: path(getattr(run.data, name)) for name in ("train", "validation", "cache")})
+    model = path(run.model) if Path(run.model).expanduser().is_dir() and run.model != SMALL else run.model
+    return run.model_copy(update={"data": data, "model": model, "output": path(run.output)})
+
+
 def prepare(run: RunSpec) -> Job:
     """All that can be checked before a worker starts. Raises InputError."""
     vae_run = run.components.vae.trained
@@ -75,7 +89,7 @@ def prepare(run: RunSpec) -> Job:
     latents = None if vae_run else latent_meta(run, index)
     shards = json.dumps([[s.name, s.sha256] for s in index.shards])
     fingerprints = {"model": model_fingerprint(run.model), "data": hashlib.sha256(shards.encode()).hexdigest()}
-    return Job(run, train, validation, latents, fingerprints)
+    return Job(run, run.model, train, validation, latents, fingerprints)
 
 
 def _split(url: str, split: str, wanted: str) -> tuple[tuple[str, str], Index]:
@@ -86,7 +100,8 @@ def _split(url: str, split: str, wanted: str) -> tuple[tuple[str, str], Index]:
         raise InputError(f"{store.url}: {index.kind} shards, but {part} on {wanted} shards; {how}")
     if not index.samples:
         raise InputError(f"{store.url}: no samples in this split; prepare it from more images")
-    return (store.url, index.split), index
+    where = str(store.root.absolute()) if isinstance(store, FolderStorage) else store.url
+    return (where, index.split), index
 
 
 def _validation(run: RunSpec, wanted: str) -> tuple[str, str] | None:
@@ -103,25 +118,26 @@ def _validation(run: RunSpec, wanted: str) -> tuple[str, str] | None:
 def latent_meta(run: RunSpec, index: Index) -> LatentMeta:
     """What the index of latents says. Raises InputError where they do not fit the run's model or method."""
     meta = index.meta
-    check_same_vae(run, meta)
-    embedding = meta.get("empty_embedding")
-    if not run.components.text_encoder.trained and embedding is None:
+    frozen_text = not run.components.text_encoder.trained
+    if frozen_text and meta["empty_embedding"] is None:
         raise InputError(
             f"{run.data.train}: no text embeddings in these latents, which a frozen text_encoder needs; encode again with "
             "--text-embeddings, or train the text_encoder"
         )
-    return LatentMeta(meta["scaling_factor"], meta["empty_ids"], embedding)
+    for part in ("vae", *(["text_encoder"] if frozen_text else [])):
+        if meta[f"{part}_fingerprint"] != model_fingerprint(run.model, only=(part,)):
+            raise InputError(
+                f"{run.data.train}: encoded with {meta['model']}, whose {part} is not the one of this run's model, {run.model}; "
+                f"encode again with --model {run.model}, or set model to {meta['model']}"
+            )
+    return LatentMeta(meta["scaling_factor"], meta["empty_ids"], meta["empty_embedding"] if frozen_text else None)
 
 
-def check_same_vae(run: RunSpec, meta: dict[str, Any]) -> None:
-    """The latents must be those of the model's own VAE."""
-
-
-def manifest(job: Job) -> dict[str, Any]:
+def manifest(job: Job, run: RunSpec) -> dict[str, Any]:
     """What was run: on which data, model, code and versions."""
     packages = ("medsd", "torch", "ray", "deepspeed", "diffusers", "transformers", "numpy")
     return {
-        "spec": job.run.model_dump(mode="json"),
+        "spec": run.model_dump(mode="json"),
         "data_sha256": job.fingerprints["data"],
         "model_sha256": job.fingerprints["model"],
         "code_sha256": code_fingerprint(),
@@ -199,9 +215,9 @@ def _trainer(job: Job, output: Storage):
         ),
         torch_config=TorchConfig(backend="nccl" if run.resources.use_gpu else "gloo"),
         run_config=RunConfig(
-            # Ray's own notes. A name of its own for each attempt: medsd resumes from its own checkpoints.
+            # A name of its own for each attempt: medsd resumes from its own checkpoints.
             name=f"{run.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=f"{path}/ray",
+            storage_path=f"{path}/{RAY}",
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=run.resources.max_failures),
         ),
@@ -210,6 +226,7 @@ def _trainer(job: Job, output: Storage):
 
 def _plain(job: Job) -> dict[str, Any]:
     return {
+        "model": job.model,
         "train": job.train,
         "validation": job.validation,
         "latents": job.latents and dataclasses.asdict(job.latents),
@@ -225,7 +242,8 @@ def worker_entry(config: dict[str, Any]) -> None:
     from medsd_ray.training.worker import work
 
     latents = LatentMeta(**config["latents"]) if config["latents"] else None
-    job = Job(parse_run(config["spec"]), config["train"], config["validation"], latents, config["fingerprints"])
+    run = parse_run(config["spec"])
+    job = Job(run, config["model"], config["train"], config["validation"], latents, config["fingerprints"])
     work(job, ray.train.torch.get_device(), ray.train.report)
 
 

@@ -14,7 +14,7 @@ from plain_workers import Pool
 from small_latents import write_latents
 from tiny import tiny_components
 
-from medsd_ray.models.load import model_fingerprint, save_pipeline
+from medsd_ray.models.load import save_pipeline
 from medsd_ray.spec import RunSpec, parse_run
 
 STEPS, HALF = 8, 4
@@ -27,9 +27,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("training")
     components = tiny_components(0)
     save_pipeline(components, root / "model")
-    fingerprint = model_fingerprint(str(root / "model"))
     for split, samples in (("train", 48), ("validation", 18)):
-        write_latents(str(root / "latents"), components, fingerprint, split=split, samples=samples, embeddings=True)
+        write_latents(str(root / "latents"), components, str(root / "model"), split=split, samples=samples, embeddings=True)
     return root
 
 
@@ -136,3 +135,28 @@ def test_resume_is_exact_between_stages(root: Path, whole_runs: None, two: Pool,
     half_of(root, f"two-{saved}", output)
     two.train(spec(root, output, 2, zero_stage=resumed))
     torch.testing.assert_close(losses(root, output, HALF), losses(root, f"two-{saved}", HALF), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"precision": "bf16", "zero_stage": 2},
+        {"precision": "fp16", "zero_stage": 0},
+        {"precision": "fp16", "zero_stage": 2},
+        {"precision": "fp16", "zero_stage": 3},
+        {"gradient_checkpointing": True, "zero_stage": 3},
+        {"offload": {"optimizer": True}, "zero_stage": 2},
+        {"offload": {"optimizer": True, "parameters": True}, "zero_stage": 3},
+    ],
+    ids=lambda t: "-".join(map(str, t)) + f"-{t['zero_stage']}",
+)
+def test_precision_offload_and_checkpointing(root: Path, whole_runs: None, two: Pool, training: dict, request: Any):
+    output = request.node.name.replace("/", "-")
+    two.train(spec(root, output, 2, **training))
+    half = training.get("precision", "fp32") != "fp32"
+    torch.testing.assert_close(losses(root, output), losses(root, "one-0"), atol=0.03 if half else 1e-5, rtol=0)
+    if training.get("offload") or half:
+        half_of(root, output, f"{output}-resumed")
+        two.train(spec(root, f"{output}-resumed", 2, **training))
+        resumed, whole = losses(root, f"{output}-resumed", HALF), losses(root, output, HALF)
+        torch.testing.assert_close(resumed, whole, atol=1e-5, rtol=0)

@@ -204,11 +204,11 @@ def description_of(values: dict[str, Any], fingerprints: dict[str, str]) -> dict
 def test_a_resumed_run_is_the_same_run(change: dict[str, Any], named: str | None):
     fingerprints = {"model": "m", "data": "d"}
     description = description_of(run_values(), fingerprints)
-    job = Job(parse_run(run_values() | change), ("", ""), None, None, fingerprints)
+    job = Job(parse_run(run_values() | change), "", ("", ""), None, None, fingerprints)
     if named is None:
         check_same_run(job, description, "it")
     else:
         with pytest.raises(InputError, match=named):
             check_same_run(job, description, "it")
     with pytest.raises(InputError, match="data is not the one"):
-        check_same_run(Job(parse_run(run_values()), ("", ""), None, None, fingerprints | {"data": "e"}), description, "it")
+        check_same_run(Job(parse_run(run_values()), "", ("", ""), None, None, fingerprints | {"data": "e"}), description, "it")
