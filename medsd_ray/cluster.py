@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from typing import Any
+
+from medsd_ray.errors import InputError, RunError
+
+STARTS = 3
 
 
 def ensure_ray(num_cpus: int = 1) -> None:
     """Joins the cluster that RAY_ADDRESS names, else starts a local Ray with at least `num_cpus` slots; once a process.
 
-    Workers' output stays in Ray's log folder: what a user needs to know comes through the verbs themselves.
+    Workers' output stays in Ray's log folder: what a user needs to know comes through the verbs themselves. Raises
+    InputError where no cluster answers at RAY_ADDRESS, RunError where Ray does not start here.
     """
     import ray
 
     if ray.is_initialized():
         return
+    address = os.environ.get("RAY_ADDRESS")
     # More slots than cores let two workers share one core, rather than wait for it for ever.
-    local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(num_cpus, os.cpu_count() or 1)}
-    if not os.environ.get("RAY_ADDRESS"):
-        local["include_dashboard"] = False
+    local: dict[str, Any] = {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": False}
     # Ray's own remark on a coming default; it changes nothing here.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    with contextlib.suppress(KeyError):
-        os.environ.pop("RAY_TRAIN_ENABLE_STATE_TRACKING")
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **local)
+    os.environ.pop("RAY_TRAIN_ENABLE_STATE_TRACKING", None)
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **({} if address else local))
+            return
+        except ConnectionError as error:
+            raise InputError(f"no Ray cluster answers at RAY_ADDRESS={address}; mend or unset it") from error
+        except Exception as error:  # a plain Exception: a busy machine does not start Ray in the 30 s that Ray allows itself
+            ray.shutdown()
+            if attempt == STARTS:
+                raise RunError(f"Ray did not start in {STARTS} attempts: {error} Is the machine too busy?") from error
