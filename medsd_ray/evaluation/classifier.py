@@ -54,7 +54,7 @@ class Classifier:
         self.network.eval()
         with torch.inference_mode():
             parts = [
-                forward(_input(pixels[i : i + 64], self.size, self.mean, self.std)).double().cpu().numpy()
+                forward(_three(_input(pixels[i : i + 64], self.size, self.mean, self.std))).double().cpu().numpy()
                 for i in range(0, len(pixels), 64)
             ]
         return np.concatenate(parts)
@@ -73,11 +73,16 @@ class Classifier:
 
 
 def _input(pixels: np.ndarray, size: int, mean: float, std: float) -> Tensor:
-    """(N, H, W, C) uint8 -> (N, 3, size, size) float32 on the device, standardised."""
-    x = torch.from_numpy(pixels).to(device()).permute(0, 3, 1, 2).float()
-    if x.shape[-2:] != (size, size):
+    """(N, H, W, C) uint8 -> (N, C, size, size) float32, standardised."""
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    if len(x) and x.shape[-2:] != (size, size):
         x = functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
-    return ((x - mean) / std).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    return (x - mean) / std
+
+
+def _three(x: Tensor) -> Tensor:
+    """The network's three channels, on its device; channels last is a quarter faster on CPUs."""
+    return x.to(device()).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 def usable_classes(labels: list[str | None]) -> list[str]:
@@ -107,11 +112,9 @@ def train_classifier(train: ImageSet, validation: ImageSet | None, seed: int, sa
     started = time.monotonic()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = DenseNet(**(LARGE if large else SMALL), num_classes=len(classes))
-        network.to(device()).to(memory_format=torch.channels_last)  # a quarter faster on CPUs
-        best_epoch, loss = _fit(
-            network, _input(x, size, mean, std).cpu(), y, _input(held[0], size, mean, std).cpu(), held[1], epochs, say
-        )
+        network = DenseNet(**(LARGE if large else SMALL), num_classes=len(classes)).to(device())
+        images, held_images = (_input(pixels, size, mean, std) for pixels in (x, held[0]))
+        best_epoch, loss = _fit(network, images, y, held_images, held[1], epochs, say)
     network.eval()
     name = "DenseNet-121" if large else "small DenseNet (3 blocks of 4 layers, growth 12)"
     return Classifier(network, name, classes, size, mean, std, epochs, best_epoch, loss, time.monotonic() - started)
@@ -137,7 +140,7 @@ def _fit(
         total = 0.0
         for chosen in torch.randperm(len(x)).split(BATCH):
             if len(chosen) > 1:  # batch norm cannot learn from one image
-                logits = network(_augment(x[chosen]).to(device()))
+                logits = network(_three(_augment(x[chosen])))
                 loss = functional.cross_entropy(logits, y[chosen].to(device()), weights, label_smoothing=0.05)
                 optimizer.zero_grad()
                 loss.backward()
@@ -161,7 +164,7 @@ def _fit(
 def _loss(network: nn.Module, x: Tensor, y: Tensor, weights: Tensor) -> float:
     network.eval()
     with torch.inference_mode():
-        logits = torch.cat([network(part.to(device())) for part in x.split(64)])
+        logits = torch.cat([network(_three(part)) for part in x.split(64)])
         return functional.cross_entropy(logits, y.to(device()), weights).item()
 
 

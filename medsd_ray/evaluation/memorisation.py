@@ -18,7 +18,7 @@ from medsd_ray.evaluation.distances import pairwise_distances
 
 NEIGHBOURS = 50
 PIXELS = 64
-DEVIATIONS = 4.0
+DEVIATIONS = 6.0
 MIN_TRAIN, MIN_HELD_OUT = 10, 10
 
 
@@ -61,7 +61,7 @@ def neighbours(images: np.ndarray, train: np.ndarray, count: int = NEIGHBOURS) -
 def threshold(held_out_ratios: np.ndarray) -> float:
     """The ratio below which an image counts as a copy: rarer than any real image that was not trained on.
 
-    The lesser of the smallest held-out ratio and the point 4 standard deviations below the mean of the ratios' logarithms:
+    The lesser of the smallest held-out ratio and the point 6 standard deviations below the mean of the ratios' logarithms:
     the first bounds false alarms where the distribution has a tail (at most 1 in n + 1 expected), the second where there
     are few images. Raises ValueError below 10 held-out images.
     """

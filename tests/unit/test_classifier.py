@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medsd_ray.evaluation import classifier
+from medsd_ray.evaluation.inputs import ImageSet
+
+
+def spots(count: int, seed: int, images_per_patient: int = 1) -> ImageSet:
+    """A bright spot on the left or on the right, in noise: only its side tells the label."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(90, 25, (count, 32, 32, 1))
+    labels = ["left" if i % 3 else "right" for i in range(count)]  # two to one
+    for image, label in zip(pixels, labels, strict=True):
+        row, column = rng.integers(8, 20), rng.integers(4, 8) + (0 if label == "left" else 16)
+        image[row : row + 6, column : column + 6] += 110
+    groups = [f"{seed}-{i // images_per_patient}" for i in range(count)]
+    captions = [f"a spot on the {label}" for label in labels]
+    return ImageSet(
+        np.clip(pixels, 0, 255).astype(np.uint8), [f"{seed}-{i}" for i in range(count)], captions, groups, list(labels)
+    )
+
+
+@pytest.fixture(scope="module")
+def trained() -> classifier.Classifier:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "PASSES", 1000)
+        return classifier.train_classifier(spots(120, 1), spots(40, 2), seed=0, say=lambda _: None)
+
+
+def test_it_learns_left_from_right(trained: classifier.Classifier):
+    score = classifier.score_held_out(trained, spots(60, 3, images_per_patient=2), seed=0)
+    assert score.accuracy.value > 0.95
+    assert score.auroc is not None
+    assert score.auroc.value > 0.98
+    assert (score.count, score.patients) == (60, 30)
+    assert score.by_class["right"][1] == 20
+    assert score.accuracy.low <= score.accuracy.value <= score.accuracy.high
+
+
+def test_the_same_seed_trains_the_same_network(trained: classifier.Classifier, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(classifier, "PASSES", 40)
+    first, second, other = (
+        classifier.train_classifier(spots(40, 1), spots(20, 2), seed, say=lambda _: None).features(spots(4, 9).pixels)
+        for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.allclose(first, other)
+
+
+def test_features_and_probabilities_have_their_shapes(trained: classifier.Classifier):
+    images = spots(5, 4)
+    assert trained.features(images.pixels).shape == (5, trained.dimensions)
+    np.testing.assert_allclose(trained.probabilities(images.pixels).sum(1), 1)
+
+
+def test_prompts_are_scored_by_the_label_of_the_same_caption(trained: classifier.Classifier):
+    train, images = spots(120, 1), spots(30, 5)
+    wanted = classifier.prompt_labels(train.captions, train.labels, trained.classes)
+    assert wanted == {"a spot on the left": "left", "a spot on the right": "right"}
+    liars = replace(images, captions=["a spot on the left"] * 20 + ["a cat"] * 10, labels=[None] * 30)
+    score = classifier.score_prompts(trained, liars, wanted)
+    assert (score.count, score.unknown) == (20, 10)
+    assert score.right == pytest.approx(13, abs=1)  # two thirds of the spots are on the left
+    with pytest.raises(ValueError, match="no prompt"):
+        classifier.score_prompts(trained, images, {})
+
+
+def test_a_caption_of_two_labels_means_the_commoner():
+    assert classifier.prompt_labels(["x", "x", "x", ""], ["a", "b", "b", "a"], ["a", "b"]) == {"x": "b"}
+
+
+@pytest.mark.parametrize("labels", [[None] * 20, ["one"] * 20, ["one"] * 17 + ["two"] * 3])
+def test_too_few_labels_say_so(labels: list[str | None]):
+    lone = replace(spots(20, 1), labels=labels)
+    with pytest.raises(ValueError, match="a classifier needs two"):
+        classifier.train_classifier(lone, None, 0, say=lambda _: None)
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    truth, scores = rng.integers(0, 2, 40), rng.random(40)
+    pairs = [scores[i] > scores[j] for i in np.flatnonzero(truth == 1) for j in np.flatnonzero(truth == 0)]
+    got = classifier.auroc(np.stack([1 - scores, scores], 1), truth)
+    assert got == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert classifier.auroc(np.full((3, 2), 0.5), np.zeros(3, int)) is None
+
+
+def test_many_images_of_few_patients_widen_the_interval(trained: classifier.Classifier):
+    """20 images of 5 patients who are each all right or all wrong say as much as 5 images, not as 20."""
+    images, swapped = spots(60, 6), {"left": "right", "right": "left"}
+    labels = [label if (i // 12) % 2 else swapped[str(label)] for i, label in enumerate(images.labels)]
+    wide, narrow = (
+        classifier.score_held_out(trained, replace(images, groups=groups, labels=list(labels)), seed=0).accuracy
+        for groups in ([str(i // 12) for i in range(60)], images.keys)
+    )
+    assert wide.value == narrow.value
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)

@@ -1,0 +1,161 @@
+"""The report itself, from made-up figures: reasons, cautions, escaping, one file."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medsd_ray.evaluation import plots, report, sections
+from medsd_ray.evaluation.distances import Estimate
+from medsd_ray.evaluation.inputs import ImageSet
+from medsd_ray.evaluation.report import Missing, put
+from medsd_ray.evaluation.sections import Sets
+
+EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
+
+
+def images(count: int, caption: str, seed: int = 0) -> ImageSet:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
+    return ImageSet(
+        pixels, [f"{caption}-{i}" for i in range(count)], [caption] * count, [str(i) for i in range(count)], [None] * count
+    )
+
+
+def bare_report(sets: Sets, **changes: Any) -> dict:
+    """A report of which nothing could be computed."""
+    no = Missing("no classifier here")
+    found = {
+        "title": "A title", "created": "2030-01-02T03:04:05+00:00", "command": "medsd evaluate", "model": None,
+        "model_fingerprint": None, "generation": {}, "reference": "some images", "notes": [], "seconds": 1.0, "extra": {},
+        "counts": sections.count_section(sets), "classifier": sections.classifier_section(no, sets, "finding", 0),
+        "ms_ssim": sections.diversity_section(sets, 0), "clip": sections.clip_section(None, sets),
+        "train": sections.train_section(sections.RunRecord()),
+        "run": {"output": None, "spec": "", "manifest": {}, "result": {}}, "versions": report.versions(),
+    }  # fmt: skip
+    found |= sections.distance_sections({name: no for name in sections.ORDER}, sets, 0, lambda _: None)
+    found["insertion"] = sections.insertion_section(found["classifier"])
+    found["memorisation"] = sections.memorisation_section({"classifier": no}, sets)[0]
+    found |= changes
+    return found | {"cautions": report.cautions(found)}
+
+
+def page(found: dict, sets: Sets, **view: Any) -> str:
+    empty = {"curve": None, "fid_plot": None, "kid_plot": None, "checks": {}, "extractors": list(sections.ORDER)}
+    rows = plots.picture_rows(sets.held_out, sets.generated, sets.base)
+    return report.render(found, empty | {"rows": rows} | view).decode()
+
+
+@pytest.fixture
+def sets() -> Sets:
+    return Sets(None, None, images(6, "real"), images(6, EVIL, 1), None, "some images")
+
+
+def test_a_figure_that_was_not_computed_is_null_with_its_reason(sets: Sets):
+    found = bare_report(sets)
+    figures = {
+        "fid": ("generated", "real", "base", "extractor", "generated_below_base"),
+        "kid": ("generated", "real", "base"),
+        "prdc": ("generated",),
+        "ms_ssim": ("base",),
+        "classifier": ("real_heldout_accuracy", "generated_accuracy", "base_accuracy"),
+        "insertion": ("accuracy",),
+        "clip": ("generated",),
+        "train": ("images_per_second", "optimizer_bytes_per_worker"),
+        "memorisation": ("passed",),
+        "counts": ("real_train", "base"),
+    }
+    for section, names in figures.items():
+        for name in names:
+            assert found[section][name] is None, f"{section}.{name}"
+            assert found[section][f"{name}_reason"], f"{section}.{name} has no reason"
+    assert all(value is not None for name, value in found["versions"].items() if name in ("python", "torch", "medsd"))
+
+
+def test_put_writes_intervals_and_refuses_what_is_not_a_number():
+    section: dict[str, Any] = {}
+    put(section, "a", Estimate(1.0, 0.5, 2.0))
+    put(section, "b", float("nan"))
+    put(section, "c", 3)
+    assert section == {
+        "a": 1.0, "a_interval": [0.5, 2.0], "b": None, "b_reason": "the computation gave no finite number", "c": 3,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="JSON compliant"):
+        report.dumps({"x": float("inf")})
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_prompts_and_all_else_from_outside_are_escaped(sets: Sets):
+    found = bare_report(
+        sets, title=EVIL, command=EVIL, model=EVIL, generation={EVIL: EVIL}, notes=[EVIL], reference=EVIL,
+        run={"output": EVIL, "spec": EVIL, "manifest": {"a": EVIL}, "result": {}},
+        extra={EVIL: [{EVIL: EVIL}], "b": {EVIL: EVIL}},
+    )  # fmt: skip
+    pair = {"generated": "data:,", "real": "data:,", "file": EVIL, "key": EVIL, "ratio": 0.1, "flagged": True}
+    found["memorisation"] = {"passed": False, "flagged": [{"file": EVIL}], "spaces": {"pixels": {"flagged": 1}}}
+    text = page(found, sets, checks={"pixels": {"plot": "data:,", "pairs": [pair]}})
+    tags = Tags()
+    tags.feed(text)
+    assert "script" not in {tag for tag, _ in tags.found}
+    assert not [attrs for _, attrs in tags.found if any(name.startswith("on") for name in attrs)]
+    assert {attrs["src"][:5] for tag, attrs in tags.found if tag == "img" and attrs["src"]} == {"data:"}
+    assert "&lt;script&gt;" in text
+
+
+def test_the_page_needs_no_network(sets: Sets):
+    text = page(bare_report(sets), sets)
+    without_data = re.sub(r"data:[^\"')]+", "", text)
+    assert "http://" not in without_data and "https://" not in without_data
+    assert "<link" not in text and "url(" not in text and "@import" not in text
+    assert "default-src 'none'" in text
+    assert "Research use only" in text
+    assert "not computed: no feature extractor" in text or "no classifier here" in text
+
+
+def test_cautions_say_what_makes_figures_unreliable(sets: Sets):
+    found = bare_report(sets)
+    found["fid"]["by_extractor"]["inception"] = {"generated": 1.0, "samples": 100, "reference_samples": 90, "dimensions": 2048}
+    found["classifier"] |= {"real_heldout_accuracy": 0.6, "real_heldout_auroc_interval": [0.4, 0.7]}
+    said = " ".join(report.cautions(found | {"notes": ["Real images of 256x256 were resized."]}))
+    assert "90 images are fewer than its 2048 features" in said
+    assert "no better than chance" in said
+    assert "2 distinct captions" in " ".join(report.cautions(found | {"counts": found["counts"] | {"captions": 2}}))
+    assert "256x256" in said
+
+
+def test_extra_sections_become_tables(sets: Sets):
+    extra = {"seconds": {"prepare": 1.5, "adapt the U-Net": 300.25}, "zero": [{"stage": 2, "bytes": 1234567}], "one": 3}
+    text = page(bare_report(sets, extra=extra), sets)
+    assert "Adapt the U-Net" in text and "300" in text and "1 234 567" in text
+
+
+def test_the_curve_shows_training_and_validation_and_is_absent_without_a_run():
+    metrics = [{"step": i, "loss": 1 / i} for i in range(1, 60)] + [{"step": 30, "validation_loss": 0.2}]
+    uri = plots.loss_curve(metrics)
+    assert uri is not None
+    assert uri.startswith("data:image/svg+xml;base64,")
+    assert plots.loss_curve([]) is None
+
+
+def test_numbers_for_people():
+    shown = [report.number(v) for v in (None, True, 1234567, 0.12345, 12.345, 1234.5, 0.00001234, 0.0, "x")]
+    assert shown == ["–", "yes", "1 234 567", "0.123", "12.3", "1 234", "1.23e-05", "0.000", "x"]
+    assert report.percent(0.987) == "98.7%"
+
+
+def test_the_json_is_strict_and_readable(sets: Sets):
+    found = bare_report(sets)
+    assert json.loads(report.dumps(found)) == json.loads(json.dumps(found))
+    assert "memorisation check: not done" in report.summary(found)
