@@ -34,15 +34,15 @@ class Report:
 def clean(text: str) -> str:
     """The text without the collection's XXXX blanks, which stand for words that anonymisation removed.
 
-    'x-XXXX' is always 'x-ray'; 'XXXX-year-old' goes whole; then stray punctuation and spaces.
+    'x-XXXX' is always 'x-ray'; 'XXXX-year-old' goes whole, and so do other compounds; then stray punctuation and spaces.
     """
-    text = re.sub(r"\bx-X{3,}", "x-ray", " ".join(text.split()))
-    text = re.sub(r"\bX{3,}(?:[ -]years?[ -]old)?\b(?:'s)?", " ", text)
+    text = re.sub(r"\bx-X{4}", "x-ray", " ".join(text.split()))
+    text = re.sub(r"\w*X{4}\w*(?: years? old\b|(?:-\w+)+)?(?:'s\b)?", " ", text)
     text = re.sub(r"\s+([.,;:?!])", r"\1", " ".join(text.split()))  # spaces before punctuation
     text = re.sub(r"[,;:]+(?=[.,;:?!])|(?<=[.?!])[.,;:?!]+", "", text)  # marks that met: the last of , ; : or the first of . ? !
     text = re.sub(r"(?<=[.?!]) +[.,;:]+(?= |$)", "", text)
     text = re.sub(r"\s+", " ", text).strip(" ,;:-")
-    return text if re.search(r"\w", text) else ""
+    return text + "." * (text[-1] not in ".?!") if re.search(r"\w", text) else ""
 
 
 def parse(data: bytes) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from medsd_ray.data.record import BadSample
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 MAX_PIXELS = 2**27  # 134 million: 16 times a radiograph's, and small enough not to fill the memory
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow's own limit; check_pixels says it in words
 
 
 def check_pixels(height: int, width: int) -> None:

@@ -1,0 +1,135 @@
+"""OpenI's reports: sections that may be empty, blanks of anonymisation, images that are joined by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsd_ray.data.openi import clean, parse, scan
+from medsd_ray.data.record import BadSample
+from medsd_ray.data.shards import iter_samples, read_index
+from medsd_ray.errors import InputError
+
+
+def xml(uid: str = "CXR1", images: tuple[str, ...] = (), mesh: tuple[str, ...] = ("normal",), **sections: str) -> str:
+    texts = "".join(f'<AbstractText Label="{name.upper()}">{text}</AbstractText>' for name, text in sections.items())
+    majors = "".join(f"<major>{text}</major>" for text in mesh)
+    parents = "".join(f'<parentImage id="{name}"><caption>PA</caption></parentImage>' for name in images)
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?><eCitation><uId id="{uid}"/><Abstract>{texts}</Abstract>'
+        f"<MeSH>{majors}<automatic>not this</automatic></MeSH>{parents}</eCitation>"
+    )
+
+
+def test_sections_in_the_order_of_their_worth():
+    report = parse(xml(indication="Cough", findings="Clear  lungs.", impression="No disease.", comparison="None.").encode())
+    assert report.caption == "Impression: No disease. Findings: Clear lungs. Indication: Cough."
+    assert (report.patient, report.mesh) == ("CXR1", "normal")
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"findings": "", "impression": "Clear."}, "Impression: Clear."),
+        ({"findings": "Clear.", "impression": " XXXX. "}, "Findings: Clear."),
+        ({"indication": "XXXX", "findings": "XXXX XXXX.", "impression": ""}, ""),
+        ({}, ""),
+    ],
+)
+def test_empty_sections_leave_no_trace(sections: dict[str, str], expected: str):
+    assert parse(xml(**sections).encode()).caption == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Normal chest x-XXXX.", "Normal chest x-ray."),
+        ("XXXX-year-old male, chest pain.", "male, chest pain."),
+        ("XXXX year old with a XXXX.", "with a."),
+        ("Heart XXXX, mediastinum and lung XXXX are normal.", "Heart, mediastinum and lung are normal."),
+        ("XXXX, XXXX on the left", "on the left."),
+        ("Clear lungs. XXXX. .", "Clear lungs."),
+        ("Comparison XXXX, XXXX. No nodules", "Comparison. No nodules."),
+        ("Seen at 4XXXX or XXXXPM on XXXX's film", "Seen at or on film."),
+        ("Excluded from the XXXX-of-view", "Excluded from the."),
+        ("T9-T10 and 1.9 x 1.8 cm", "T9-T10 and 1.9 x 1.8 cm."),
+    ],
+)
+def test_blanks_are_cleaned_up(text: str, expected: str):
+    assert clean(text) == expected
+
+
+BOMB = '<!DOCTYPE e [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>'
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"<eCitation><uId id='CXR1'/>", "not well-formed XML"),
+        (b"", "not well-formed XML"),
+        (b"<eCitation/>", "no uId"),
+        (xml().replace("<eCitation>", BOMB + "<eCitation>").encode(), "document type"),
+        (xml().replace("utf-8", "utf-16").replace("<eCitation>", BOMB + "<eCitation>").encode("utf-16"), "document type"),
+        (b'<!DOCTYPE e SYSTEM "file:///etc/passwd"><e/>', "document type"),
+        (b'<?xml version="1.0" encoding="nonsense"?><e/>', "encoding|well-formed"),
+    ],
+)
+def test_unreadable_and_dangerous_xml_is_refused(data: bytes, words: str):
+    with pytest.raises(BadSample, match=words) as caught:
+        parse(data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    (folder / "1.xml").write_text(xml("CXR1", ("CXR1_a", "CXR1_b"), ("Cardiomegaly/mild", "Aorta"), impression="Large heart."))
+    (folder / "2.xml").write_text(xml("CXR2", ("CXR2_a",), impression="Clear."))
+    (folder / "3.xml").write_text(xml("CXR3", (), findings="Clear."))
+    (folder / "4.xml").write_text(xml("CXR4", ("CXR4_a",), findings=""))
+    (folder / "5.xml").write_text("<eCitation>")
+    (folder / "6.xml").write_text(xml("CXR2", impression="Twice."))
+    return folder
+
+
+def test_text_alone(reports: Path):
+    found = scan(str(reports), None)
+    assert found.kind == "text"
+    assert [record.patient for record in found.records] == ["CXR1", "CXR2", "CXR3"]
+    content = found.records[0].read()
+    assert (content.image, content.labels) == (None, {"mesh": "Cardiomegaly/mild; Aorta"})
+    assert [problem.split(":")[0] for problem in found.problems] == ["5.xml", "6.xml"]
+    assert found.notes == ["1 reports are left out: all their sections are empty"]
+
+
+def test_one_sample_for_each_image(reports: Path, tmp_path: Path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("CXR1_a.png", "CXR1_b.jpg"):
+        Image.fromarray(np.full((16, 16), 90, np.uint8)).save(images / name)
+    found = scan(str(reports), str(images))
+    assert found.kind == "image"
+    assert [(record.name, record.patient) for record in found.records] == [("CXR1/CXR1_a", "CXR1"), ("CXR1/CXR1_b", "CXR1")]
+    image = found.records[1].read().image
+    assert image is not None and image.shape == (16, 16)
+    assert found.problems[0] == "2.xml: no CXR2_a.png or .jpg in the image folder; add it"
+    assert "1 reports are left out: they name no image" in found.notes
+    with pytest.raises(InputError, match="no such folder"):
+        scan(str(reports), str(tmp_path / "absent"))
+
+
+def test_the_published_reports(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from medsd_ray.data.prepare import prepare
+
+    monkeypatch.setenv("MEDSD_PSEUDONYM_KEY", "a key for this test")
+    prepare(str(test_data / "iu-reports"), str(tmp_path), kind="openi", size=256)
+    files = len(list((test_data / "iu-reports").glob("*.xml")))
+    samples = [sample for split in ("train", "validation", "test") for sample in iter_samples(str(tmp_path), split)]
+    assert 0.98 * files <= len(samples) <= files
+    assert read_index(str(tmp_path)).kind == "text"
+    assert all("XXXX" not in sample.caption and sample.caption[-1] in ".?!" for sample in samples)
+    assert sum(sample.labels.get("mesh") == "normal" for sample in samples) > 0.2 * len(samples)
