@@ -63,7 +63,7 @@ class Pool:
         """Raises what a worker raised."""
         for orders in self._orders:
             orders.put(run)
-        failures = [self._answers.get(timeout=300) for _ in range(self.world_size)]
+        failures = [self._answers.get(timeout=900) for _ in range(self.world_size)]
         for failure in failures:
             if failure:
                 print(failure[1])

@@ -16,9 +16,16 @@ CAPTIONS = ("large left pleural effusion", "no acute cardiopulmonary abnormality
 
 @torch.no_grad()
 def write_latents(
-    url: str, components: Components, model: str, *, split: str = "train", samples: int = 48, embeddings: bool = False
+    url: str,
+    components: Components,
+    model: str,
+    *,
+    split: str = "train",
+    samples: int = 48,
+    embeddings: bool = False,
+    value: float = 0.0,
 ) -> None:
-    """A finished split in two shards, as encode writes it with the components saved at `model`."""
+    """A finished split in two shards, as encode writes it with the components saved at `model`. `value` shifts the means."""
     store = open_storage(f"{url}/{split}")
     generator = torch.Generator().manual_seed(len(split))
     shape = (components.unet.config["in_channels"], *[components.unet.config["sample_size"]] * 2)
@@ -33,7 +40,7 @@ def write_latents(
         count = samples // 2
         tokens = ids([CAPTIONS[i % len(CAPTIONS)] for i in range(count)])
         tensors = {
-            "mean": torch.randn(count, *shape, generator=generator),
+            "mean": torch.randn(count, *shape, generator=generator) + value,
             "logvar": torch.full((count, *shape), -4.0),
             "input_ids": tokens.to(torch.int32),
         }

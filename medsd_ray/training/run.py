@@ -39,7 +39,8 @@ def train(run: RunSpec, resume: bool) -> dict[str, Any]:
     job = dataclasses.replace(prepare(run), run=absolute(run))
     output.write("run.yaml", dump_run(run).encode())
     output.write_json("manifest.json", manifest(job, run))
-    output.delete(STOP)
+    for stale in (STOP, PROGRESS):
+        output.delete(stale)
     seen = len(read_metrics(output)) if resume else 0
     ensure_ray(run.resources.num_workers * run.resources.cpus_per_worker)
     with stop_on_signals() as stop:

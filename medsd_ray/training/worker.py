@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -194,7 +195,8 @@ class Trainer:
     def abandon(self) -> None:
         """After an error: the records as far as they got."""
         if self.reporter:
-            self.reporter.close("failed")
+            with contextlib.suppress(Exception):  # the error that ended the run is the one to tell
+                self.reporter.close("failed")
 
 
 def is_due(done: int, every: int | None) -> bool:

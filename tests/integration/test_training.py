@@ -8,14 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from plain_workers import Pool
 from small_latents import write_latents
 from tiny import tiny_components
 
-from medsd_ray.models.load import save_pipeline
+from medsd_ray.data.shards import Sample, ShardWriter
+from medsd_ray.errors import InputError, RunError
+from medsd_ray.models.load import load_components, save_pipeline
 from medsd_ray.spec import RunSpec, parse_run
+from medsd_ray.storage import FolderStorage
+from medsd_ray.training.run import check_output, prepare
 
 STEPS, HALF = 8, 4
 STAGES = (0, 1, 2, 3)
@@ -160,3 +166,82 @@ def test_precision_offload_and_checkpointing(root: Path, whole_runs: None, two: 
         two.train(spec(root, f"{output}-resumed", 2, **training))
         resumed, whole = losses(root, f"{output}-resumed", HALF), losses(root, output, HALF)
         torch.testing.assert_close(resumed, whole, atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def images(root: Path) -> str:
+    """Image shards for the VAE."""
+    pixels = np.random.default_rng(0)
+    for split, count in (("train", 24), ("validation", 6)):
+        writer = ShardWriter(FolderStorage(root / "images" / split), 10_000, "image", split, size=16)
+        for index in range(count):
+            image = pixels.integers(0, 256, (16, 16), dtype=np.uint8)
+            writer.write(Sample(f"{split}{index}", image, "a chest x-ray", f"p{index}"), {})
+        writer.finish()
+    return str(root / "images")
+
+
+@pytest.mark.parametrize(("method", "stage"), [("decoder", 3), ("full", 2), ("scratch", 0)])
+def test_the_vae_is_trained_by_each_method(root: Path, images: str, one: Pool, two: Pool, method: str, stage: int):
+    def run(output: str, workers: int) -> RunSpec:
+        training = {"zero_stage": stage, "sample_every": HALF, "sample_prompts": ["a chest x-ray"]}
+        values = spec(root, output, workers, {"vae": method}, **training).model_dump(mode="json")
+        return parse_run(values | {"data": {"train": images}})
+
+    one.train(run(f"vae-{method}-one", 1))
+    two.train(run(f"vae-{method}-two", 2))
+    reference = losses(root, f"vae-{method}-one")
+    torch.testing.assert_close(losses(root, f"vae-{method}-two"), reference, atol=1e-5, rtol=0)
+    validated = validation_losses(root, f"vae-{method}-one")
+    assert validation_losses(root, f"vae-{method}-two") == pytest.approx(validated, abs=1e-5) and len(validated) == 2
+    assert len(list((root / f"vae-{method}-two/samples").glob(f"step-{STEPS:08d}/*.png"))) == 4
+    before = load_components(str(root / "model"), only=("vae",)).vae.state_dict()
+    after = load_components(str(root / f"vae-{method}-two"), only=("vae",)).vae.state_dict()
+    changed = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder", "post_quant_conv"} | (set() if method == "decoder" else {"encoder", "quant_conv"})
+
+
+def test_a_frozen_text_encoder_is_served_from_the_latents_and_samples_are_drawn(root: Path, one: Pool, two: Pool):
+    prompts = {"sample_every": STEPS, "sample_prompts": ["large left pleural effusion", ""]}
+    for output, workers, pool in (("frozen-one", 1, one), ("frozen-two", 2, two)):
+        pool.train(spec(root, output, workers, {"unet": "full"}, zero_stage=3, **prompts))
+    torch.testing.assert_close(losses(root, "frozen-two"), losses(root, "frozen-one"), atol=1e-5, rtol=0)
+    names = [root / output / f"samples/step-{STEPS:08d}/00.png" for output in ("frozen-one", "frozen-two")]
+    pictures = [np.asarray(Image.open(name).convert("L")).astype(int) for name in names]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    assert Image.open(names[0]).info["prompt"] == "large left pleural effusion"
+    assert (names[0].parent / "01.png").is_file()
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_checkpoints(root: Path, one: Pool):
+    broken = tiny_components(0)
+    write_latents(str(root / "broken"), broken, str(root / "model"), samples=16, value=float("nan"))
+    run = spec(root, "diverged", 1, zero_stage=2)
+    run = parse_run(run.model_dump(mode="json") | {"data": {"train": str(root / "broken")}})
+    with pytest.raises(RunError, match=r"diverged.*up to step 5"):
+        one.train(run)
+    assert json.loads((root / "diverged/progress.json").read_text())["state"] == "failed"
+
+
+def test_what_does_not_fit_is_refused_before_any_worker_starts(root: Path, images: str):
+    run = spec(root, "refused", 1)
+    values = run.model_dump(mode="json")
+
+    def refused(words: str, **change: Any) -> None:
+        with pytest.raises(InputError, match=words):
+            prepare(parse_run(values | change))
+
+    refused("image shards, but the U-Net.*encode them", data={"train": images})
+    refused("latent shards, but the vae", components={"vae": "full"})
+    refused("no finished 'train' split", data={"train": str(root / "nowhere")})
+    write_latents(str(root / "ids-only"), tiny_components(0), str(root / "model"), samples=4)
+    refused("frozen text_encoder needs", data={"train": str(root / "ids-only")}, components={"unet": "full"})
+    other = tiny_components(1)
+    save_pipeline(other, root / "other")
+    refused("whose vae is not the one", model=str(root / "other"))
+    store = FolderStorage(root / "taken")
+    with pytest.raises(InputError, match="no run to resume"):
+        check_output(store, resume=True)
+    store.write("run.yaml", b"")
+    with pytest.raises(InputError, match="go on with --resume"):
+        check_output(store, resume=False)
