@@ -51,7 +51,8 @@ def _panel(kind: str, images: ImageSet, prompt: str) -> dict:
     title = {"real": "Real, held out", "generated": "Generated", "base": "Before adaptation"}[kind]
     if not matching:
         matching, title = list(range(len(images))), title + (" (any caption)" if prompt else "")
-    return {"kind": kind, "title": title, "images": [image_uri(images.pixels[i]) for i in matching[:COLUMNS]]}
+    first = {images.groups[i]: i for i in reversed(matching)}  # one image of each patient
+    return {"kind": kind, "title": title, "images": [image_uri(images.pixels[i]) for i in sorted(first.values())[:COLUMNS]]}
 
 
 def memorisation_pairs(check: SpaceCheck, generated: ImageSet, train: ImageSet, count: int = 6) -> list[dict]:
@@ -132,6 +133,10 @@ def interval_plot(section: dict, label: str) -> str | None:
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel(label)
     if min(section[f"{n}_interval"][0] for n in names) >= 0:
+        nearest, farthest = (pick(section[n] for n in names) for pick in (min, max))
+        if farthest > 20 * nearest > 0:  # else the near ones fall on one spot
+            axes.set_xscale("symlog", linthresh=nearest, linscale=0.5)
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(left=0)
     return _svg(figure)
 

@@ -42,7 +42,7 @@ def write_generated(folder: Path, images: list[np.ndarray], prompts: list[str]) 
     for index, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
         Image.fromarray(image).save(folder / f"{index:05d}.png")
         entries.append({"file": f"{index:05d}.png", "prompt": prompt, "seed": 0, "index": index})
-    made = {"model": "a-model", "fingerprint": "f" * 64, "settings": {"steps": 3}, "images": entries}
+    made = {"model": "a-model", "model_fingerprint": "f" * 64, "settings": {"steps": 3}, "images": entries}
     (folder / "generated.json").write_text(json.dumps(made))
 
 
