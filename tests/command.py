@@ -10,16 +10,14 @@ from pathlib import Path
 MEDSD = str(Path(sys.executable).parent / "medsd")
 
 
-def medsd(*words: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+def medsd(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `medsd WORDS` with these additions to the environment."""
-    return subprocess.run(
-        [MEDSD, *map(str, words)], env=os.environ | environment, capture_output=True, text=True, timeout=timeout
-    )
+    return subprocess.run([MEDSD, *map(str, words)], env=os.environ | environment, capture_output=True, text=True)
 
 
-def done(*words: object, timeout: float = 300) -> str:
+def done(*words: object) -> str:
     """Runs `medsd WORDS`, which must end well. Returns what it printed."""
-    result = medsd(*words, timeout=timeout)
+    result = medsd(*words)
     assert result.returncode == 0, f"medsd {' '.join(map(str, words))}: {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 

@@ -34,7 +34,7 @@ SAVE_EVERY = 100
 def draw(count: int, seed: int) -> tuple[Tensor, list[str]]:
     """(count, 1, 64, 64) uint8 images and their captions."""
     samples = [draw_base(seed, index, IMAGE_SIZE) for index in range(count)]
-    return torch.from_numpy(np.stack([s.image for s in samples]))[:, None], [s.caption for s in samples]
+    return torch.from_numpy(np.stack([np.asarray(s.image) for s in samples]))[:, None], [s.caption for s in samples]
 
 
 def pixels(images: Tensor) -> Tensor:

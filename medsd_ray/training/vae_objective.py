@@ -14,7 +14,7 @@ SCALES = 3
 
 def edge_loss(x: Tensor, y: Tensor) -> Tensor:
     """Mean |∇x - ∇y| over both directions and `SCALES` scales, each half the size of the one before; a scalar."""
-    difference, total = x - y, 0.0
+    difference, total = x - y, x.new_zeros(())
     for scale in range(SCALES):
         if scale:
             difference = F.avg_pool2d(difference, 2)

@@ -22,6 +22,7 @@ def bucket(s3: str) -> Storage:
     return open_storage(s3)
 
 
+@pytest.mark.timeout(1800)  # about four minutes on two idle cores
 def test_prepare_to_report_through_s3(bucket: Storage, tmp_path: Path):
     url = bucket.url
     save_pipeline(build_small(0), tmp_path / "model")
