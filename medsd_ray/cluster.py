@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from medsd_ray.errors import InputError, RunError
@@ -29,7 +33,8 @@ def ensure_ray(num_cpus: int = 1) -> None:
     os.environ.pop("RAY_TRAIN_ENABLE_STATE_TRACKING", None)
     for attempt in range(1, STARTS + 1):
         try:
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **({} if address else local))
+            with _own_sigterm():
+                ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **({} if address else local))
             return
         except ConnectionError as error:
             raise InputError(f"no Ray cluster answers at RAY_ADDRESS={address}; mend or unset it") from error
@@ -37,3 +42,14 @@ def ensure_ray(num_cpus: int = 1) -> None:
             ray.shutdown()
             if attempt == STARTS:
                 raise RunError(f"Ray did not start in {STARTS} attempts: {error} Is the machine too busy?") from error
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps this process's answer to SIGTERM: Ray's start would put its own there, which aborts without a checkpoint."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
