@@ -1,4 +1,9 @@
-"""`medsd encode`: image shards to latent shards, over Ray workers; stops and goes on shard by shard."""
+"""`medsd encode`: image shards to latent shards, over Ray workers; stops and goes on shard by shard.
+
+DEST/{split}/.progress   what an unfinished split is made of, and a note of each finished shard
+DEST/{split}/index.json  written when the split is complete (see latents.py for what it says)
+DEST/index.json          the splits, written last
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,27 @@ import torch
 from torch import Tensor
 
 from medsd_ray.data.latents import to_bytes
-from medsd_ray.data.shards import INDEX, Index, Sample, Shard, list_splits, open_split, read_shard, write_index
+from medsd_ray.data.shards import (
+    FORMAT,
+    INDEX,
+    SPLITS,
+    Index,
+    Sample,
+    Shard,
+    list_splits,
+    open_split,
+    parse_index,
+    read_shard,
+    write_index,
+)
 from medsd_ray.errors import InputError
 from medsd_ray.models.load import Components, load_components, model_fingerprint
 from medsd_ray.storage import FolderStorage, Storage, open_storage
 from medsd_ray.workers import over_workers
 
 NOTES = ".progress"
+# What latents must agree in to be of one kind. Not the model's address, nor floats, which differ a little by machine.
+IDENTITY = ("vae_fingerprint", "text_encoder_fingerprint", "text_embeddings", "scaling_factor", "empty_ids")
 
 
 def encode(
@@ -31,21 +50,24 @@ def encode(
     num_workers: int = 1,
     use_gpu: bool = False,
 ) -> None:
-    """Encodes every split of `shards` into `dest`; a split that is complete is left as it is.
+    """Encodes every split of `shards`, or the one that it is, into `dest`; what is complete is left as it is.
 
-    Raises InputError for shards without images, images that the VAE cannot halve evenly, or a `dest` that another model or
-    other shards have written to.
+    Neither `batch_size` nor `num_workers` changes the latents beyond rounding. Raises InputError for shards without images,
+    images that the VAE cannot halve evenly, a `dest` that holds other latents, or corrupt shards: those only after all
+    others are encoded.
     """
     for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
         if value < 1:
             raise InputError(f"{name} is {value}; choose 1 or more")
+    if use_gpu and num_workers == 1 and not torch.cuda.is_available():
+        raise InputError("no GPU on this machine; leave --use-gpu out")
     out = _absolute(open_storage(dest))
     splits = {split: open_split(shards, split) for split in list_splits(shards)}
     components = load_components(model, only=("vae", "text_encoder", "tokenizer"))
     for store, index in splits.values():
         _check(store, index, components)
     encoder = Encoder(components, text_embeddings, batch_size, use_gpu, {}, out)
-    meta = {"model": model, "fingerprint": model_fingerprint(model)} | encoder.describe()
+    meta = _fingerprints(model, text_embeddings) | encoder.describe()
     tasks = []
     for split, (store, index) in splits.items():
         encoder.sources[split] = _absolute(store)
@@ -53,6 +75,7 @@ def encode(
     _run(encoder, tasks, num_workers)
     for split, (_, index) in splits.items():
         _finish(out.child(split), split, index, meta)
+    _write_root(out, meta)
     print(f"{dest}: {', '.join(f'{index.samples} {split}' for split, (_, index) in splits.items())}, encoded")
 
 
@@ -85,14 +108,15 @@ class Encoder:
             "empty_embedding": empty,
         }
 
-    def run(self, task: Task) -> int:
-        """Writes a latent shard and a note of it; returns its samples."""
+    def run(self, task: Task) -> int | InputError:
+        """Writes a latent shard and a note of it. Returns how many samples it has, or what is wrong with its source."""
         if self.use_gpu:
-            if not torch.cuda.is_available():
-                raise InputError("no GPU on this machine; leave --use-gpu out")
             for module in self.components.modules().values():
                 module.to("cuda")
-        samples = list(read_shard(self.sources[task.split], task.shard))
+        try:
+            samples = list(read_shard(self.sources[task.split], task.shard))
+        except InputError as error:
+            return error
         batches = [samples[at : at + self.batch_size] for at in range(0, len(samples), self.batch_size)]
         parts = [self._encode(batch) for batch in batches]
         tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -125,7 +149,8 @@ class Encoder:
 
 def _pixels(samples: list[Sample]) -> Tensor:
     """(n, 3, height, width) float32 in [-1, 1], grayscale repeated."""
-    arrays = [s.image if s.image.ndim == 3 else np.repeat(s.image[..., None], 3, axis=2) for s in samples if s.image is not None]
+    images = [np.asarray(sample.image) for sample in samples]
+    arrays = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -145,31 +170,47 @@ def _note(number: int) -> str:
 
 def _left_to_do(store: Storage, split: str, index: Index, meta: dict) -> list[Task]:
     """The shards of a split that are not encoded yet. Raises InputError where another model's latents are in the way."""
-    plan = {"meta": meta, "sources": [shard.sha256 for shard in index.shards]}
+    plan = _identity(meta | {"sources": [shard.sha256 for shard in index.shards]})
     started = f"{NOTES}/plan.json"
-    try:
-        known = store.read_json(INDEX if store.exists(INDEX) else started)
-    except FileNotFoundError:
+    for key in (INDEX, started):
+        try:
+            known = store.read_json(key)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            raise InputError(f"{store.url}/{key} is damaged; remove {store.url} and encode again") from error
+        if _identity(known) != plan:
+            raise InputError(f"{store.url}: holds other latents (model, shards or settings); choose another DEST or remove it")
+        if key == INDEX:
+            return []
+        break
+    else:
         store.write_json(started, plan)
-        return [Task(split, number, shard) for number, shard in enumerate(index.shards)]
-    complete = "shards" in known
-    if (known.get("sources"), {k: known.get(k) for k in meta} if complete else known.get("meta")) != (plan["sources"], meta):
-        raise InputError(f"{store.url}: holds other latents (model, shards or settings); choose another DEST or remove it")
-    if complete:
-        return []
     done = {key for key in store.list(NOTES + "/")}
     return [Task(split, number, shard) for number, shard in enumerate(index.shards) if _note(number) not in done]
 
 
+def _identity(values: dict) -> dict:
+    return {name: values.get(name) for name in (*IDENTITY, "sources")}
+
+
 def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:
+    """Encodes all that can be; raises InputError at the end where something could not."""
+    wrong: dict[tuple[str, int], InputError] = {}
     total, done, started, printed = sum(task.shard.samples for task in tasks), 0, time.monotonic(), 0.0
     here = ((task, encoder.run(task)) for task in tasks)
-    for _, samples in here if num_workers == 1 else over_workers(encoder, tasks, num_workers, encoder.use_gpu):
-        done += samples
+    for task, result in here if num_workers == 1 else over_workers(encoder, tasks, num_workers, encoder.use_gpu):
+        if isinstance(result, InputError):
+            wrong[task.split, task.number] = result
+            continue
+        done += result
         now = time.monotonic()
         if now - printed > 5 or done == total:
             speed, printed = done / (now - started), now
             print(f"{done}/{total} images encoded, {speed:.0f} images/s, {(total - done) / speed:.0f} s left", flush=True)
+    if wrong:
+        more = f" ({len(wrong) - 1} more shards are corrupt)" if len(wrong) > 1 else ""
+        raise InputError(f"{wrong[min(wrong)]}{more}")
 
 
 def _finish(store: Storage, split: str, index: Index, meta: dict) -> None:
@@ -179,6 +220,26 @@ def _finish(store: Storage, split: str, index: Index, meta: dict) -> None:
     sources = {"sources": [shard.sha256 for shard in index.shards]}
     write_index(store, Index("latent", split, tuple(Shard(**note["shard"]) for note in notes), meta | sources))
     store.delete_tree(NOTES)
+
+
+def _write_root(out: Storage, meta: dict) -> None:
+    """The root's index names all finished splits below it, those of earlier calls too."""
+    finished = {split: out.child(split) for split in SPLITS if out.child(split).exists(INDEX)}
+    indexes = {split: parse_index(store.read_json(INDEX), store.url) for split, store in finished.items()}
+    splits = {split: {"samples": index.samples, "bytes": index.bytes} for split, index in indexes.items()}
+    root = {"format": FORMAT, "kind": "latent", "splits": splits, **{name: meta[name] for name in ("model", "fingerprint")}}
+    if not out.exists(INDEX) or out.read_json(INDEX) != root:
+        out.write_json(INDEX, root)
+
+
+def _fingerprints(model: str, text_embeddings: bool) -> dict:
+    """The model's address and fingerprint, and those of the parts that the latents depend on."""
+    return {
+        "model": model,
+        "fingerprint": model_fingerprint(model),
+        "vae_fingerprint": model_fingerprint(model, only=("vae",)),
+        "text_encoder_fingerprint": model_fingerprint(model, only=("text_encoder",)) if text_embeddings else None,
+    }
 
 
 def _absolute(store: Storage) -> Storage:

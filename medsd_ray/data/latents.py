@@ -2,7 +2,8 @@
 
 Tensors: `mean` and `logvar` of the VAE's posterior, (n, channels, height, width) float32, unscaled; `input_ids`
 (n, length) int32; and, where the text encoder is frozen, `text_embeddings` (n, length, width) float32. The index's meta
-holds `model` (address), `fingerprint`, `scaling_factor`, `empty_ids` and `empty_embedding` of the empty caption.
+holds `model` (address), `fingerprint`, `vae_fingerprint`, `text_encoder_fingerprint`, `scaling_factor`, `empty_ids` and
+`empty_embedding` of the empty caption, and `sources`, the checksums of the image shards.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class LatentReader:
         try:
             if path not in self._open:
                 file = safe_open(path, framework="pt")
-                self._open[path] = {name: file.get_slice(name) for name in file.keys()}
+                self._open[path] = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (a file is no dict)
                 if len(self._open) > OPEN_SHARDS:
                     self._open.popitem(last=False)
             self._open.move_to_end(path)

@@ -56,7 +56,9 @@ def latents(tmp_path: Path) -> str:
     return write_latents(tmp_path)
 
 
-def read(url: str, steps: range, world_size: int = 1, micro_batch_size: int = 4, batch: int = 12) -> list[list[dict[str, Tensor]]]:
+def read(
+    url: str, steps: range, world_size: int = 1, micro_batch_size: int = 4, batch: int = 12
+) -> list[list[dict[str, Tensor]]]:
     """The micro batches of each step, those of the workers one after the other."""
     streams = [
         batches(
