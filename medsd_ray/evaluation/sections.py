@@ -82,8 +82,13 @@ def classifier_section(trained: classifying.Classifier | Missing, sets: Sets, la
             put(section, f"{name}_accuracy", Missing(str(error)))
             continue
         put(section, f"{name}_accuracy", distances.wilson(answer.right, answer.count))
-        section |= {f"{name}_count": answer.count, f"{name}_unknown": answer.unknown, f"{name}_by_class": answer.by_class}
+        section |= {f"{name}_count": answer.count, f"{name}_unknown": answer.unknown, f"{name}_by_class": _lists(answer.by_class)}
     return section
+
+
+def _lists(by_class: dict[str, tuple[int, int]]) -> dict[str, list[int]]:
+    """[right, all] of each label, as JSON has it."""
+    return {name: list(both) for name, both in by_class.items()}
 
 
 def insertion_section(classifier: dict) -> dict:
