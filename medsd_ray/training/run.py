@@ -43,6 +43,7 @@ def train(run: RunSpec, resume: bool) -> dict[str, Any]:
         output.delete(stale)
     seen = len(read_metrics(output)) if resume else 0
     ensure_ray(run.resources.num_workers * run.resources.cpus_per_worker)
+    check_gpus(run)
     with stop_on_signals() as stop:
         failure = fit_and_show(job, output, stop, seen)
     output.delete(STOP)
@@ -114,6 +115,15 @@ def _validation(run: RunSpec, wanted: str) -> tuple[str, str] | None:
         where, index = _split(root, "validation", wanted)
         return where if index.split == "validation" else None
     return None
+
+
+def check_gpus(run: RunSpec) -> None:
+    """Raises InputError where a local Ray lacks the GPUs, for which it would wait for ever. A cluster may yet grow."""
+    import ray
+
+    found, wanted = int(ray.cluster_resources().get("GPU", 0)), run.resources.num_workers
+    if run.resources.use_gpu and found < wanted and not os.environ.get("RAY_ADDRESS"):
+        raise InputError(f"resources: {wanted} workers with a GPU each, but this machine has {found}; set use_gpu to false")
 
 
 def latent_meta(run: RunSpec, index: Index) -> LatentMeta:
@@ -253,7 +263,6 @@ class Display:
 
     def __init__(self, output: Storage, total: int, seen: int):
         self.output, self.total, self.seen, self.warned = output, total, seen, 0
-        self._last_step = -1
 
     def update(self) -> None:
         with contextlib.suppress(Exception):  # the store may answer again at the next look
