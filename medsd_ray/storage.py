@@ -326,6 +326,11 @@ def open_storage(url: str | os.PathLike) -> Storage:
     return FolderStorage(Path(text).expanduser())
 
 
+def absolute(store: Storage) -> Storage:
+    """The same store for processes that run in another folder."""
+    return FolderStorage(store.root.resolve()) if isinstance(store, FolderStorage) else store
+
+
 def pyarrow_filesystem(store: Storage):
     """(path, filesystem) for Ray's `storage_path` and `storage_filesystem`, with boto3's endpoint and credentials.
 

@@ -1,4 +1,4 @@
-"""Tasks over Ray actors: each takes the next task when it is free. Generation and encoding both run this way."""
+"""Tasks in this process or over Ray actors, each taking the next task when it is free: how images are encoded and made."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ class _Actor:
         return self.worker.run(task)
 
 
-def over_workers(worker: Any, tasks: Sequence[Task], num_workers: int, use_gpu: bool = False) -> Iterator[tuple[Task, Any]]:
-    """Yields (task, `worker.run(task)`) as they end, in no fixed order.
+def run_tasks(worker: Any, tasks: Sequence[Task], num_workers: int, use_gpu: bool = False) -> Iterator[tuple[Task, Any]]:
+    """Yields (task, `worker.run(task)`) as they end; one worker runs in this process, several as Ray actors.
 
     `worker` travels once, through Ray's object store, so that workers need no path or cache of this machine. An actor
     that never starts gets no task. Raises what a task raised, and RunError where a worker died.
     """
+    if num_workers == 1:
+        yield from ((task, worker.run(task)) for task in tasks)
+    elif tasks:
+        yield from _over_actors(worker, tasks, num_workers, use_gpu)
+
+
+def _over_actors(worker: Any, tasks: Sequence[Task], num_workers: int, use_gpu: bool) -> Iterator[tuple[Task, Any]]:
     import ray
     from ray.exceptions import RayActorError, RayTaskError
 
-    if not tasks:
-        return
     ensure_ray(num_workers)
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise InputError("no GPU in this Ray cluster; leave --use-gpu out")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,8 +31,8 @@ from medsd_ray.data.shards import (
 )
 from medsd_ray.errors import InputError
 from medsd_ray.models.load import Components, load_components, model_fingerprint
-from medsd_ray.storage import FolderStorage, Storage, open_storage
-from medsd_ray.workers import over_workers
+from medsd_ray.storage import Storage, absolute, open_storage
+from medsd_ray.workers import run_tasks
 
 NOTES = ".progress"
 # What latents must agree in to be of one kind. Not the model's address, nor floats, which differ a little by machine.
@@ -59,9 +58,7 @@ def encode(
     for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
         if value < 1:
             raise InputError(f"{name} is {value}; choose 1 or more")
-    if use_gpu and num_workers == 1 and not torch.cuda.is_available():
-        raise InputError("no GPU on this machine; leave --use-gpu out")
-    out = _absolute(open_storage(dest))
+    out = absolute(open_storage(dest))
     splits = {split: open_split(shards, split) for split in list_splits(shards)}
     components = load_components(model, only=("vae", "text_encoder", "tokenizer"))
     for store, index in splits.values():
@@ -70,7 +67,7 @@ def encode(
     meta = _fingerprints(model, text_embeddings) | encoder.describe()
     tasks = []
     for split, (store, index) in splits.items():
-        encoder.sources[split] = _absolute(store)
+        encoder.sources[split] = absolute(store)
         tasks += _left_to_do(out.child(split), split, index, meta)
     _run(encoder, tasks, num_workers)
     for split, (_, index) in splits.items():
@@ -111,8 +108,7 @@ class Encoder:
     def run(self, task: Task) -> int | InputError:
         """Writes a latent shard and a note of it. Returns how many samples it has, or what is wrong with its source."""
         if self.use_gpu:
-            for module in self.components.modules().values():
-                module.to("cuda")
+            self.components.to_gpu()
         try:
             samples = list(read_shard(self.sources[task.split], task.shard))
         except InputError as error:
@@ -198,8 +194,7 @@ def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:
     """Encodes all that can be; raises InputError at the end where something could not."""
     wrong: dict[tuple[str, int], InputError] = {}
     total, done, started, printed = sum(task.shard.samples for task in tasks), 0, time.monotonic(), 0.0
-    here = ((task, encoder.run(task)) for task in tasks)
-    for task, result in here if num_workers == 1 else over_workers(encoder, tasks, num_workers, encoder.use_gpu):
+    for task, result in run_tasks(encoder, tasks, num_workers, encoder.use_gpu):
         if isinstance(result, InputError):
             wrong[task.split, task.number] = result
             continue
@@ -240,8 +235,3 @@ def _fingerprints(model: str, text_embeddings: bool) -> dict:
         "vae_fingerprint": model_fingerprint(model, only=("vae",)),
         "text_encoder_fingerprint": model_fingerprint(model, only=("text_encoder",)) if text_embeddings else None,
     }
-
-
-def _absolute(store: Storage) -> Storage:
-    """The same store for workers that may run in another folder."""
-    return FolderStorage(Path(store.root).resolve()) if isinstance(store, FolderStorage) else store

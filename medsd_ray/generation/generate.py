@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from medsd_ray.cluster import ensure_ray
-from medsd_ray.errors import InputError, RunError
+from medsd_ray.errors import InputError
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sample import Sampling, sample_images
 from medsd_ray.models.load import Components, load_components
 from medsd_ray.models.resolve import model_fingerprint
-from medsd_ray.storage import FolderStorage, Storage, open_storage
+from medsd_ray.storage import Storage, absolute, open_storage
+from medsd_ray.workers import run_tasks
 
 PLAN = "generated.json"
 
@@ -53,7 +52,7 @@ def generate(
     if not prompts:
         raise InputError("there is no prompt; give --prompt TEXT or --prompts FILE")
     sampling = Sampling(negative_prompt, guidance_scale, scheduler, steps)
-    store = _absolute(open_storage(out))
+    store = absolute(open_storage(out))
     plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling)
     if not _begin(store, plan):
         print(f"{out}: complete, nothing to do")
@@ -63,12 +62,8 @@ def generate(
     present = set(store.list())
     todo = [image["index"] for image in plan["images"] if image["file"] not in present]
     chunks = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    if num_workers == 1:
-        if use_gpu:
-            _to_gpu(components)
-        done = (write_images(components, plan, chunk, store) for chunk in chunks)
-    else:
-        done = _over_workers(components, plan, chunks, store, min(num_workers, len(chunks)), use_gpu)
+    painter = Painter(components, plan, store, use_gpu)
+    done = (count for _, count in run_tasks(painter, chunks, num_workers, use_gpu))
     _report(done, num_images - len(todo), num_images)
     store.mark_complete({name: _describe(store, name) for name in [PLAN, *(image["file"] for image in plan["images"])]})
 
@@ -101,6 +96,21 @@ def write_images(components: Components, plan: dict[str, Any], indices: list[int
     return len(indices)
 
 
+@dataclass
+class Painter:
+    """Makes and stores images of a plan; travels to the Ray workers."""
+
+    components: Components
+    plan: dict[str, Any]
+    store: Storage
+    use_gpu: bool
+
+    def run(self, indices: list[int]) -> int:
+        if self.use_gpu:
+            self.components.to_gpu()
+        return write_images(self.components, self.plan, indices, self.store)
+
+
 def _begin(store: Storage, plan: dict[str, Any]) -> bool:
     """Makes the output this plan's own; False where it is complete already."""
     try:
@@ -127,64 +137,6 @@ def _warn_of_cut_prompts(components: Components, prompts: list[str], negative_pr
         print(f"{len(long)} prompts are longer than the text encoder's {limit} tokens; what is beyond them is not used")
 
 
-def _over_workers(
-    components: Components, plan: dict[str, Any], chunks: list[list[int]], store: Storage, num_workers: int, use_gpu: bool
-) -> Iterator[int]:
-    """Chunks over Ray actors, each taking the next one when it is free; an actor that never starts gets none.
-
-    The model travels through Ray's object store, so that workers need no path or cache of this machine.
-    """
-    import ray
-    from ray.exceptions import RayActorError, RayTaskError
-
-    ensure_ray(num_workers)
-    if use_gpu and not ray.cluster_resources().get("GPU"):
-        raise InputError("no GPU in this Ray cluster; leave --use-gpu out")
-    kind: Any = ray.remote(num_cpus=1, num_gpus=int(use_gpu))(_Worker)
-    model = ray.put(components)
-    workers = [kind.remote(model, plan, store, use_gpu) for _ in range(num_workers)]
-    running = {worker.ready.remote(): worker for worker in workers}
-    queue, left = iter(chunks), len(chunks)
-    try:
-        while left:
-            (finished,), _ = ray.wait(list(running), num_returns=1)
-            worker, count = running.pop(finished), ray.get(finished)
-            if count:
-                left -= 1
-                yield count
-            if (chunk := next(queue, None)) is not None:
-                running[worker.write.remote(chunk)] = worker
-    except RayTaskError as error:
-        raise error.cause if isinstance(error.cause, (InputError, RunError)) else error from None
-    except RayActorError as error:
-        raise RunError("a generation worker died; run the same command again, finished images are kept") from error
-    finally:
-        for worker in workers:
-            ray.kill(worker)
-
-
-class _Worker:
-    def __init__(self, components: Components, plan: dict[str, Any], store: Storage, use_gpu: bool):
-        self.components, self.plan, self.store, self.use_gpu = components, plan, store, use_gpu
-
-    def ready(self) -> int:
-        if self.use_gpu:
-            _to_gpu(self.components)
-        return 0
-
-    def write(self, indices: list[int]) -> int:
-        return write_images(self.components, self.plan, indices, self.store)
-
-
-def _to_gpu(components: Components) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise InputError("no GPU on this machine; leave --use-gpu out")
-    for module in components.modules().values():
-        module.to("cuda")
-
-
 def _report(done: Iterable[int], before: int, total: int) -> None:
     """Runs through `done`, counts of images as they are made, and prints speed and time left every few seconds."""
     started, printed, made = time.monotonic(), 0.0, 0
@@ -202,8 +154,3 @@ def _report(done: Iterable[int], before: int, total: int) -> None:
 def _describe(store: Storage, name: str) -> dict[str, Any]:
     data = store.read(name)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _absolute(store: Storage) -> Storage:
-    """The same store for workers that may run in another folder."""
-    return FolderStorage(Path(store.root).resolve()) if isinstance(store, FolderStorage) else store

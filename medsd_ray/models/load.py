@@ -40,6 +40,13 @@ class Components:
         """The parts that have weights and were loaded, by name."""
         return {name: module for name in MODULES if (module := getattr(self, name)) is not None}
 
+    def to_gpu(self) -> None:
+        """Moves all parts to this process's GPU. Raises InputError where there is none."""
+        if not torch.cuda.is_available():
+            raise InputError("no GPU on this machine; leave --use-gpu out")
+        for module in self.modules().values():
+            module.to("cuda")
+
 
 def load_components(model: str, *, raw: bool = False, only: tuple[str, ...] | None = None) -> Components:
     """Loads a model, in evaluation mode.

@@ -1,8 +1,8 @@
 """Makes `medsd-small`: `make base-model`, or `python -m medsd_ray.models.pretrain [--out FOLDER] [--work FOLDER]`.
 
 Draws images in many styles (data/phantom.py, never an effusion), trains the VAE on them, encodes them, then trains the
-U-Net and text encoder together. One process, about three quarters of an hour on two cores; run again, it goes on from its last save.
-A plain loop, not Ray Train: this runs once, on the machine of whoever prepares a release.
+U-Net and text encoder together. One process, about three quarters of an hour on two cores; run again, it goes on from
+its last save. A plain loop, not Ray Train: this runs once, on the machine of whoever prepares a release.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def train_vae(components, images: Tensor, work: Path, seed: int) -> None:
 def train_unet(components, images: Tensor, captions: list[str], work: Path, seed: int) -> None:
     tokenizer, scheduler = components.tokenizer, components.scheduler
     ids = tokenizer(
-        captions + [""], padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+        [*captions, ""], padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
     ).input_ids
     empty = ids[-1]
     mean, std = encode(components.vae, images)
