@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +127,7 @@ class Encoder:
 
     @torch.inference_mode()
     def _encode(self, samples: list[Sample]) -> dict[str, Tensor]:
-        vae = self.components.vae
+        vae: Any = self.components.vae  # diffusers annotates encode's result as a tuple
         posterior = vae.encode(_pixels(samples).to(vae.device)).latent_dist
         ids = self._tokens([sample.caption for sample in samples])
         tensors = {"mean": posterior.mean.cpu(), "logvar": posterior.logvar.cpu(), "input_ids": ids}

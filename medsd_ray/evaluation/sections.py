@@ -66,7 +66,7 @@ def classifier_section(trained: classifying.Classifier | Missing, sets: Sets, la
         section |= {
             "real_heldout_count": score.count,
             "real_heldout_patients": score.patients,
-            "real_heldout_by_class": score.by_class,
+            "real_heldout_by_class": _lists(score.by_class),
         }
     except ValueError as error:
         put(section, "real_heldout_accuracy", Missing(str(error)))

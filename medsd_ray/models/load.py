@@ -201,3 +201,5 @@ def _overlay(components: Components, store: Storage, raw: bool) -> None:
             raise InputError(f"{store.url}: its {name} has weights that its base model lacks, such as {unexpected[0]}")
     if components.scheduler is not None and (prediction_type := description.get("prediction_type")):
         components.scheduler.register_to_config(prediction_type=prediction_type)
+    if components.vae is not None and (scaling_factor := description.get("scaling_factor")):
+        components.vae.register_to_config(scaling_factor=scaling_factor)

@@ -87,7 +87,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
 def describe(
     job: Job, engine: Engine, ema: bool, pieces: dict[str, list[Piece]], step: int, validation_loss: float | None,
-    prediction_type: str | None,
+    prediction_type: str | None, scaling_factor: float | None,
 ) -> dict[str, Any]:  # fmt: skip
     """checkpoint.json: the map of pieces, and all that a resumed run or a reader of the weights must know."""
     run = job.run
@@ -101,6 +101,7 @@ def describe(
         "validation_loss": validation_loss,
         "model": job.model,
         "prediction_type": prediction_type,
+        "scaling_factor": scaling_factor,
         "components": {name: getattr(run.components, name).method.value for name in run.components.trained},
         "world_size": engine.world_size,
         "zero_stage": run.training.zero_stage,

@@ -22,6 +22,12 @@ class VaeStage(nn.Module):
         self.run = run
         self.prediction_type = None
         self.decoder_only = run.components.vae.method is Method.decoder
+        self._latent_variance: Tensor | None = None
+
+    @property
+    def scaling_factor(self) -> float | None:
+        """What brings this VAE's latents to unit variance, from the last batches; None where its encoder is unchanged."""
+        return None if self._latent_variance is None else round(self._latent_variance.rsqrt().item(), 5)
 
     def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
         """From pixel_values (B, 3, H, W) in [-1, 1] and positions (B,) to the images and the posterior's unit noise."""
@@ -38,6 +44,9 @@ class VaeStage(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
             posterior = self.vae.encode(x).latent_dist
         latent = posterior.mean + posterior.std * batch["noise"]
+        if torch.is_grad_enabled() and not self.decoder_only:
+            variance = latent.detach().float().var()
+            self._latent_variance = variance if self._latent_variance is None else self._latent_variance.lerp(variance, 0.05)
         reconstruction = self.vae.decode(latent).sample.float()
         kl = torch.zeros(len(x), device=x.device) if self.decoder_only else posterior.kl()
         return vae_loss(x, reconstruction, kl, objective.kl_weight, objective.edge_weight)["loss"]

@@ -160,7 +160,10 @@ class Trainer:
 
     def save(self, done: int, validation_loss: float | None) -> None:
         tensors = snapshot(self.engine, self.owned, self.ema)
-        about = describe(self.job, self.engine, bool(self.ema), self.pieces, done, validation_loss, self.stage.prediction_type)
+        about = describe(
+            self.job, self.engine, bool(self.ema), self.pieces, done, validation_loss, self.stage.prediction_type,
+            self.stage.scaling_factor,
+        )  # fmt: skip
         self.writer.save(done, tensors, about)
 
     def finish(self, interrupted: bool) -> None:

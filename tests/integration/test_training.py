@@ -195,8 +195,12 @@ def test_the_vae_is_trained_by_each_method(root: Path, images: str, one: Pool, t
     validated = validation_losses(root, f"vae-{method}-one")
     assert validation_losses(root, f"vae-{method}-two") == pytest.approx(validated, abs=1e-5) and len(validated) == 2
     assert len(list((root / f"vae-{method}-two/samples").glob(f"step-{STEPS:08d}/*.png"))) == 4
-    before = load_components(str(root / "model"), only=("vae",)).vae.state_dict()
-    after = load_components(str(root / f"vae-{method}-two"), only=("vae",)).vae.state_dict()
+    base, adapted = (load_components(str(root / name), only=("vae",)).vae for name in ("model", f"vae-{method}-two"))
+    # A VAE whose encoder has moved says anew what brings its latents to unit variance.
+    latents = adapted.encode(torch.rand(64, 3, 16, 16) * 2 - 1).latent_dist.sample()
+    wanted = base.config["scaling_factor"] if method == "decoder" else 1 / latents.std().item()
+    assert adapted.config["scaling_factor"] == pytest.approx(wanted, rel=0.25)
+    before, after = base.state_dict(), adapted.state_dict()
     changed = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {"decoder", "post_quant_conv"} | (set() if method == "decoder" else {"encoder", "quant_conv"})
 
