@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,10 +17,20 @@ from medsd_ray.errors import InputError
 
 Positive = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+Text = Annotated[str, Field(max_length=1024)]  # as long as a key of S3 may be
+Workers = Annotated[int, Field(ge=1, le=4096)]
+
+MAX_BATCH = 1_000_000
+# No batch up to MAX_BATCH is a multiple of 17 numbers in a row (lcm(1..17) is 12,252,240): rules need not look further.
+SIZES = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]"
+TOP = "self.resources.?max_workers.orValue(self.resources.num_workers)"
 
 
 class Strict(BaseModel):
+    """`cel`: (rule, message) pairs, the validators' twins for the API server (x-kubernetes-validations in the CRDs)."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+    cel: ClassVar[tuple[tuple[str, str], ...]] = ()
 
 
 class Method(StrEnum):
@@ -33,7 +43,8 @@ class Method(StrEnum):
 
 
 class Component(Strict):
-    """One part of the pipeline. In YAML `unet: full` is short for `unet: {method: full}`."""
+    """One part of the pipeline. In RUN.yaml `unet: full` is short for `unet: {method: full}`; a Kubernetes object has the
+    long form alone."""
 
     method: Method = Method.frozen
     learning_rate: LearningRate | None = Field(default=None, description="peak; the training's own where absent")
@@ -52,6 +63,21 @@ class Components(Strict):
     vae: Component = Component()
     text_encoder: Component = Component()
     unet: Component = Component()
+
+    cel: ClassVar = (
+        (
+            "self.vae.method != 'frozen' || self.text_encoder.method != 'frozen' || self.unet.method != 'frozen'",
+            "every component is frozen: set vae, text_encoder or unet to be trained",
+        ),
+        (
+            "self.vae.method == 'frozen' || (self.text_encoder.method == 'frozen' && self.unet.method == 'frozen')",
+            "the vae is adapted in a run of its own: freeze text_encoder and unet here, then encode, then train them",
+        ),
+        (
+            "self.text_encoder.method != 'decoder' && self.unet.method != 'decoder'",
+            "only the vae has a decoder; choose frozen, full or scratch for text_encoder and unet",
+        ),
+    )
 
     @property
     def trained(self) -> list[str]:
@@ -72,11 +98,11 @@ class Components(Strict):
 
 
 class Data(Strict):
-    train: str = Field(description="shards: the root that prepare or encode wrote, or one split of it; folder or s3://")
-    validation: str | None = Field(
+    train: Text = Field(description="shards: the root that prepare or encode wrote, or one split of it; folder or s3://")
+    validation: Text | None = Field(
         default=None, description="where absent, `validation` beside the training split if there is one"
     )
-    cache: str | None = Field(default=None, description="local folder for fetched shards; a temporary one where absent")
+    cache: Text | None = Field(default=None, description="local folder for fetched shards; a temporary one where absent")
 
 
 class Objective(Strict):
@@ -106,7 +132,7 @@ class Ema(Strict):
 
 class Training(Strict):
     max_steps: Positive = Field(description="optimizer steps")
-    global_batch_size: Positive = Field(description="samples per optimizer step over all workers")
+    global_batch_size: int = Field(ge=1, le=MAX_BATCH, description="samples per optimizer step over all workers")
     micro_batch_size: Positive | None = Field(
         None, description="samples per forward pass on a worker; the whole share of a worker where absent"
     )
@@ -124,7 +150,14 @@ class Training(Strict):
     log_every: Positive = Field(default=10, description="steps")
     validate_every: Positive | None = Field(default=None, description="steps; null: at the end only")
     sample_every: Positive | None = Field(default=None, description="steps between sample images; null: none")
-    sample_prompts: list[str] = Field(default_factory=list, max_length=16)
+    sample_prompts: list[Text] = Field(default=[], max_length=16)
+
+    cel: ClassVar = (
+        ("self.warmup_steps < self.max_steps", "warmup_steps must be below max_steps"),
+        ("!self.offload.optimizer || self.zero_stage != 0", "offload.optimizer needs zero_stage 1, 2 or 3"),
+        ("!self.offload.parameters || self.zero_stage == 3", "offload.parameters needs zero_stage 3"),
+        ("!has(self.sample_every) || size(self.sample_prompts) > 0", "sample_every needs sample_prompts"),
+    )
 
     @model_validator(mode="after")
     def _fits(self):
@@ -146,16 +179,35 @@ class Checkpoint(Strict):
 
 
 class Resources(Strict):
-    num_workers: Positive = 1
+    num_workers: Workers = 1
+    max_workers: Workers | None = Field(
+        default=None,
+        description="elastic: starts with what there is from num_workers up, and takes more later; num_workers where absent",
+    )
     use_gpu: bool = False
     cpus_per_worker: Positive = 1
     max_failures: int = Field(default=0, ge=0, description="restarts from the newest checkpoint after a lost worker")
+
+    cel: ClassVar = (
+        ("!has(self.max_workers) || self.max_workers >= self.num_workers", "max_workers must not be below num_workers"),
+    )
+
+    @model_validator(mode="after")
+    def _elastic(self):
+        if self.max_workers and self.max_workers < self.num_workers:
+            raise ValueError(f"max_workers ({self.max_workers}) must not be below num_workers ({self.num_workers})")
+        return self
+
+    @property
+    def sizes(self) -> range:
+        """The numbers of workers that the run may have."""
+        return range(self.num_workers, (self.max_workers or self.num_workers) + 1)
 
 
 class RunSpec(Strict):
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="a DNS label")
     seed: int = Field(default=0, ge=0, lt=2**31)
-    model: str = Field(default="medsd-small", description="pipeline folder, checkpoint, s3://, hub name, or medsd-small")
+    model: Text = Field(default="medsd-small", description="pipeline folder, checkpoint, s3://, hub name, or medsd-small")
     data: Data
     components: Components
     objective: Objective = Objective()
@@ -163,18 +215,33 @@ class RunSpec(Strict):
     training: Training
     checkpoint: Checkpoint = Checkpoint()
     resources: Resources = Resources()
-    output: str = Field(description="folder or s3:// for checkpoints, logs and samples of this run")
+    output: Text = Field(description="folder or s3:// for checkpoints, logs and samples of this run")
+
+    cel: ClassVar = (
+        (
+            f"{SIZES}.all(i, self.resources.num_workers + i > {TOP} || "
+            "self.training.global_batch_size % (self.resources.num_workers + i) == 0)",
+            "training.global_batch_size is not a multiple of every number of workers, resources.num_workers to max_workers",
+        ),
+        (
+            f"!has(self.training.micro_batch_size) || {SIZES}.all(i, self.resources.num_workers + i > {TOP} || "
+            "self.training.global_batch_size / (self.resources.num_workers + i) % self.training.micro_batch_size == 0)",
+            "training.micro_batch_size does not divide a worker's share of the batch",
+        ),
+    )
 
     @model_validator(mode="after")
     def _batches(self):
-        batch, workers = self.training.global_batch_size, self.resources.num_workers
-        micro = self.training.micro_batch_size
-        if batch % workers:
-            raise ValueError(f"training.global_batch_size ({batch}) is not a multiple of resources.num_workers ({workers})")
-        if micro and (batch // workers) % micro:
-            raise ValueError(
-                f"training.micro_batch_size ({micro}) does not divide a worker's share of the batch ({batch // workers})"
-            )
+        batch, micro = self.training.global_batch_size, self.training.micro_batch_size
+        for workers in self.resources.sizes:
+            if batch % workers:
+                first = workers == self.resources.num_workers
+                what = f"resources.num_workers ({workers})" if first else f"{workers} workers, which resources.max_workers allows"
+                raise ValueError(f"training.global_batch_size ({batch}) is not a multiple of {what}")
+            if micro and (batch // workers) % micro:
+                raise ValueError(
+                    f"training.micro_batch_size ({micro}) does not divide a worker's share of the batch ({batch // workers})"
+                )
         return self
 
 

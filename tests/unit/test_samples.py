@@ -1,57 +1,107 @@
 """The sample specs are complete and true: each field stands there, and what is called a default is one."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
+from medsd_ray.operator import crds
+from medsd_ray.operator.objects import API_VERSION, EvaluationSpec, FineTuneSpec, RuntimeSpec
 from medsd_ray.spec import RunSpec, load_run
 
-SAMPLE = Path(__file__).parents[2] / "k8s/samples/run.yaml"
+FOLDER = Path(__file__).parents[2] / "k8s/samples"
+KINDS = {"runtime.yaml": RuntimeSpec, "finetune.yaml": FineTuneSpec, "evaluation.yaml": EvaluationSpec}
+# `# default`, `# default; words`, `# default: words`, or, where the sample shows another value, `# default 0; words`
+DEFAULT = re.compile(r"# default(?: ([^\s;:]+))?(?=[;:]|$)")
+
+
+class Field(NamedTuple):
+    path: str
+    line: str
+    value: Any
+    schema: dict[str, Any]
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """Of what the sample says, from its spec down; a run in an object has no name."""
+    if name == "run.yaml":
+        return crds.schema(RunSpec)
+    (kind,) = (kind for kind in crds.KINDS if kind.spec is KINDS[name])
+    return crds.crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+
+
+def shown(name: str) -> Iterator[Field | str]:
+    """Each field of the sample, and the path of each that it lacks."""
+    text = (FOLDER / name).read_text()
+    node = yaml.compose(text)
+    if name in KINDS:
+        (node,) = (value for key, value in node.value if key.value == "spec")
+    yield from _fields(node, schema_of(name), text.splitlines())
+
+
+def _fields(node: yaml.Node, schema: dict[str, Any], lines: list[str], path: str = "") -> Iterator[Field | str]:
+    if isinstance(node, yaml.SequenceNode) and node.value and "properties" in schema["items"]:
+        node, schema = node.value[0], schema["items"]  # the first item shows all
+    if not isinstance(node, yaml.MappingNode) or "properties" not in schema:
+        return
+    found = {key.value for key, _ in node.value}
+    yield from (f"{path}{name}" for name in schema["properties"] if name not in found)
+    for key, value in node.value:
+        name, inner = f"{path}{key.value}", schema["properties"][key.value]
+        yield Field(name, lines[key.start_mark.line], _plain(value), inner)
+        yield from _fields(value, inner, lines, f"{name}.")
+
+
+def _plain(node: yaml.Node) -> Any:
+    return yaml.safe_load(yaml.serialize(node))
+
+
+def default_of(schema: dict[str, Any]) -> Any:
+    """The whole default, as the API server fills it in."""
+    default = schema.get("default")
+    if not isinstance(default, dict) or "properties" not in schema:
+        return default
+    filled = {key: default_of(inner) for key, inner in schema["properties"].items() if "default" in inner}
+    return filled | default
+
+
+@pytest.mark.parametrize("name", ["run.yaml", *KINDS])
+def test_a_sample_shows_every_field(name: str):
+    assert not [lacking for lacking in shown(name) if isinstance(lacking, str)]
+
+
+@pytest.mark.parametrize("name", ["run.yaml", *KINDS])
+def test_what_a_sample_calls_a_default_is_one(name: str):
+    fields = [field for field in shown(name) if isinstance(field, Field)]
+    called = 0
+    for field in fields:
+        if said := DEFAULT.search(field.line):
+            called += 1
+            expected = yaml.safe_load(said[1]) if said[1] else field.value
+            assert default_of(field.schema) == expected, f"{name}: {field.path}"
+    assert called >= 15
 
 
 def test_the_sample_run_loads():
-    assert load_run(SAMPLE).components.trained == ["text_encoder", "unet"]
+    assert load_run(FOLDER / "run.yaml").components.trained == ["text_encoder", "unet"]
 
 
-def _fields(model: type[BaseModel], values: dict, path: str = ""):
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        yield f"{path}{name}", name in values
-        inner = values.get(name)
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(inner, dict):
-            yield from _fields(kind, inner, f"{path}{name}.")
+@pytest.mark.parametrize("name", KINDS)
+def test_the_sample_objects_are_valid(name: str):
+    value = yaml.safe_load((FOLDER / name).read_text())
+    assert value["apiVersion"] == API_VERSION and f"{value['kind']}Spec" == KINDS[name].__name__
+    spec = value["spec"]
+    if "run" in spec:
+        spec["run"]["name"] = value["metadata"]["name"]
+    KINDS[name].model_validate(spec)
 
 
-def test_the_sample_shows_every_field():
-    missing = [path for path, shown in _fields(RunSpec, yaml.safe_load(SAMPLE.read_text())) if not shown]
-    assert not missing
-
-
-@pytest.mark.parametrize(
-    "line", [line for line in SAMPLE.read_text().splitlines() if "# default" in line and ": " in line.partition("#")[0]]
-)
-def test_what_the_sample_calls_a_default_is_one(line):
-    key, _, value = line.partition("#")[0].strip().partition(": ")
-    if "default null:" in line or "default 0;" in line:
-        return  # the comment itself names a default other than the value shown
-    minimal = RunSpec.model_validate(
-        {
-            "name": "x",
-            "data": {"train": "t"},
-            "components": {"unet": "full"},
-            "training": {"max_steps": 1, "global_batch_size": 1},
-            "output": "o",
-        }
-    )
-    found = list(_values(minimal.model_dump(mode="json"), key))
-    assert yaml.safe_load(value) in found, f"{key}: sample says {value}, the spec {found}"
-
-
-def _values(tree: dict, key: str):
-    for name, value in tree.items():
-        if name == key:
-            yield value
-        if isinstance(value, dict):
-            yield from _values(value, key)
+def test_the_sample_finetune_is_the_sample_run():
+    run = yaml.safe_load((FOLDER / "run.yaml").read_text())
+    value = yaml.safe_load((FOLDER / "finetune.yaml").read_text())
+    assert {"name": value["metadata"]["name"], **value["spec"]["run"]} == run

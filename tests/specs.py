@@ -1,0 +1,79 @@
+"""Runs, good and bad: what the validators of `spec.py` say of them, the API server must say too."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+RUN: dict[str, Any] = {
+    "data": {"train": "s3://bucket/latents"},
+    "components": {"unet": {"method": "full"}},
+    "training": {"max_steps": 100, "global_batch_size": 12},
+    "output": "s3://bucket/run",
+}
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy with some fields set, such as changed(RUN, {"training.max_steps": 3})."""
+    values = copy.deepcopy(values)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return values
+
+
+GOOD: tuple[dict[str, Any], ...] = (
+    {},
+    {"components": {"vae": {"method": "decoder"}}},
+    {"components": {"text_encoder": {"method": "full", "learning_rate": 1e-5}, "unet": {"method": "scratch"}}},
+    {"training.warmup_steps": 99},
+    {"training.ema": None, "training.gradient_clipping": None, "objective.snr_gamma": None},  # none, and not the default
+    {"training.micro_batch_size": None, "training.validate_every": None, "data.validation": None},
+    {"training.adam_betas": [0.9, 0.95], "training.zero_stage": 0, "training.precision": "bf16"},
+    {"training.offload": {"optimizer": True, "parameters": True}, "training.zero_stage": 3},
+    {"training.offload": {"optimizer": True}, "training.zero_stage": 1},
+    {"training.sample_every": 10, "training.sample_prompts": ["Erguss: links", "a, b"]},
+    {"training.micro_batch_size": 3, "resources.num_workers": 4},
+    {"resources": {"num_workers": 2, "max_workers": 4}},
+    {"resources": {"num_workers": 3, "max_workers": 3}},
+    {"resources": {"num_workers": 2, "max_workers": 4}, "training.global_batch_size": 24, "training.micro_batch_size": 2},
+    {"resources": {"num_workers": 1, "max_workers": 16}, "training.global_batch_size": 720_720},
+    {"resources.num_workers": 1000, "training.global_batch_size": 1_000_000},
+)
+
+# What is changed, and words that both the validators and the API server say of it.
+BAD: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"components": {}}, "every component is frozen"),
+    ({"components": {"vae": {"method": "frozen"}}}, "every component is frozen"),
+    ({"components.vae": {"method": "scratch"}}, "run of its own"),
+    ({"components": {"unet": {"method": "decoder"}}}, "only the vae has a decoder"),
+    ({"components": {"text_encoder": {"method": "decoder"}}}, "only the vae has a decoder"),
+    ({"components.unet.method": "lorra"}, "components.unet.method"),
+    ({"components.unet.learning_rate": 0}, "components.unet.learning_rate"),
+    ({"training.warmup_steps": 100}, "must be below max_steps"),
+    ({"training.offload": {"optimizer": True}, "training.zero_stage": 0}, "offload.optimizer needs zero_stage 1, 2 or 3"),
+    ({"training.offload": {"parameters": True}}, "offload.parameters needs zero_stage 3"),
+    ({"training.sample_every": 10}, "sample_every needs sample_prompts"),
+    ({"training.sample_prompts": ["x"] * 17}, "training.sample_prompts"),
+    ({"training.max_steps": 0}, "training.max_steps"),
+    ({"training.max_steps": "many"}, "training.max_steps"),
+    ({"training.global_batch_size": 1_000_001}, "training.global_batch_size"),
+    ({"training.zero_stage": 4}, "training.zero_stage"),
+    ({"training.precision": "fp8"}, "training.precision"),
+    ({"training.adam_betas": [0.9]}, "training.adam_betas"),
+    ({"training.ema.decay": 1.0}, "training.ema.decay"),
+    ({"objective.prediction_type": "x0"}, "objective.prediction_type"),
+    ({"objective.conditioning_dropout": 1}, "objective.conditioning_dropout"),
+    ({"seed": 2**31}, "seed"),
+    ({"model": "m" * 1025}, "model"),
+    ({"resources.num_workers": 5}, "training.global_batch_size"),
+    ({"resources.num_workers": 0}, "resources.num_workers"),
+    ({"resources": {"num_workers": 4, "max_workers": 3}}, "must not be below num_workers"),
+    ({"resources": {"num_workers": 3, "max_workers": 6}}, "is not a multiple"),  # of 5
+    ({"resources": {"num_workers": 1, "max_workers": 20}, "training.global_batch_size": 720_720}, "is not a multiple"),  # of 17
+    ({"training.micro_batch_size": 5}, "does not divide a worker's share"),
+    ({"training.micro_batch_size": 6, "resources": {"num_workers": 2, "max_workers": 3}}, "does not divide a worker's share"),
+)

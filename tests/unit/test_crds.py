@@ -1,0 +1,146 @@
+"""The CRDs without an API server: the files are fresh, the schemas structural, the validators' half of tests/specs.py.
+tests/cluster/test_schema.py asks a real API server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from specs import BAD, GOOD, RUN, changed
+
+from medsd_ray.errors import InputError
+from medsd_ray.operator import crds
+from medsd_ray.operator.objects import FineTuneSpec
+from medsd_ray.spec import RunSpec, Strict, parse_run
+
+
+def nodes(schema: dict[str, Any]):
+    yield schema
+    for inner in schema.get("properties", {}).values():
+        yield from nodes(inner)
+    for name in ("items", "additionalProperties"):
+        if name in schema:
+            yield from nodes(schema[name])
+
+
+def root(kind: crds.Kind) -> dict[str, Any]:
+    return crds.crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+def test_the_files_are_what_the_models_say(capsys: pytest.CaptureFixture[str]):
+    assert crds.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_stale_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(crds, "ROOT", tmp_path)
+    monkeypatch.setattr(crds, "FOLDERS", (tmp_path / "crds",))
+    assert crds.main(["--check"]) == 1  # absent
+    assert crds.main([]) == 0 and crds.main(["--check"]) == 0
+    capsys.readouterr()
+    (tmp_path / "crds/finetunes.yaml").write_text("kind: Old")
+    assert crds.main(["--check"]) == 1
+    line = capsys.readouterr().err
+    assert line == "crds/finetunes.yaml: not what the models say; run `make crds`\n"
+
+
+@pytest.mark.parametrize("kind", crds.KINDS, ids=lambda kind: kind.name)
+def test_schemas_are_structural_and_bounded(kind: crds.Kind):
+    for node in nodes(root(kind)):
+        assert node["type"] in ("object", "array", "string", "integer", "number", "boolean")
+        assert not {"$ref", "anyOf", "title", "prefixItems"} & set(node)
+        assert "additionalProperties" not in node or "properties" not in node
+        assert node.get("default", 0) is not None
+        if node["type"] == "string":
+            assert "maxLength" in node or "enum" in node, node
+        if node["type"] == "array":
+            assert "maxItems" in node, node
+        if node["type"] == "object":
+            known = {"properties", "maxProperties", "x-kubernetes-preserve-unknown-fields"} & set(node)
+            assert known or node == {"type": "object"}, node  # the latter is metadata
+
+
+@pytest.mark.parametrize("kind", crds.KINDS, ids=lambda kind: kind.name)
+def test_the_yaml_has_no_anchors(kind: crds.Kind):
+    assert not [token for token in yaml.scan(crds.render(kind)) if isinstance(token, yaml.AnchorToken)]
+
+
+def test_a_run_in_an_object_has_no_name_of_its_own():
+    run = root(crds.KINDS[1])["properties"]["spec"]["properties"]["run"]
+    assert set(RunSpec.model_fields) - set(run["properties"]) == {"name"}
+    assert run["required"] == ["data", "components", "training", "output"]
+
+
+def test_what_an_attempt_was_made_from_is_held_and_the_rest_is_not():
+    rules = root(crds.KINDS[1])["x-kubernetes-validations"]
+    held = {rule["fieldPath"].removeprefix(".spec.") for rule in rules if "fieldPath" in rule}
+    assert held == {"runtime", "pool", "queue", "priorityClassName", "run", "report"}
+    assert held | FineTuneSpec.mutable == set(FineTuneSpec.model_fields)
+
+
+class Part(Strict):
+    size: int = 3
+    note: str | None = None
+
+
+class Whole(Strict):
+    """Of
+    two lines."""
+
+    part: Part = Part()
+    other: Part | None = Part(size=4)
+    absent: Part | None = None
+    choice: Literal["a", "bc"] | None = None
+    pair: tuple[float, float] = (1.0, 2.0)
+    cel = (("self.part.size > 0", "too small"),)
+
+
+def test_how_models_become_schemas():
+    part = {
+        "type": "object",
+        "properties": {"size": {"type": "integer", "default": 3}, "note": {"type": "string", "nullable": True}},
+    }
+    assert crds.schema(Whole) == {
+        "description": "Of two lines.",
+        "type": "object",
+        "properties": {
+            "part": part | {"default": {}},
+            "other": part | {"default": {"size": 4}, "nullable": True},
+            "absent": part | {"nullable": True},
+            "choice": {"type": "string", "nullable": True, "pattern": "^(a|bc)$", "maxLength": 2},
+            "pair": {"type": "array", "default": [1.0, 2.0], "minItems": 2, "maxItems": 2, "items": {"type": "number"}},
+        },
+        "x-kubernetes-validations": [{"rule": "self.part.size > 0", "message": "too small"}],
+    }
+
+
+class Union(BaseModel):
+    x: int | str
+
+
+class Mixed(BaseModel):
+    x: tuple[int, str]
+
+
+class Constant(BaseModel):
+    x: Literal["only"]
+
+
+@pytest.mark.parametrize("model", [Union, Mixed, Constant])
+def test_what_no_structural_schema_can_say_is_an_error(model: type[BaseModel]):
+    with pytest.raises(ValueError, match="structural schema"):
+        crds.schema(model)
+
+
+@pytest.mark.parametrize("changes", GOOD, ids=str)
+def test_good_runs_are_taken(changes: dict[str, Any]):
+    parse_run({"name": "x", **changed(RUN, changes)})
+
+
+@pytest.mark.parametrize(("changes", "words"), BAD, ids=lambda value: str(value)[:60])
+def test_bad_runs_are_refused(changes: dict[str, Any], words: str):
+    with pytest.raises(InputError) as caught:
+        parse_run({"name": "x", **changed(RUN, changes)})
+    assert words in str(caught.value)
