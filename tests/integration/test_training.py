@@ -195,7 +195,8 @@ def test_the_vae_is_trained_by_each_method(root: Path, images: str, one: Pool, t
     validated = validation_losses(root, f"vae-{method}-one")
     assert validation_losses(root, f"vae-{method}-two") == pytest.approx(validated, abs=1e-5) and len(validated) == 2
     assert len(list((root / f"vae-{method}-two/samples").glob(f"step-{STEPS:08d}/*.png"))) == 4
-    base, adapted = (load_components(str(root / name), only=("vae",)).vae for name in ("model", f"vae-{method}-two"))
+    checkpoint = f"vae-{method}-two/checkpoints/step-{STEPS:08d}"
+    base, adapted = (load_components(str(root / name), only=("vae",)).vae for name in ("model", checkpoint))
     # A VAE whose encoder has moved says anew what brings its latents to unit variance.
     latents = adapted.encode(torch.rand(64, 3, 16, 16) * 2 - 1).latent_dist.sample()
     wanted = base.config["scaling_factor"] if method == "decoder" else 1 / latents.std().item()

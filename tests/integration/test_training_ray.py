@@ -116,6 +116,7 @@ def complete(output: Path, step: int) -> Callable[[], bool]:
     return (output / f"checkpoints/step-{step:08d}/COMPLETE").is_file
 
 
+@pytest.mark.timeout(1800)  # about four minutes on two idle cores
 def test_lost_workers_interrupts_and_other_world_sizes_change_nothing(root: Path, whole: Path, start: Start):
     output = root / "run"
     (root / "run.yaml").write_text(dump_run(parse_run(values(root, "run", 2))))
