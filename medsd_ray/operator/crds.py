@@ -152,8 +152,8 @@ class _Generator(GenerateJsonSchema):
         return found | ({"x-kubernetes-validations": rules} if rules else {})
 
     def encode_default(self, dft: Any) -> Any:
-        """A model's own defaults stand with its fields: the API server fills them into {}."""
-        return dft.model_dump(mode="json", exclude_defaults=True) if isinstance(dft, BaseModel) else super().encode_default(dft)
+        """Whole, though the API server fills a model's own defaults into {}: it checks a default by CEL as it stands here."""
+        return dft.model_dump(mode="json", exclude_none=True) if isinstance(dft, BaseModel) else super().encode_default(dft)
 
 
 # In the order in which they are written; any other word of pydantic's would be lost, and is an error.

@@ -19,19 +19,17 @@ READ = {"get", "list", "watch"}
 NAMESPACED = {
     ("medsd.io", "finetunes"): READ | {"delete"},
     ("medsd.io", "evaluations"): READ | {"delete"},
-    ("medsd.io", "finetunes/status"): {"get", "patch", "update"},
-    ("medsd.io", "evaluations/status"): {"get", "patch", "update"},
-    ("ray.io", "rayjobs"): READ | {"create", "patch", "delete"},
-    ("ray.io", "rayclusters"): READ,
+    ("medsd.io", "finetunes/status"): {"patch"},
+    ("medsd.io", "evaluations/status"): {"patch"},
+    ("ray.io", "rayjobs"): READ | {"create", "delete"},
+    ("ray.io", "rayclusters"): {"patch"},
     ("", "configmaps"): {"get", "create", "patch"},
     ("", "pods"): READ,
-    ("", "pods/log"): {"get"},
     ("", "events"): READ | {"create", "patch"},
 }
 CLUSTER_WIDE = {
     ("medsd.io", "runtimes"): READ,
     ("apiextensions.k8s.io", "customresourcedefinitions"): READ,
-    ("", "nodes"): READ,
     ("", "namespaces"): {"list", "watch"},
 }
 

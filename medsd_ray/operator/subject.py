@@ -1,0 +1,73 @@
+"""The object under reconciliation, as plain Python: its identity, its spec, its status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from medsd_ray.errors import InputError
+from medsd_ray.operator.objects import EvaluationSpec, FineTuneSpec, RuntimeSpec, Status
+from medsd_ray.spec import parse_run
+
+LONGEST_NAME = 63
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A FineTune or an Evaluation. `refusal`: why the spec cannot be read, in words; then `spec` is None."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    spec: FineTuneSpec | EvaluationSpec | None
+    status: Status
+    refusal: str | None = None
+
+
+def read_subject(made: dict[str, Any]) -> Subject:
+    """An object as the API server has it. Raises ValidationError where the status is not one that medsd wrote."""
+    meta = made["metadata"]
+    spec, refusal = None, None
+    try:
+        spec = read_spec(made["kind"], meta["name"], made.get("spec") or {})
+    except InputError as error:
+        refusal = str(error)
+    return Subject(
+        kind=made["kind"],
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        spec=spec,
+        status=Status.model_validate(made.get("status") or {}),
+        refusal=refusal,
+    )
+
+
+def read_spec(kind: str, name: str, values: dict[str, Any]) -> FineTuneSpec | EvaluationSpec:
+    """Raises InputError with every wrong field, one line."""
+    if len(name) > LONGEST_NAME or "." in name:
+        raise InputError(f"metadata.name: {name!r} is not a DNS label of at most {LONGEST_NAME} characters; choose another name")
+    try:
+        if kind == "Evaluation":
+            return EvaluationSpec.model_validate(values)
+        run = parse_run({**(values.get("run") or {}), "name": name}, source="spec.run")
+        return FineTuneSpec.model_validate({**values, "run": run})
+    except ValidationError as error:
+        raise InputError(in_words(error)) from error
+
+
+def read_runtime(made: dict[str, Any]) -> RuntimeSpec:
+    """Raises InputError with every wrong field, one line."""
+    try:
+        return RuntimeSpec.model_validate(made.get("spec") or {})
+    except ValidationError as error:
+        raise InputError(f"runtime {made['metadata']['name']}: {in_words(error)}") from error
+
+
+def in_words(error: ValidationError) -> str:
+    return "; ".join(f"spec.{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
