@@ -6,6 +6,7 @@ wrote with the VAE of `model`). See `load_run` for how a YAML file becomes a `Ru
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -34,12 +35,42 @@ class Strict(BaseModel):
 
 
 class Method(StrEnum):
-    """How a component is adapted; `models/methods.py` holds one entry for each."""
+    """How a component is adapted; `models/methods.py` holds an entry for each that a component knows."""
 
     frozen = "frozen"
     full = "full"  # all weights, from the model's own
     scratch = "scratch"  # all weights, from a new random start
     decoder = "decoder"  # the VAE's decoder alone, so that encoded latents stay valid
+    lora = "lora"  # low-rank updates of the attention's projections
+    cross_attention = "cross_attention"  # the U-Net's attention to the text alone
+    swap = "swap"  # another text encoder, through a learnt projection
+    textual_inversion = "textual_inversion"  # embeddings of new tokens alone
+
+
+class Lora(Strict):
+    """W + alpha/rank·B·A, see models/lora.py."""
+
+    rank: int = Field(default=16, ge=1, le=1024)
+    alpha: float = Field(default=16.0, gt=0)
+
+
+class Swap(Strict):
+    """Another text encoder in place of the model's own, see models/swap.py."""
+
+    model: Text = Field(
+        description="any transformers AutoModel with its tokenizer: folder, s3:// or hub name; checkpoints refer to it"
+    )
+    max_length: int | None = Field(
+        default=None, ge=1, le=8192, description="tokens of a caption; the tokenizer's own where absent"
+    )
+    train: bool = Field(default=False, description="fine-tune the encoder too; else the projection alone is trained")
+
+
+class Token(Strict):
+    """A new word of textual inversion, see models/inversion.py."""
+
+    token: str = Field(max_length=64, pattern=r"^<[a-z0-9_-]+>$", description="as it stands in captions and prompts")
+    initializer: Text = Field(min_length=1, description="words whose mean embedding it starts from")
 
 
 class Component(Strict):
@@ -59,10 +90,70 @@ class Component(Strict):
         return self.method is not Method.frozen
 
 
+class Vae(Component):
+    method: Literal[Method.frozen, Method.decoder, Method.full, Method.scratch] = Method.frozen
+
+
+LORA_RULE = (
+    "!has(self.lora) || self.method == 'lora'",
+    "lora holds settings of the method lora alone; set method to lora, or leave them out",
+)
+
+
+class Unet(Component):
+    method: Literal[Method.frozen, Method.full, Method.scratch, Method.lora, Method.cross_attention] = Method.frozen
+    lora: Lora | None = Field(default=None, description="settings of the method lora; its defaults where absent")
+
+    cel: ClassVar = (LORA_RULE,)
+
+    @model_validator(mode="after")
+    def _settings(self):
+        if self.lora and self.method is not Method.lora:
+            raise ValueError(LORA_RULE[1])
+        return self
+
+
+class TextEncoder(Component):
+    method: Literal[
+        Method.frozen, Method.full, Method.scratch, Method.lora, Method.swap, Method.textual_inversion
+    ] = Method.frozen  # fmt: skip
+    lora: Lora | None = Field(default=None, description="settings of the method lora; its defaults where absent")
+    swap: Swap | None = Field(default=None, description="the encoder of the method swap")
+    tokens: list[Token] = Field(
+        default=[],
+        max_length=32,
+        description="the new words of the method textual_inversion",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["token"]},
+    )
+
+    cel: ClassVar = (
+        LORA_RULE,
+        ("has(self.swap) == (self.method == 'swap')", "swap: {model: ...} is needed by the method swap, and by no other"),
+        (
+            "(size(self.tokens) > 0) == (self.method == 'textual_inversion')",
+            "tokens are needed by the method textual_inversion, and by no other",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _settings(self):
+        (_, lora), (_, swap), (_, tokens) = self.cel
+        if self.lora and self.method is not Method.lora:
+            raise ValueError(lora)
+        if (self.swap is not None) != (self.method is Method.swap):
+            raise ValueError(swap)
+        if bool(self.tokens) != (self.method is Method.textual_inversion):
+            raise ValueError(tokens)
+        names = [one.token for one in self.tokens]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tokens: Duplicate value: {twice[0]}")
+        return self
+
+
 class Components(Strict):
-    vae: Component = Component()
-    text_encoder: Component = Component()
-    unet: Component = Component()
+    vae: Vae = Vae()
+    text_encoder: TextEncoder = TextEncoder()
+    unet: Unet = Unet()
 
     cel: ClassVar = (
         (
@@ -73,10 +164,6 @@ class Components(Strict):
             "self.vae.method == 'frozen' || (self.text_encoder.method == 'frozen' && self.unet.method == 'frozen')",
             "the vae is adapted in a run of its own: freeze text_encoder and unet here, then encode, then train them",
         ),
-        (
-            "self.text_encoder.method != 'decoder' && self.unet.method != 'decoder'",
-            "only the vae has a decoder; choose frozen, full or scratch for text_encoder and unet",
-        ),
     )
 
     @property
@@ -85,15 +172,11 @@ class Components(Strict):
 
     @model_validator(mode="after")
     def _one_stage(self):
+        (_, all_frozen), (_, own_run) = self.cel
         if not self.trained:
-            raise ValueError("every component is frozen: set vae, text_encoder or unet to be trained")
+            raise ValueError(all_frozen)
         if self.vae.trained and len(self.trained) > 1:
-            raise ValueError(
-                "the vae is adapted in a run of its own: freeze text_encoder and unet here, then encode, then train them"
-            )
-        for name in ("text_encoder", "unet"):
-            if getattr(self, name).method is Method.decoder:
-                raise ValueError(f"{name}: only the vae has a decoder; choose frozen, full or scratch")
+            raise ValueError(own_run)
         return self
 
 
@@ -119,6 +202,13 @@ class VaeObjective(Strict):
 
     kl_weight: float = Field(default=0.02, ge=0, description="times the KL divergence per pixel value")
     edge_weight: float = Field(default=1.0, ge=0)
+
+
+class Prior(Strict):
+    """Prior preservation (Ruiz et al. 2023): loss + weight · loss on images that the model itself made of the class."""
+
+    data: Text = Field(description="latent shards of class images: what generate, prepare and encode made; folder or s3://")
+    weight: float = Field(default=1.0, gt=0)
 
 
 class Offload(Strict):
@@ -212,6 +302,7 @@ class RunSpec(Strict):
     components: Components
     objective: Objective = Objective()
     vae_objective: VaeObjective = VaeObjective()
+    prior: Prior | None = Field(default=None, description="prior preservation, as in DreamBooth; null: none")
     training: Training
     checkpoint: Checkpoint = Checkpoint()
     resources: Resources = Resources()
@@ -228,7 +319,17 @@ class RunSpec(Strict):
             "self.training.global_batch_size / (self.resources.num_workers + i) % self.training.micro_batch_size == 0)",
             "training.micro_batch_size does not divide a worker's share of the batch",
         ),
+        (
+            "!has(self.prior) || self.components.vae.method == 'frozen'",
+            "prior preservation is of the unet and text_encoder; leave prior out of a run of the vae",
+        ),
     )
+
+    @model_validator(mode="after")
+    def _prior(self):
+        if self.prior and self.components.vae.trained:
+            raise ValueError(self.cel[-1][1])
+        return self
 
     @model_validator(mode="after")
     def _batches(self):
@@ -278,7 +379,7 @@ def _in_words(error) -> str:
         return f"{where} is not a field of a run; remove it or mend its spelling"
     if error["type"] == "missing":
         return f"{where} is missing"
-    message = error["msg"].removeprefix("Value error, ")
+    message = re.sub(r"<Method\.\w+: ('\w+')>", r"\1", error["msg"].removeprefix("Value error, "))
     return f"{where}: {message}" if where else message
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from medsd_ray.spec import RunSpec
+from medsd_ray.spec import RunSpec, dump_run
+from medsd_ray.storage import open_storage
 
 
 def _free_port() -> int:
@@ -60,7 +61,8 @@ class Pool:
             process.start()
 
     def train(self, run: RunSpec) -> None:
-        """Raises what a worker raised."""
+        """Raises what a worker raised. As `medsd train` does, it first says in the output what is run there."""
+        open_storage(run.output).write("run.yaml", dump_run(run).encode())
         for orders in self._orders:
             orders.put(run)
         failures = [self._answers.get(timeout=900) for _ in range(self.world_size)]

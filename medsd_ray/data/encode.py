@@ -31,13 +31,13 @@ from medsd_ray.data.shards import (
     write_index,
 )
 from medsd_ray.errors import InputError
-from medsd_ray.models.load import Components, load_components, model_fingerprint
+from medsd_ray.models.load import Components, load_components, model_fingerprint, token_ids
 from medsd_ray.storage import Storage, absolute, open_storage
 from medsd_ray.workers import run_tasks
 
 NOTES = ".progress"
 # What latents must agree in to be of one kind. Not the model's address, nor floats, which differ a little by machine.
-IDENTITY = ("vae_fingerprint", "text_encoder_fingerprint", "text_embeddings", "scaling_factor", "empty_ids")
+IDENTITY = ("vae_fingerprint", "text_encoder_fingerprint", "text_embeddings", "scaling_factor")
 
 
 def encode(
@@ -96,14 +96,11 @@ class Encoder:
     out: Storage
 
     def describe(self) -> dict:
-        """What the index says of the latents: the VAE's scaling factor, the empty caption's ids and embedding."""
-        ids = self._tokens([""])
-        empty = self._embed(ids)[0].tolist() if self.text_embeddings else None
+        """What the index says of the latents: the VAE's scaling factor, the empty caption's embedding."""
         return {
             "scaling_factor": self.components.vae.config["scaling_factor"],
             "text_embeddings": self.text_embeddings,
-            "empty_ids": ids[0].tolist(),
-            "empty_embedding": empty,
+            "empty_embedding": self._embed([""])[0].tolist() if self.text_embeddings else None,
         }
 
     def run(self, task: Task) -> int | InputError:
@@ -117,7 +114,7 @@ class Encoder:
         batches = [samples[at : at + self.batch_size] for at in range(0, len(samples), self.batch_size)]
         parts = [self._encode(batch) for batch in batches]
         tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        data = to_bytes(tensors, [sample.key for sample in samples])
+        data = to_bytes(tensors, [sample.key for sample in samples], [sample.caption for sample in samples])
         name = f"shard-{task.number:05d}.safetensors"
         store = self.out.child(task.split)
         store.write(name, data)
@@ -129,19 +126,15 @@ class Encoder:
     def _encode(self, samples: list[Sample]) -> dict[str, Tensor]:
         vae: Any = self.components.vae  # diffusers annotates encode's result as a tuple
         posterior = vae.encode(_pixels(samples).to(vae.device)).latent_dist
-        ids = self._tokens([sample.caption for sample in samples])
-        tensors = {"mean": posterior.mean.cpu(), "logvar": posterior.logvar.cpu(), "input_ids": ids}
-        return tensors | ({"text_embeddings": self._embed(ids)} if self.text_embeddings else {})
-
-    def _tokens(self, captions: list[str]) -> Tensor:
-        tokenizer = self.components.tokenizer
-        length = tokenizer.model_max_length
-        return tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids.int()
+        tensors = {"mean": posterior.mean.cpu(), "logvar": posterior.logvar.cpu()}
+        if self.text_embeddings:
+            tensors["text_embeddings"] = self._embed([sample.caption for sample in samples])
+        return tensors
 
     @torch.inference_mode()
-    def _embed(self, ids: Tensor) -> Tensor:
+    def _embed(self, captions: list[str]) -> Tensor:
         encoder = self.components.text_encoder
-        return encoder(ids.long().to(encoder.device))[0].cpu()
+        return encoder(token_ids(self.components.tokenizer, captions).to(encoder.device))[0].cpu()
 
 
 def _pixels(samples: list[Sample]) -> Tensor:

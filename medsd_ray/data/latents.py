@@ -1,16 +1,19 @@
 """Latent shards: one safetensors file a shard, with a row a sample.
 
-Tensors: `mean` and `logvar` of the VAE's posterior, (n, channels, height, width) float32, unscaled; `input_ids`
-(n, length) int32; and, where the text encoder is frozen, `text_embeddings` (n, length, width) float32. The index's meta
-holds `model` (address), `fingerprint`, `vae_fingerprint`, `text_encoder_fingerprint`, `scaling_factor`, `empty_ids` and
-`empty_embedding` of the empty caption, and `sources`, the checksums of the image shards.
+Tensors: `mean` and `logvar` of the VAE's posterior, (n, channels, height, width) float32, unscaled; and, for a frozen text
+encoder, `text_embeddings` (n, length, width) float32. The header holds the samples' keys and captions: a text encoder
+that is trained may have words or a tokenizer of its own, so that tokens are made of captions when they are read.
+The index's meta holds `model` (address), `fingerprint`, `vae_fingerprint`, `text_encoder_fingerprint`, `scaling_factor`,
+the `empty_embedding` of the empty caption, and `sources`, the checksums of the image shards.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -19,27 +22,42 @@ from torch import Tensor
 from medsd_ray.errors import InputError
 
 OPEN_SHARDS = 32
+Tokenize = Callable[[list[str]], Tensor]
+"""From captions to token ids (B, L), int64."""
 
 
-def to_bytes(tensors: dict[str, Tensor], keys: list[str]) -> bytes:
-    """A shard's file; the samples' keys stand in its header."""
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"keys": json.dumps(keys)})
+def to_bytes(tensors: dict[str, Tensor], keys: list[str], captions: list[str]) -> bytes:
+    """A shard's file."""
+    header = {"keys": json.dumps(keys), "captions": json.dumps(captions)}
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header)
 
 
 class LatentReader:
-    """Rows of latent shards. Files are memory-mapped and read a row at a time, so that memory stays flat."""
+    """Rows of latent shards. Files are memory-mapped and read a row at a time, so that memory stays flat.
 
-    def __init__(self) -> None:
-        self._open: OrderedDict[Path, dict] = OrderedDict()
+    With `tokenize` a row has the caption's `input_ids` (L,), and no text embeddings. Raises InputError where a file is no
+    latent shard.
+    """
+
+    def __init__(self, tokenize: Tokenize | None = None) -> None:
+        self.tokenize = tokenize
+        self._open: OrderedDict[Path, tuple[dict[str, Any], list[str]]] = OrderedDict()
 
     def row(self, path: Path, row: int) -> dict[str, Tensor]:
         try:
             if path not in self._open:
-                file = safe_open(path, framework="pt")
-                self._open[path] = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (a file is no dict)
+                self._open[path] = self._read(path)
                 if len(self._open) > OPEN_SHARDS:
                     self._open.popitem(last=False)
             self._open.move_to_end(path)
-            return {name: part[row] for name, part in self._open[path].items()}
-        except SafetensorError as error:
+            parts, captions = self._open[path]
+            tensors = {name: part[row] for name, part in parts.items()}
+        except (SafetensorError, KeyError) as error:  # KeyError: a header without captions
             raise InputError(f"{path}: not a latent shard ({error}); run encode again") from error
+        return tensors | ({"input_ids": self.tokenize([captions[row]])[0]} if self.tokenize else {})
+
+    def _read(self, path: Path) -> tuple[dict[str, Any], list[str]]:
+        file: Any = safe_open(path, framework="pt")
+        unwanted = {"text_embeddings"} if self.tokenize else set()
+        parts = {name: file.get_slice(name) for name in set(file.keys()) - unwanted}
+        return parts, json.loads((file.metadata() or {})["captions"]) if self.tokenize else []

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from medsd_ray.data.cache import ShardCache
-from medsd_ray.data.latents import OPEN_SHARDS, LatentReader
+from medsd_ray.data.latents import OPEN_SHARDS, LatentReader, Tokenize
 from medsd_ray.data.order import Order, batch_positions
 from medsd_ray.data.shards import open_split
 from medsd_ray.errors import InputError
@@ -59,10 +59,11 @@ def _png_places(path: Path) -> list[tuple[int, int]]:
 class ShardedDataset:
     """A split of image or latent shards, read by position (see order.py).
 
-    Raises InputError where the address has no finished split of that name, or one of text alone.
+    `tokenize` makes `input_ids` of latents' captions. Raises InputError where the address has no finished split of that
+    name, or one of text alone.
     """
 
-    def __init__(self, url: str, split: str, seed: int, cache_dir: str | None = None):
+    def __init__(self, url: str, split: str, seed: int, cache_dir: str | None = None, tokenize: Tokenize | None = None):
         self.store, self.index = open_split(url, split)
         if self.index.kind not in ("image", "latent"):
             raise InputError(f"{self.store.url}: {self.index.kind} shards hold no images to train on")
@@ -70,14 +71,14 @@ class ShardedDataset:
             raise InputError(f"{self.store.url}: no sample in this split; prepare more data or choose another split")
         self.order = Order(tuple(shard.samples for shard in self.index.shards), seed)
         self.cache = ShardCache(self.store, self.index, cache_dir)
-        self._reader = ImageReader() if self.index.kind == "image" else LatentReader()
+        self._reader = ImageReader() if self.index.kind == "image" else LatentReader(tokenize)
 
     @property
     def samples(self) -> int:
         return self.index.samples
 
     def sample_at(self, position: int) -> dict[str, Tensor]:
-        """The sample at a position: `pixel_values`, or a row of each tensor of latents.py."""
+        """The sample at a position: `pixel_values`, or a row of latents.py."""
         shard, row = self.order.sample_at(position)
         return self._reader.row(self.cache.path(shard), row)
 
@@ -93,8 +94,21 @@ class ShardedDataset:
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]} | {"positions": torch.tensor(positions)}
 
 
+class WithPrior:
+    """Training samples, each with one of a second data set: `prior_NAME` beside each NAME.
+
+    Both are read at the same positions, each in its own order, so that the pairs too follow from (seed, position) alone.
+    """
+
+    def __init__(self, dataset: ShardedDataset, prior: ShardedDataset):
+        self.dataset, self.prior = dataset, prior
+
+    def batch(self, positions: range) -> dict[str, Tensor]:
+        return self.dataset.batch(positions) | {f"prior_{name}": part for name, part in self.prior.batch(positions).items()}
+
+
 def batches(
-    dataset: ShardedDataset,
+    dataset: ShardedDataset | WithPrior,
     *,
     first_step: int,
     last_step: int,

@@ -14,7 +14,7 @@ from typing import Any
 
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation import classifier as classifying
-from medsd_ray.evaluation import features, memorisation, plots, report, sections
+from medsd_ray.evaluation import features, memorisation, plots, reconstruction, report, sections
 from medsd_ray.evaluation.inputs import Inputs, RunRecord, concatenate, read_inputs, read_run
 from medsd_ray.evaluation.report import Missing
 from medsd_ray.evaluation.sections import NO_TRAIN, Sets
@@ -26,7 +26,8 @@ Say = Callable[[str], None]
 
 def evaluate(
     real: str, generated: str, out: str, *, base: str | None = None, label: str = "finding", inception: Path | None = None,
-    xrv: Path | None = None, clip: str | None = None, run: str | None = None, seed: int = 0,
+    xrv: Path | None = None, clip: str | None = None, run: str | None = None, vae: str | None = None,
+    lpips: Path | None = None, seed: int = 0,
     held_out: Sequence[str] = ("test",), title: str = TITLE, extra: dict | None = None, say: Say = partial(print, flush=True),
 ) -> dict:  # fmt: skip
     """Measures generated images against real ones; writes report.html and report.json to `out` and returns the latter.
@@ -40,9 +41,12 @@ def evaluate(
         name: features.EXTRACTORS[name](path) if path else Missing(f"no weight file was given (--{name})")
         for name, path in (("inception", inception), ("xrv", xrv))
     }
+    carrier, perceptual = reconstruction.checked(vae, lpips)
     inputs, record = read_inputs(real, generated, base, label), read_run(run)
     words = {name: str(one if isinstance(one, Missing) else one.description) for name, one in loaded.items()}
     options = {"label": label, "seed": seed, "held_out": list(held_out), "clip": clip, "title": title} | words
+    options["vae"] = carrier if isinstance(carrier, Missing) else [carrier.model, carrier.fingerprint]
+    options["lpips"] = perceptual if isinstance(perceptual, Missing) else perceptual.description
     checksum = _checksum(inputs, record, options)
     known = _finished(store, checksum)
     if known is not None:
@@ -54,7 +58,7 @@ def evaluate(
         "format": report.FORMAT,
         "title": title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _command(real, generated, out, base, label, inception, xrv, clip, run, seed),
+        "command": _command(real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, seed),
         "inputs_sha256": checksum,
         "model": inputs.manifest.get("model"),
         "model_fingerprint": inputs.manifest.get("model_fingerprint"),
@@ -64,6 +68,7 @@ def evaluate(
     }
     measured, checks = measure(sets, loaded, label, clip, seed, say)
     found |= measured
+    found["vae"] = reconstruction.vae_section(carrier, perceptual, sets.held_out.pixels)
     found["train"] = sections.train_section(record)
     found["run"] = {"output": record.url, "spec": record.spec, "manifest": record.manifest, "result": record.result}
     found["extra"], found["versions"] = extra or {}, report.versions()
@@ -163,8 +168,9 @@ def _checksum(inputs: Inputs, record: RunRecord, options: dict) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _command(real, generated, out, base, label, inception, xrv, clip, run, seed) -> str:
+def _command(real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, seed) -> str:
     parts = ["medsd", "evaluate", "--real", real, "--generated", generated, "--out", out, "--label", label, "--seed", str(seed)]
-    for name, value in (("base", base), ("inception", inception), ("xrv", xrv), ("clip", clip), ("run", run)):
+    named = {"base": base, "inception": inception, "xrv": xrv, "clip": clip, "run": run, "vae": vae, "lpips": lpips}
+    for name, value in named.items():
         parts += [f"--{name}", str(value)] if value else []
     return shlex.join(map(str, parts))

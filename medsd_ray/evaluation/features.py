@@ -50,9 +50,9 @@ def inception(path: Path) -> Extractor:
     """The Inception-v3 that FID is defined with, 2048 features, from torch-fidelity's weight file."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    state = _as_state(_read_weights(path), path)
+    state = as_state(read_weights(path), path)
     shapes = {"Conv2d_1a_3x3.conv.weight": (32, 3, 3, 3), "fc.weight": (1008, 2048)}
-    _check_shapes(state, shapes, path, "torch-fidelity's Inception")
+    check_shapes(state, shapes, path, "torch-fidelity's Inception")
     try:
         network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
     except Exception as error:  # a key or shape further down differs
@@ -70,8 +70,8 @@ def xrv(path: Path) -> Extractor:
     """torchxrayvision's DenseNet-121 for chest X-rays, 1024 features, from a weight file of that project."""
     from torchxrayvision.models import DenseNet
 
-    state = _as_state(_read_weights(path), path)
-    _check_shapes(state, {"features.conv0.weight": (64, 1, 7, 7)}, path, "a torchxrayvision DenseNet-121")
+    state = as_state(read_weights(path), path)
+    check_shapes(state, {"features.conv0.weight": (64, 1, 7, 7)}, path, "a torchxrayvision DenseNet-121")
     network = DenseNet(num_classes=len(state.get("classifier.bias", torch.zeros(18))))
     try:
         network.load_state_dict({k: v for k, v in state.items() if k != "op_threshs"}, strict=True)
@@ -101,7 +101,7 @@ def _run(network: nn.Module, pixels: np.ndarray, prepare: Callable[[Tensor], Ten
     return np.concatenate(parts)
 
 
-def _read_weights(path: Path):
+def read_weights(path: Path):
     """Tensors of a .safetensors or torch file. Whole-module files, as torchxrayvision publishes, are read with an allow-list:
     of their classes only the layers that a DenseNet is made of may be built."""
     if not path.is_file():
@@ -125,14 +125,14 @@ def _densenet_classes() -> list:
     return [*(getattr(models, name) for name in names), *layers, set]
 
 
-def _as_state(loaded, path: Path) -> dict[str, Tensor]:
+def as_state(loaded, path: Path) -> dict[str, Tensor]:
     state = loaded.state_dict() if isinstance(loaded, nn.Module) else loaded
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: holds no plain dictionary of tensors; give a state-dict file")
     return state
 
 
-def _check_shapes(state: dict[str, Tensor], wanted: dict[str, tuple], path: Path, what: str) -> None:
+def check_shapes(state: dict[str, Tensor], wanted: dict[str, tuple], path: Path, what: str) -> None:
     for name, shape in wanted.items():
         found = tuple(state[name].shape) if name in state else None
         if found != shape:

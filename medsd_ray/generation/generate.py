@@ -2,12 +2,15 @@
 
 out/generated.json   the plan, written first: model, settings, and each image's file, prompt, seed and index
 out/00000.png ...    the images, each whole or not there; image i has prompt i modulo the number of prompts
+out/metadata.csv     the prompts as `prepare` reads them, so that the images can be trained on: each a patient of its own
 out/COMPLETE         written last
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -21,7 +24,7 @@ from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.storage import Storage, absolute, open_storage
 from medsd_ray.workers import run_tasks
 
-PLAN = "generated.json"
+PLAN, TABLE = "generated.json", "metadata.csv"
 
 
 def generate(
@@ -65,7 +68,8 @@ def generate(
     painter = Painter(components, plan, store, use_gpu)
     done = (count for _, count in run_tasks(painter, chunks, num_workers, use_gpu))
     _report(done, num_images - len(todo), num_images)
-    store.mark_complete({name: _describe(store, name) for name in [PLAN, *(image["file"] for image in plan["images"])]})
+    store.write(TABLE, _table(plan))
+    store.mark_complete({name: _describe(store, name) for name in [PLAN, TABLE, *(image["file"] for image in plan["images"])]})
 
 
 def make_plan(model: str, fingerprint: str, prompts: list[str], num_images: int, seed: int, sampling: Sampling) -> dict[str, Any]:
@@ -83,6 +87,14 @@ def make_plan(model: str, fingerprint: str, prompts: list[str], num_images: int,
             for index in range(num_images)
         ],
     }
+
+
+def _table(plan: dict[str, Any]) -> bytes:
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(("image", "report", "patient_id"))
+    rows.writerows((image["file"], image["prompt"], f"generated-{image['index']}") for image in plan["images"])
+    return text.getvalue().encode()
 
 
 def write_images(components: Components, plan: dict[str, Any], indices: list[int], store: Storage) -> int:

@@ -99,7 +99,7 @@ def _decode(components: Components, latent: Tensor) -> np.ndarray:
 def _pipeline(components: Components, scheduler: str) -> StableDiffusionPipeline:
     pipeline = StableDiffusionPipeline(
         vae=components.vae,
-        text_encoder=components.text_encoder,
+        text_encoder=components.text_encoder,  # type: ignore[arg-type]
         tokenizer=components.tokenizer,
         unet=components.unet,
         scheduler=sampling_scheduler(components.scheduler, SCHEDULERS[scheduler]),

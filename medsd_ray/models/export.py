@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors.torch import save_file
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.load import load_components, save_pipeline
+from medsd_ray.models.methods import described, way
 from medsd_ray.models.resolve import describe_checkpoint, find_checkpoint, model_fingerprint, resolve, trained
+from medsd_ray.models.swap import SwappedEncoder
+from medsd_ray.models.ways import Files
 from medsd_ray.storage import Storage, open_storage
 
 LEAST_WORDS = 3
@@ -42,11 +46,27 @@ def export(
     components = load_components(checkpoint, raw=raw)
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
         save_pipeline(components, Path(folder))
+        files = method_files(source, raw)
+        for name, tensors in files.items():
+            save_file({key: value.contiguous() for key, value in tensors.items()}, Path(folder, name), metadata={"format": "pt"})
         command = f"medsd export {checkpoint} {dest}" + (" --raw" if raw else "")
         card = model_card(descriptions, _manifest(source), fingerprint, check, raw, command)
+        card += usage(isinstance(components.text_encoder, SwappedEncoder), sorted(files), descriptions[-1]["model"])
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         store.upload_tree(Path(folder))
     print(f"{dest}: exported the checkpoint of step {descriptions[-1]['step']}; memorisation check: {check}")
+
+
+def method_files(checkpoint: Storage, raw: bool) -> Files:
+    """What the methods of a checkpoint's own run export beside the pipeline: file name -> tensors."""
+    from medsd_ray.training.checkpoint import load_weights
+
+    description, found = describe_checkpoint(checkpoint), {}
+    for name, weights in load_weights(checkpoint, raw=raw).items():
+        how = described(description, name)
+        for file, tensors in way(name, how).files(name, how, weights).items():
+            found.setdefault(file, {}).update(tensors)  # the LoRA of U-Net and text encoder share one
+    return found
 
 
 def memorisation_check(report: str | None, reason: str | None, fingerprint: str, generates: bool) -> str:
@@ -120,7 +140,10 @@ What was adapted, run by run:
 ## The last run
 
 {_as_yaml(spec)}
+"""
 
+
+_PLAIN = """
 ## Use
 
     from diffusers import StableDiffusionPipeline
@@ -128,6 +151,46 @@ What was adapted, run by run:
     pipeline = StableDiffusionPipeline.from_pretrained("this folder")
     pipeline("a chest x-ray").images[0]
 """
+
+_SWAPPED = """
+## Use
+
+Its text encoder is no CLIP, which diffusers' pipeline would need: it takes prompt embeddings. `medsd generate "this folder"`
+does the same.
+
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from safetensors.torch import load_file
+    from transformers import AutoModel, AutoTokenizer
+
+    pipeline = StableDiffusionPipeline.from_pretrained("this folder", text_encoder=None, tokenizer=None)
+    encoder = AutoModel.from_pretrained("this folder/text_encoder").eval()
+    tokenizer = AutoTokenizer.from_pretrained("this folder/tokenizer")
+    learnt = load_file("this folder/text_encoder/projection.safetensors")
+
+    @torch.no_grad()
+    def embed(text):
+        tokens = tokenizer(text, padding="max_length", truncation=True, return_tensors="pt")
+        hidden = encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        projected = hidden @ learnt["projection.weight"].T + learnt["projection.bias"]
+        return torch.layer_norm(projected, projected.shape[-1:], learnt["norm.weight"], learnt["norm.bias"])
+
+    pipeline(prompt_embeds=embed("a chest x-ray"), negative_prompt_embeds=embed("")).images[0]
+"""
+
+_ALONE = """
+The pipeline has all that was learnt in it. What the last run learnt is also here by itself, for use over `{base}`:
+
+    pipeline = StableDiffusionPipeline.from_pretrained("the base model")
+{lines}
+"""
+
+
+def usage(swapped: bool, files: list[str], base: str) -> str:
+    """The card's last section: how diffusers loads the folder, and the files of the methods over the base model."""
+    load = {True: "load_lora_weights", False: "load_textual_inversion"}
+    lines = [f'    pipeline.{load["lora" in file]}("this folder", weight_name="{file}")' for file in files]
+    return (_SWAPPED if swapped else _PLAIN) + (_ALONE.format(base=base, lines="\n".join(lines)) if files else "")
 
 
 def _as_yaml(spec: dict[str, Any]) -> str:

@@ -13,26 +13,30 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from medsd_ray.errors import InputError
+from medsd_ray.models import swap
+from medsd_ray.models.methods import described, way
 from medsd_ray.models.resolve import CARD, FOLDERS, check_bases, describe_checkpoint, model_fingerprint, resolve
+from medsd_ray.models.swap import SwappedEncoder
 from medsd_ray.storage import Storage
 
-__all__ = ["Components", "load_components", "model_fingerprint", "sampling_scheduler", "save_pipeline"]
+__all__ = ["Components", "load_components", "model_fingerprint", "sampling_scheduler", "save_pipeline", "token_ids"]
 
 MODULES = ("vae", "text_encoder", "unet")
 
 
 @dataclass
 class Components:
-    """Stable Diffusion's parts, float32 on the CPU. `scheduler` is the noise schedule that training and encoding use."""
+    """Stable Diffusion's parts, float32 on the CPU. `scheduler` is the noise schedule that training and encoding use;
+    `tokenizer` makes captions into what `text_encoder` reads, `model_max_length` tokens."""
 
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel | SwappedEncoder
+    tokenizer: CLIPTokenizer  # a swapped encoder has its own kind
     unet: UNet2DConditionModel
     scheduler: DDPMScheduler
 
@@ -65,23 +69,35 @@ def load_components(model: str, *, raw: bool = False, only: tuple[str, ...] | No
 
 
 def save_pipeline(components: Components, folder: Path) -> None:
-    """Writes a plain StableDiffusionPipeline folder (safetensors) whose scheduler samples with DPM-Solver++."""
+    """Writes a plain StableDiffusionPipeline folder (safetensors) whose scheduler samples with DPM-Solver++.
+
+    One with a swapped text encoder has it beside the pipeline, see swap.py.
+    """
     folder = Path(folder)
     _quiet()
+    swapped = isinstance(components.text_encoder, SwappedEncoder)
     StableDiffusionPipeline(
         vae=components.vae,
-        text_encoder=components.text_encoder,
-        tokenizer=components.tokenizer,
+        text_encoder=None if swapped else components.text_encoder,  # type: ignore[arg-type]
+        tokenizer=None if swapped else components.tokenizer,  # type: ignore[arg-type]
         unet=components.unet,
         scheduler=sampling_scheduler(components.scheduler, DPMSolverMultistepScheduler),
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     ).save_pretrained(folder, safe_serialization=True)
+    if isinstance(components.text_encoder, SwappedEncoder):
+        return swap.save(components.text_encoder, components.tokenizer, folder)
     # transformers 5 reads both names, transformers 4 only those of Stable Diffusion's own files.
     text_encoder = folder / "text_encoder" / "model.safetensors"
     weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(text_encoder).items()}
     save_file(weights, text_encoder, metadata={"format": "pt"})
+
+
+def token_ids(tokenizer: Any, captions: list[str]) -> Tensor:
+    """(B, L) int64: the captions' tokens, cut and padded to the tokenizer's length."""
+    length = tokenizer.model_max_length
+    return tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
 
 
 def sampling_scheduler(noise: DDPMScheduler, kind: type) -> Any:
@@ -111,10 +127,12 @@ def sampling_scheduler(noise: DDPMScheduler, kind: type) -> Any:
 def _load_folder(folder: Path, only: tuple[str, ...]) -> Components:
     _check_layout(folder)
     _quiet()
+    clip: Callable[[Path], Any] = lambda path: _weights(CLIPTextModel, path, "model", dtype=torch.float32)
+    swapped = (folder / "text_encoder" / swap.PROJECTION).is_file()
     load: dict[str, Callable[[Path], Any]] = {
         "vae": lambda path: _weights(AutoencoderKL, path, "diffusion_pytorch_model", torch_dtype=torch.float32),
-        "text_encoder": lambda path: _weights(CLIPTextModel, path, "model", dtype=torch.float32),
-        "tokenizer": CLIPTokenizer.from_pretrained,
+        "text_encoder": swap.load if swapped else clip,
+        "tokenizer": swap.load_tokenizer if swapped else CLIPTokenizer.from_pretrained,
         "unet": lambda path: _weights(UNet2DConditionModel, path, "diffusion_pytorch_model", torch_dtype=torch.float32),
         "scheduler": _load_scheduler,
     }
@@ -146,6 +164,8 @@ def _check_layout(folder: Path) -> None:
     try:
         card = json.loads((folder / CARD).read_text())
         classes = {name: card[name][1] for name in MODULES if name in card}
+        if classes.get("text_encoder", "") is None and (folder / "text_encoder" / swap.PROJECTION).is_file():
+            del classes["text_encoder"]
     except FileNotFoundError as error:
         raise InputError(f"{folder}: no {CARD} here; give a pipeline folder in diffusers' layout") from error
     except (ValueError, TypeError, IndexError, KeyError) as error:
@@ -187,18 +207,22 @@ def _overlay(components: Components, store: Storage, raw: bool) -> None:
     from medsd_ray.training.checkpoint import load_weights
 
     description = describe_checkpoint(store)
-    modules = components.modules()
     for name, weights in load_weights(store, raw=raw).items():
-        if name not in modules:
+        how = described(description, name)
+        method = way(name, how)
+        if getattr(components, name) is None and not (name == "text_encoder" and components.tokenizer is not None):
             continue
+        recorded = description.get("fingerprints", {}).get(name)
+        if method.source and recorded not in (None, method.source(how)):
+            raise InputError(f"{store.url}: what its {name} was trained with has changed since; bring back the earlier files")
         try:
-            unexpected = modules[name].load_state_dict(weights, strict=False).unexpected_keys
+            method.fold(components, name, how, weights)
         except RuntimeError as error:  # shapes differ
             raise InputError(
                 f"{store.url}: its {name} does not fit {description['model']}, which it names as its base"
             ) from error
-        if unexpected:
-            raise InputError(f"{store.url}: its {name} has weights that its base model lacks, such as {unexpected[0]}")
+        except KeyError as error:
+            raise InputError(f"{store.url}: its {name} has weights that its base model lacks, such as {error.args[0]}") from error
     if components.scheduler is not None and (prediction_type := description.get("prediction_type")):
         components.scheduler.register_to_config(prediction_type=prediction_type)
     if components.vae is not None and (scaling_factor := description.get("scaling_factor")):

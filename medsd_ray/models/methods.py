@@ -1,64 +1,101 @@
-"""How a component is adapted: one function for each (component, method), in a registry that training looks into.
+"""How a component is adapted: the registry of (component, method), which training, loading and export look into.
 
-A method takes the loaded module and a seed and returns the module to train; the parameters to train are then those
-with `requires_grad`. A new method is a function here and its name in `spec.Method`.
+A new method is an entry here and a name in `spec.Method`; what takes more than a few lines has a file of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from pydantic import ValidationError
 
-from medsd_ray.spec import Method
+from medsd_ray.errors import InputError
+from medsd_ray.models import inversion, lora, swap
+from medsd_ray.models.ways import Way, freeze, seeded
+from medsd_ray.spec import Component, Method
+from medsd_ray.spec import Components as HowAll
+
+if TYPE_CHECKING:
+    from medsd_ray.models.load import Components
 
 
-def frozen(module: nn.Module, seed: int) -> nn.Module:
-    """Nothing is trained; evaluation mode."""
-    return module.requires_grad_(False).eval()
+def frozen(components: Components, name: str, how: Component, seed: int) -> None:
+    """Nothing is trained."""
+    freeze(getattr(components, name))
 
 
-def full(module: nn.Module, seed: int) -> nn.Module:
+def full(components: Components, name: str, how: Component, seed: int) -> None:
     """All weights, from the model's own."""
-    return module.requires_grad_(True).train()
+    getattr(components, name).requires_grad_(True).train()
 
 
-def scratch(module: nn.Module, seed: int) -> nn.Module:
+def scratch(components: Components, name: str, how: Component, seed: int) -> None:
     """All weights, of the same architecture, drawn anew from `seed`."""
-    kind: Any = type(module)
-    config: Any = module.config
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        # diffusers' modules take their settings one by one, transformers' as one config object
-        fresh = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
-    return full(fresh, seed)
+    module: Any = getattr(components, name)
+    kind, config = type(module), module.config
+    # diffusers' modules take their settings one by one, transformers' as one config object
+    fresh = seeded(seed, lambda: kind.from_config(config) if hasattr(kind, "from_config") else kind(config))
+    setattr(components, name, fresh.requires_grad_(True).train())
 
 
-def decoder(module: nn.Module, seed: int) -> nn.Module:
+def decoder(components: Components, name: str, how: Component, seed: int) -> None:
     """The VAE's decoder alone: latents that its encoder made stay valid, as does a U-Net that was trained on them."""
-    frozen(module, seed)
+    module = freeze(getattr(components, name))
     for part in ("decoder", "post_quant_conv"):
         child = getattr(module, part, None)
         if child is not None:  # post_quant_conv is an option of AutoencoderKL
             child.requires_grad_(True).train()
-    return module
 
 
-METHODS: dict[tuple[str, Method], Callable[[nn.Module, int], nn.Module]] = {
-    **{(name, Method.frozen): frozen for name in ("vae", "text_encoder", "unet")},
-    **{(name, Method.full): full for name in ("vae", "text_encoder", "unet")},
-    **{(name, Method.scratch): scratch for name in ("vae", "text_encoder", "unet")},
-    ("vae", Method.decoder): decoder,
-}
+def cross_attention(components: Components, name: str, how: Component, seed: int) -> None:
+    """All four projections of the U-Net's attention to the text (`attn2`), softmax(Q(x) K(c)ᵀ/√d) V(c).
 
-
-def apply_method(component: str, module: nn.Module, method: Method, seed: int) -> nn.Module:
-    """The module to train, its `requires_grad` set; `seed` is the run's, from which each component draws its own.
-
-    Raises KeyError for a pair that the registry lacks; `spec` lets none through.
+    Custom Diffusion (Kumari et al. 2023, arXiv 2212.04488, sec. 3.2) trains K and V of it alone, for a handful of images;
+    here Q and the output projection learn too, as whole reports ask for more than a new noun.
     """
-    own = int.from_bytes(hashlib.sha256(f"{component}:{seed}".encode()).digest()[:4], "big")
-    return METHODS[component, method](module, own)
+    module = freeze(getattr(components, name)).train()
+    for key, child in module.named_modules():
+        if key.endswith(".attn2"):
+            child.requires_grad_(True)
+
+
+METHODS: dict[tuple[str, Method], Way] = {
+    **{(name, Method.frozen): Way(frozen) for name in ("vae", "text_encoder", "unet")},
+    **{(name, Method.full): Way(full) for name in ("vae", "text_encoder", "unet")},
+    **{(name, Method.scratch): Way(scratch) for name in ("vae", "text_encoder", "unet")},
+    **{(name, Method.lora): Way(lora.adapt, lora.fold, lora.files) for name in ("text_encoder", "unet")},
+    ("vae", Method.decoder): Way(decoder),
+    ("unet", Method.cross_attention): Way(cross_attention),
+    ("text_encoder", Method.swap): Way(swap.adapt, swap.fold, source=swap.source),
+    ("text_encoder", Method.textual_inversion): Way(inversion.adapt, inversion.fold, inversion.files),
+}
+ON_SWAPPED = (Method.frozen, Method.full, Method.swap)
+"""What a text encoder that an earlier run has swapped can be: the other methods are made for CLIP's."""
+
+
+def way(name: str, how: Component) -> Way:
+    return METHODS[name, how.method]
+
+
+def adapt(components: Components, name: str, how: Component, seed: int) -> None:
+    """Makes a component ready to train; `seed` is the run's, from which each component draws its own.
+
+    Raises InputError where the model does not fit the method.
+    """
+    if isinstance(getattr(components, name), swap.SwappedEncoder) and how.method not in ON_SWAPPED:
+        raise InputError(
+            f"components.text_encoder: {how.method} is not for the model's swapped encoder; choose frozen, full or swap"
+        )
+    own = int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:4], "big")
+    way(name, how).adapt(components, name, how, own)
+
+
+def described(description: dict[str, Any], name: str) -> Component:
+    """How a checkpoint's run adapted a component, from its checkpoint.json. Raises InputError where that says nonsense."""
+    settings = description.get("spec", {}).get("components", {}).get(name) or {"method": description["components"][name]}
+    kind: Any = HowAll.model_fields[name].annotation
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        raise InputError(f"checkpoint.json: {name} is adapted in a way that this version of medsd does not know") from error

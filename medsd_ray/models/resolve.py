@@ -24,6 +24,8 @@ CARD = "model_index.json"
 FOLDERS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 _NEEDED = re.compile(rf"{CARD}|({'|'.join(FOLDERS)})/[^/]+\.(json|txt|safetensors)")
 _WEIGHTS = re.compile(r"(?!.*\.optimizer\.).*\.safetensors")
+ENCODER_FILES = re.compile(r"[^/]+\.(json|txt|model|safetensors)")
+"""What a transformers encoder with its tokenizer is made of, in one folder."""
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -46,12 +48,23 @@ def resolve(model: str, near: Storage | None = None) -> Resolved:
         return Resolved(SMALL_FOLDER)
     store = _find(model, near)
     if store is None:
-        return Resolved(_from_hub(model, near))
+        patterns = [CARD, *(f"{part}/*{suffix}" for part in FOLDERS for suffix in (".json", ".txt", ".safetensors"))]
+        return Resolved(_from_hub(model, near, patterns))
     checkpoint = _checkpoint(store)
     if checkpoint is None:
         return Resolved(_local_pipeline(store))
     base = resolve(describe_checkpoint(checkpoint)["model"], near=checkpoint)
     return Resolved(base.folder, (*base.checkpoints, checkpoint))
+
+
+def resolve_encoder(model: str) -> Path:
+    """A local folder of a text encoder, downloaded where it is remote. Raises InputError where there is none."""
+    store = _find(model, None)
+    if store is None:
+        return _from_hub(model, None, ["*.json", "*.txt", "*.model", "*.safetensors"])
+    if not store.exists("config.json"):
+        raise InputError(f"{store.url}: no config.json here; give the folder of a transformers encoder with its tokenizer")
+    return store.root if isinstance(store, FolderStorage) else _cached(store, ENCODER_FILES)
 
 
 def describe_checkpoint(store: Storage) -> dict:
@@ -153,7 +166,7 @@ def _checkpoint(store: Storage) -> Storage | None:
 def _local_pipeline(store: Storage) -> Path:
     if not store.exists(CARD):
         raise InputError(_why_no_pipeline(store))
-    return store.root if isinstance(store, FolderStorage) else _cached(store)
+    return store.root if isinstance(store, FolderStorage) else _cached(store, _NEEDED)
 
 
 def _why_no_pipeline(store: Storage) -> str:
@@ -172,9 +185,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medsd"
 
 
-def _cached(store: Storage) -> Path:
-    """A local copy of a remote pipeline's files, made once for each state of them; appears whole or not at all."""
-    keys = [key for key in store.list() if _NEEDED.fullmatch(key)]
+def _cached(store: Storage, needed: re.Pattern[str]) -> Path:
+    """A local copy of a remote model's files, made once for each state of them; appears whole or not at all."""
+    keys = [key for key in store.list() if needed.fullmatch(key)]
     state = store.complete() or (store.etags() if isinstance(store, S3Storage) else {})
     state = {key: state.get(key) for key in keys}
     name = hashlib.sha256(json.dumps([store.url, state], sort_keys=True).encode()).hexdigest()[:32]
@@ -195,14 +208,13 @@ def _cached(store: Storage) -> Path:
     return folder
 
 
-def _from_hub(model: str, near: Storage | None) -> Path:
+def _from_hub(model: str, near: Storage | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     wanted = f" (named by {near.url})" if near else ""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "~")):
         raise InputError(f"{model}: no such model{wanted}; give {SMALL}, a folder, an s3:// address or a hub name")
-    patterns = [CARD, *(f"{part}/*{suffix}" for part in FOLDERS for suffix in (".json", ".txt", ".safetensors"))]
     try:
         return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*.non_ema.*"]))
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:

@@ -1,10 +1,12 @@
 """Sample images while a run goes on: of fixed prompts and seed (U-Net), or reconstructions of fixed images (VAE).
 
 They show the moving average, which is what generation will use. Worker 0 puts it together from all workers' pieces,
-into a model of its own, and draws; so it works at every ZeRO stage.
+into a copy of the base model, and draws; so it works at every ZeRO stage and with every method.
 """
 
 from __future__ import annotations
+
+import copy
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from medsd_ray.data.loader import ShardedDataset
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sample import sample_images
 from medsd_ray.models.load import Components, load_components
+from medsd_ray.models.methods import way
 from medsd_ray.spec import RunSpec
 from medsd_ray.storage import Storage
 from medsd_ray.training.ema import Ema
@@ -28,7 +31,7 @@ RECONSTRUCTIONS = 4
 class Sampler:
     def __init__(self, run: RunSpec, engine: Engine, owned: Owned, ema: Ema | None, pieces: dict[str, list[Piece]], team: Team):
         self.run, self.engine, self.owned, self.ema, self.pieces, self.team = run, engine, owned, ema, pieces, team
-        self._components: Components | None = None
+        self._base: Components | None = None
 
     def save(self, output: Storage, step: int, dataset: ShardedDataset) -> None:
         """Writes samples/step-XXXXXXXX/00.png, ...; all workers call it. `dataset` is for the VAE."""
@@ -45,8 +48,6 @@ class Sampler:
         for index, (image, text) in enumerate(zip(images, texts, strict=True)):
             notes = {"prompt": text, "seed": str(self.run.seed), "index": str(index), "step": str(step), "notice": NOTICE}
             output.write(f"samples/step-{step:08d}/{index:02d}.png", encode_png(image, notes))
-        for module in components.modules().values():
-            module.to("cpu")
 
     def _gather(self) -> dict[str, Tensor] | None:
         """At worker 0 parameter name -> tensor, on the CPU."""
@@ -62,16 +63,18 @@ class Sampler:
         }
 
     def _model(self, weights: dict[str, Tensor]) -> Components:
-        if self._components is None:
-            self._components = load_components(self.run.model)
+        if self._base is None:
+            self._base = load_components(self.run.model)
             if self.run.objective.prediction_type:
-                self._components.scheduler.register_to_config(prediction_type=self.run.objective.prediction_type)
-        for name, module in self._components.modules().items():
-            prefix = f"{name}."
+                self._base.scheduler.register_to_config(prediction_type=self.run.objective.prediction_type)
+        components = copy.deepcopy(self._base)  # a method may fold its weights into the base's own
+        for name in self.run.components.trained:
+            prefix, how = f"{name}.", getattr(self.run.components, name)
             own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-            module.load_state_dict(own, strict=False)
+            way(name, how).fold(components, name, how, own)
+        for module in components.modules().values():
             module.to(self.team.device)
-        return self._components
+        return components
 
     def _reconstruct(self, components: Components, dataset: ShardedDataset) -> np.ndarray:
         """(N, H, 2W, 3) uint8: the image left, its reconstruction right."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+from typing import Any
+
 import torch
 from torch import nn
 
-from medsd_ray.data.loader import ShardedDataset, batches
+from medsd_ray.data.loader import ShardedDataset, WithPrior, batches
 from medsd_ray.errors import InputError
-from medsd_ray.models.load import Components, load_components
-from medsd_ray.models.methods import apply_method
+from medsd_ray.models.load import Components, load_components, token_ids
+from medsd_ray.models.methods import adapt
 from medsd_ray.spec import RunSpec
 from medsd_ray.training.engine import autocast
 from medsd_ray.training.job import LatentMeta
@@ -23,20 +27,29 @@ def needed_components(run: RunSpec) -> tuple[str, ...]:
     """The parts of the model that a worker of this run loads."""
     if run.components.vae.trained:
         return ("vae", "scheduler")
-    return ("unet", "scheduler", *(["text_encoder"] if run.components.text_encoder.trained else []))
+    return ("unet", "scheduler", *(["text_encoder", "tokenizer"] if run.components.text_encoder.trained else []))
+
+
+def load_adapted(run: RunSpec) -> Components:
+    """The run's model with its methods applied: the parameters to train are those with `requires_grad`.
+
+    Raises InputError where the model cannot be loaded or does not fit the methods.
+    """
+    components = load_components(run.model, only=needed_components(run))
+    for name in components.modules():
+        adapt(components, name, getattr(run.components, name), run.seed)
+    return components
 
 
 def build_stage(run: RunSpec, latents: LatentMeta | None) -> Stage:
     """The run's module on the CPU, float32; its trained parameters are those with `requires_grad`."""
-    components = load_components(run.model, only=needed_components(run))
-    for name, module in components.modules().items():
-        setattr(components, name, apply_method(name, module, getattr(run.components, name).method, run.seed))
+    components = load_adapted(run)
     _options(components, run)
     if run.components.vae.trained:
         return VaeStage(components, run)
     assert latents is not None
     embedding = None if latents.empty_embedding is None else torch.tensor(latents.empty_embedding)
-    return UnetStage(components, run, torch.tensor(latents.empty_ids), embedding, latents.scaling_factor)
+    return UnetStage(components, run, embedding, latents.scaling_factor)
 
 
 def peak_rates(run: RunSpec) -> dict[str, float]:
@@ -65,12 +78,19 @@ def _compile(module: nn.Module) -> None:
         module.compile()
 
 
-def open_dataset(run: RunSpec, where: tuple[str, str]) -> ShardedDataset:
-    """The samples of a split; `where` is (address, split)."""
-    return ShardedDataset(where[0], where[1], seed=run.seed, cache_dir=run.data.cache)
+def open_dataset(run: RunSpec, where: tuple[str, str], tokenizer: Any) -> ShardedDataset:
+    """The samples of a split; `where` is (address, split). Captions become tokens where there is a tokenizer."""
+    # Of its own: each data set is read by a thread of its own, and tokenizers are not made for several.
+    tokenize = partial(token_ids, copy.deepcopy(tokenizer)) if tokenizer is not None else None
+    return ShardedDataset(where[0], where[1], seed=run.seed, cache_dir=run.data.cache, tokenize=tokenize)
 
 
-def choose_micro_batch_size(run: RunSpec, stage: Stage, dataset: ShardedDataset, team: Team) -> int:
+def with_prior(run: RunSpec, dataset: ShardedDataset, tokenizer: Any) -> ShardedDataset | WithPrior:
+    """The training samples, beside those of the prior where the run has one."""
+    return WithPrior(dataset, open_dataset(run, (run.prior.data, "train"), tokenizer)) if run.prior else dataset
+
+
+def choose_micro_batch_size(run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, team: Team) -> int:
     """Samples of a forward pass: the spec's, else the largest divisor of a worker's share that fits; all workers agree.
 
     On a CPU at most 64. On a GPU a forward and backward pass is tried for each size, until one fits its memory.
@@ -92,7 +112,7 @@ def choose_micro_batch_size(run: RunSpec, stage: Stage, dataset: ShardedDataset,
     return smallest
 
 
-def _fits(run: RunSpec, stage: Stage, dataset: ShardedDataset, size: int, team: Team) -> bool:
+def _fits(run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, size: int, team: Team) -> bool:
     device = team.device
     torch.cuda.reset_peak_memory_stats(device)
     try:

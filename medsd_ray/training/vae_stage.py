@@ -20,7 +20,7 @@ class VaeStage(nn.Module):
         super().__init__()
         self.vae = components.vae
         self.run = run
-        self.prediction_type = None
+        self.prediction_type = self.tokenizer = None
         self.decoder_only = run.components.vae.method is Method.decoder
         self._latent_variance: Tensor | None = None
 

@@ -86,8 +86,9 @@ def report(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[di
     out = tmp_path_factory.mktemp("report")
     extra = {"seconds": {"prepare": 1.0}}
     found = evaluate(
-        str(inputs.shards), str(inputs.generated), str(out), base=str(inputs.base), run=str(inputs.run), extra=extra, say=quiet
-    )
+        str(inputs.shards), str(inputs.generated), str(out), base=str(inputs.base), run=str(inputs.run), vae="medsd-small",
+        extra=extra, say=quiet,
+    )  # fmt: skip
     return found, out
 
 
@@ -108,6 +109,9 @@ def test_the_figures_tell_new_phantoms_from_noise(report: tuple[dict, Path]):
     assert found["train"]["images_per_second"] == 12.5 and found["train"]["optimizer_bytes_per_worker"] == 4096
     counts = found["counts"]
     assert (counts["real_train"], counts["real_held_out"], counts["generated"], counts["patients"]) == (110, 40, 40, 180)
+    vae = found["vae"]
+    assert vae["images"] == 40 and vae["psnr"] > 15 and 0.3 < vae["ssim"] < 1 and vae["psnr_std"] > 0
+    assert vae["lpips"] is None and "--lpips" in vae["lpips_reason"] and "--vae medsd-small" in found["command"]
     assert fid["by_extractor"]["inception"]["generated"] is None
     assert "--inception" in fid["by_extractor"]["inception"]["generated_reason"]
     assert any("fewer than its" in line for line in found["cautions"])

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_components
 
+from medsd_ray.data.folder import scan
 from medsd_ray.errors import InputError
 from medsd_ray.generation.generate import generate
 from medsd_ray.models.export import export
@@ -40,6 +41,9 @@ def test_two_workers_and_any_batch_size_make_the_same_files(ray_cluster, s3, mod
     expected = {"prompt": "The heart is enlarged.", "seed": "4", "index": "3", "model": model, "steps": "2"}
     assert expected.items() <= picture.text.items() and "research use only" in picture.text["notice"]
     assert picture.text["model_fingerprint"] == model_fingerprint(model)
+    found = scan(str(tmp_path / "one"), "patient_id")
+    assert not found.problems and len({record.patient for record in found.records}) == 13
+    assert found.records[3].read().caption == "The heart is enlarged."
     plan = open_storage(f"{s3}/two").read_json("generated.json")
     assert plan["images"][3] == {"file": "00003.png", "prompt": "The heart is enlarged.", "seed": 4, "index": 3}
 
@@ -86,7 +90,7 @@ def test_model_and_images_on_s3(s3, tmp_path, monkeypatch):
     assert (
         pixels(f"{s3}/images").keys()
         == pixels(tmp_path / "local").keys()
-        == open_storage(f"{s3}/images").complete().keys() - {"generated.json"}
+        == open_storage(f"{s3}/images").complete().keys() - {"generated.json", "metadata.csv"}
     )
     assert model_fingerprint(address) == model_fingerprint(str(tmp_path / "tiny"))
     assert len(list((tmp_path / "cache" / "models").iterdir())) == 1

@@ -106,7 +106,7 @@ def test_how_models_become_schemas():
         "description": "Of two lines.",
         "type": "object",
         "properties": {
-            "part": part | {"default": {}},
+            "part": part | {"default": {"size": 3}},
             "other": part | {"default": {"size": 4}, "nullable": True},
             "absent": part | {"nullable": True},
             "choice": {"type": "string", "nullable": True, "pattern": "^(a|bc)$", "maxLength": 2},

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from medsd_ray.data.latents import to_bytes
-from medsd_ray.data.loader import ShardedDataset, batches
+from medsd_ray.data.latents import LatentReader, to_bytes
+from medsd_ray.data.loader import ShardedDataset, WithPrior, batches
 from medsd_ray.data.shards import Index, Sample, Shard, ShardWriter, iter_samples, write_index
 from medsd_ray.errors import InputError
 from medsd_ray.storage import open_storage
@@ -42,13 +43,16 @@ def write_latents(folder: Path) -> str:
         tensors = {
             "mean": numbers.float()[:, None, None, None].expand(-1, 4, 2, 2),
             "logvar": -numbers.float()[:, None, None, None].expand(-1, 4, 2, 2),
-            "input_ids": numbers.int()[:, None].expand(-1, 5),
         }
-        data = to_bytes(tensors, [f"{n:05d}" for n in numbers.tolist()])
+        data = to_bytes(tensors, [f"{n:05d}" for n in numbers.tolist()], [str(n) for n in numbers.tolist()])
         store.write(name := f"shard-{number:05d}.safetensors", data)
         shards.append(Shard(name, size, len(data), hashlib.sha256(data).hexdigest()))
     write_index(store, Index("latent", "train", tuple(shards), {"scaling_factor": 1.0}))
     return str(folder)
+
+
+def tokenize(captions: list[str]) -> Tensor:
+    return torch.tensor([[int(caption)] * 5 for caption in captions])
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def read(
     """The micro batches of each step, those of the workers one after the other."""
     streams = [
         batches(
-            ShardedDataset(url, "train", seed=1),
+            ShardedDataset(url, "train", seed=1, tokenize=tokenize),
             first_step=steps.start,
             last_step=steps.stop,
             global_batch_size=batch,
@@ -101,11 +105,27 @@ def test_latents_keep_their_rows_together(latents: str):
     batch = joined(read(latents, range(5), batch=6)[0])
     assert batch["mean"].shape == (6, 4, 2, 2) and batch["input_ids"].shape == (6, 5)
     assert (batch["mean"].dtype, batch["input_ids"].dtype, batch["positions"].dtype) == (
-        torch.float32, torch.int32, torch.int64,
+        torch.float32, torch.int64, torch.int64,
     )  # fmt: skip
     assert torch.equal(batch["mean"], -batch["logvar"])
-    assert torch.equal(batch["mean"][:, 0, 0, 0].int(), batch["input_ids"][:, 0])
+    assert torch.equal(batch["mean"][:, 0, 0, 0].long(), batch["input_ids"][:, 0])
     assert batch["positions"].tolist() == list(range(6))
+
+
+def test_tokens_are_made_where_they_are_wanted_and_latents_without_captions_are_refused(latents: str, tmp_path: Path):
+    assert ShardedDataset(latents, "train", seed=1).sample_at(0).keys() == {"mean", "logvar"}
+    path = tmp_path / "other.safetensors"
+    save_file({"mean": torch.zeros(1, 4, 2, 2)}, path)
+    with pytest.raises(InputError, match="run encode again"):
+        LatentReader(tokenize).row(path, 0)
+
+
+def test_a_prior_is_read_at_the_same_positions_in_its_own_order(latents: str, tmp_path: Path):
+    other = write_images(tmp_path / "prior")
+    parts = [ShardedDataset(url, "train", seed=1) for url in (latents, other)]
+    batch, positions = WithPrior(*parts).batch(range(40, 46)), range(40, 46)
+    assert torch.equal(batch["mean"], parts[0].batch(positions)["mean"])
+    assert torch.equal(batch["prior_pixel_values"], parts[1].batch(positions)["pixel_values"])
 
 
 def test_an_epoch_has_each_sample_once(latents: str):

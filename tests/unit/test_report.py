@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medsd_ray.evaluation import plots, report, sections
+from medsd_ray.evaluation import plots, reconstruction, report, sections
 from medsd_ray.evaluation.distances import Estimate
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.report import Missing, put
@@ -35,6 +35,7 @@ def bare_report(sets: Sets, **changes: Any) -> dict:
         "counts": sections.count_section(sets), "classifier": sections.classifier_section(no, sets, "finding", 0),
         "ms_ssim": sections.diversity_section(sets, 0), "clip": sections.clip_section(None, sets),
         "train": sections.train_section(sections.RunRecord()),
+        "vae": reconstruction.vae_section(Missing("no model"), Missing("no weights"), sets.held_out.pixels),
         "run": {"output": None, "spec": "", "manifest": {}, "result": {}}, "versions": report.versions(),
     }  # fmt: skip
     found |= sections.distance_sections({name: no for name in sections.ORDER}, sets, 0, lambda _: None)
@@ -65,6 +66,7 @@ def test_a_figure_that_was_not_computed_is_null_with_its_reason(sets: Sets):
         "classifier": ("real_heldout_accuracy", "generated_accuracy", "base_accuracy"),
         "insertion": ("accuracy",),
         "clip": ("generated",),
+        "vae": ("psnr", "ssim", "lpips"),
         "train": ("images_per_second", "optimizer_bytes_per_worker"),
         "memorisation": ("passed",),
         "counts": ("real_train", "base"),
