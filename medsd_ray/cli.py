@@ -28,6 +28,12 @@ class Kind(StrEnum):
     phantom = "phantom"
 
 
+class What(StrEnum):
+    checkpoint = "checkpoint"
+    export = "export"
+    report = "report"
+
+
 Shards = "A folder or s3:// address of shards"
 
 
@@ -96,6 +102,7 @@ def train(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's spec")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="A field, such as training.zero_stage=2")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint")] = False,
+    auto_resume: Annotated[bool, typer.Option("--auto-resume", help="Go on where the output has a run, else start")] = False,
 ) -> None:
     """Adapt a model's components with Ray Train and DeepSpeed.
 
@@ -106,7 +113,7 @@ def train(
     spec = load_run(run_file, overrides)  # before the heavy imports: a wrong field is said at once
     from medsd_ray.training.run import train as run
 
-    run(spec, resume=resume)
+    run(spec, resume=resume, auto_resume=auto_resume)
 
 
 @app.command()
@@ -159,6 +166,8 @@ def evaluate(
     xrv: Annotated[Path | None, typer.Option(help="Weight file of a torchxrayvision DenseNet-121")] = None,
     clip: Annotated[str | None, typer.Option(help="Folder of a CLIP model, for the image-text score")] = None,
     run: Annotated[str | None, typer.Option(help="Output of the training run, for its loss curve and speed")] = None,
+    vae: Annotated[str | None, typer.Option(help="Model whose VAE's reconstructions of real images are measured")] = None,
+    lpips: Annotated[Path | None, typer.Option(help="Weight file of torchvision's AlexNet, for LPIPS of --vae")] = None,
     seed: Annotated[int, typer.Option(help="Of the classifier and the bootstrap")] = 0,
 ) -> None:
     """Measure generated images against real ones; write report.html and report.json.
@@ -167,7 +176,10 @@ def evaluate(
     """
     from medsd_ray.evaluation.evaluate import evaluate as run_evaluation
 
-    run_evaluation(real, generated, out, base=base, label=label, inception=inception, xrv=xrv, clip=clip, run=run, seed=seed)
+    run_evaluation(
+        real, generated, out, base=base, label=label, inception=inception, xrv=xrv, clip=clip, run=run, vae=vae, lpips=lpips,
+        seed=seed,
+    )  # fmt: skip
 
 
 @app.command()
@@ -203,6 +215,125 @@ def demo(
     from medsd_ray.demo import demo as run
 
     run(data, out)
+
+
+ADDRESS = "Dashboard of a running Ray cluster, such as http://ray-head:8265; the Kubernetes of the kubeconfig where absent"
+Address = Annotated[str | None, typer.Option(help=ADDRESS)]
+Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="The kubeconfig's own where absent")]
+Context = Annotated[str | None, typer.Option(help="Of the kubeconfig; its current one where absent")]
+RunName = Annotated[str, typer.Argument(help="The run's name")]
+
+
+@app.command()
+def submit(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's spec")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="A field, such as training.zero_stage=2")] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    runtime: Annotated[str | None, typer.Option(help="Runtime object that says which image and nodes; `default`")] = None,
+    pool: Annotated[str | None, typer.Option(help="Node pool of the runtime; its first where absent")] = None,
+    queue: Annotated[str | None, typer.Option(help="Kueue's LocalQueue to wait in")] = None,
+    report: Annotated[Path | None, typer.Option(help="YAML with a FineTune's `report`: images after training")] = None,
+    address: Address = None,
+    working_dir: Annotated[
+        Path | None, typer.Option(help="With --address: folder of code that runs in place of the image's")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print the log until the end; exit as the run does")] = False,
+) -> None:
+    """Send a run to a Kubernetes cluster, or to a running Ray cluster.
+
+    Example: medsd submit run.yaml --set resources.num_workers=4 --follow
+    """
+    from medsd_ray.spec import load_run
+
+    spec = load_run(run_file, overrides)
+    from medsd_ray.client.verbs import submit as send
+
+    send(
+        spec,
+        address=address,
+        namespace=namespace,
+        context=context,
+        runtime=runtime,
+        pool=pool,
+        queue=queue,
+        report=report,
+        working_dir=working_dir,
+        follow=follow,
+    )
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="The run's name; all runs where absent")] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    address: Address = None,
+) -> None:
+    """Show all runs of a cluster in a table, or one run: progress, what it waits for, and where its output is.
+
+    Example: medsd status nih-unet
+    """
+    from medsd_ray.client.verbs import connect
+
+    connect(address, namespace, context).status(name)
+
+
+@app.command()
+def logs(
+    name: RunName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run's end; exit as the run does")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    address: Address = None,
+) -> None:
+    """Print the output of a run's driver and workers; from its storage where its pods are gone.
+
+    Example: medsd logs nih-unet --follow
+    """
+    from medsd_ray.client.verbs import connect
+
+    connect(address, namespace, context).logs(name, follow)
+
+
+@app.command()
+def cancel(
+    name: RunName,
+    now: Annotated[bool, typer.Option("--now", help="Without a checkpoint first; with --address: do not wait for it")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    address: Address = None,
+) -> None:
+    """End a run after a checkpoint, and free its nodes. What it wrote stays.
+
+    Example: medsd cancel nih-unet
+    """
+    from medsd_ray.client.verbs import connect
+
+    connect(address, namespace, context).cancel(name, now)
+
+
+@app.command()
+def download(
+    name: RunName,
+    dest: Annotated[Path, typer.Argument(help="A new or empty folder")],
+    what: Annotated[What, typer.Option(help="Newest complete checkpoint, diffusers folder, or report")] = What.checkpoint,
+    report: Annotated[str | None, typer.Option(help="export: report.json, as in `medsd export`; the run's own if absent")] = None,
+    without_memorisation_check: Annotated[str | None, typer.Option(metavar="REASON", help="export: as in `medsd export`")] = None,
+    raw: Annotated[bool, typer.Option(help="export: the trained weights instead of their moving average")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    address: Address = None,
+) -> None:
+    """Fetch a run's checkpoint, export or report from its storage, with this machine's own S3 settings.
+
+    Example: medsd download nih-unet pipelines/nih --what export
+    """
+    from medsd_ray.client.download import download as fetch
+    from medsd_ray.client.verbs import connect
+
+    output = connect(address, namespace, context).output(name)
+    fetch(output, dest, what.value, report=report, without_memorisation_check=without_memorisation_check, raw=raw)
 
 
 def main() -> None:

@@ -1,0 +1,101 @@
+"""What `medsd submit` checks and sends: a run as a FineTune object, or as the files of a Ray job. Nothing is sent here."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from medsd_ray.errors import InputError
+from medsd_ray.models.resolve import SMALL
+from medsd_ray.operator.objects import API_VERSION, FineTuneSpec, Report
+from medsd_ray.spec import RunSpec, dump_run
+
+RUN_FILE = "run.yaml"
+
+
+def finetune(
+    run: RunSpec, *, runtime: str | None = None, pool: str | None = None, queue: str | None = None, report: Report | None = None
+) -> dict[str, Any]:
+    """The FineTune of a run: components in their long form, fields that have their default left out.
+
+    Raises InputError where the run has addresses that pods cannot reach, or an option is not a name.
+    """
+    _check_addresses(run, report)
+    options = {"runtime": runtime, "pool": pool, "queue": queue}
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        spec = FineTuneSpec.model_validate({"run": run, "report": report, **given})
+    except ValidationError as error:
+        raise InputError("; ".join(f"--{e['loc'][0]} {e['input']!r}: {e['msg']}" for e in error.errors())) from error
+    values = spec.model_dump(mode="json", exclude_defaults=True)
+    name = values["run"].pop("name")
+    return {"apiVersion": API_VERSION, "kind": "FineTune", "metadata": {"name": name}, "spec": values}
+
+
+def read_report(path: Path) -> Report:
+    """A FineTune's `report` from a YAML file. Raises InputError with every wrong field, one line."""
+    try:
+        return Report.model_validate(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give the path of a report's YAML") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        words = (": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors())
+        raise InputError(f"{path}: " + "; ".join(words)) from error
+
+
+def _check_addresses(run: RunSpec, report: Report | None) -> None:
+    addresses = _addresses(run) | ({"report.real": report.real} if report else {})
+    wrong = [f"{name} is {value}" for name, value in addresses.items() if not value.startswith("s3://")]
+    if _is_local(run.model):
+        wrong.append(f"model is {run.model}")
+    if wrong:
+        raise InputError(f"{', '.join(wrong)}: pods see no folder of this machine; copy it to S3 and give its s3:// address")
+
+
+def check_folders(run: RunSpec) -> None:
+    """Raises InputError where a Ray cluster's nodes would look for a folder in the job's own working directory."""
+    addresses = _addresses(run) | ({"model": run.model} if _is_local(run.model) else {})
+    if wrong := [f"{name} is {value}" for name, value in addresses.items() if "://" not in value and value[0] != "/"]:
+        raise InputError(
+            f"{', '.join(wrong)}: the cluster's nodes do not share this machine's folders; give an s3:// address, or the whole "
+            "path of a folder that all nodes share"
+        )
+
+
+def _addresses(run: RunSpec) -> dict[str, str]:
+    found = {"data.train": run.data.train, "data.validation": run.data.validation, "output": run.output}
+    if run.prior:
+        found["prior.data"] = run.prior.data
+    if (swap := run.components.text_encoder.swap) and _is_local(swap.model):
+        found["components.text_encoder.swap.model"] = swap.model
+    return {name: value for name, value in found.items() if value}
+
+
+def _is_local(model: str) -> bool:
+    named_as_path = model.startswith(("/", ".", "~"))
+    return model != SMALL and "://" not in model and (named_as_path or Path(model).exists())
+
+
+@contextlib.contextmanager
+def job_folder(run: RunSpec, working_dir: Path | None) -> Iterator[Path]:
+    """A folder with RUN_FILE beside links to all that is in `working_dir`, for Ray to pack (it follows the links).
+
+    Raises InputError where `working_dir` is no folder.
+    """
+    if working_dir is not None and not working_dir.is_dir():
+        raise InputError(f"--working-dir {working_dir}: no such folder; give the one that holds medsd_ray/")
+    with tempfile.TemporaryDirectory(prefix="medsd-") as made:
+        folder = Path(made)
+        for entry in working_dir.absolute().iterdir() if working_dir else ():
+            if entry.name != RUN_FILE:
+                (folder / entry.name).symlink_to(entry)
+        (folder / RUN_FILE).write_text(dump_run(run))
+        yield folder
