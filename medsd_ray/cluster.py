@@ -13,13 +13,15 @@ from typing import Any
 from medsd_ray.errors import InputError, RunError
 
 STARTS = 3
+CLUSTER = "MEDSD_CLUSTER"
+"""Set to 1 for a verb inside a cluster: its own output has the workers' too then, whose nodes go when the run ends."""
 
 
 def ensure_ray(num_cpus: int = 1) -> None:
     """Joins the cluster that RAY_ADDRESS names, else starts a local Ray with at least `num_cpus` slots; once a process.
 
-    Workers' output stays in Ray's log folder: what a user needs to know comes through the verbs themselves. Raises
-    InputError where no cluster answers at RAY_ADDRESS, RunError where Ray does not start here.
+    Workers' output stays in Ray's log folder, except inside a cluster: what a user needs to know comes through the verbs
+    themselves. Raises InputError where no cluster answers at RAY_ADDRESS, RunError where Ray does not start here.
     """
     import ray
 
@@ -31,10 +33,11 @@ def ensure_ray(num_cpus: int = 1) -> None:
     # Ray's own remark on a coming default; it changes nothing here.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.pop("RAY_TRAIN_ENABLE_STATE_TRACKING", None)
+    options: dict[str, Any] = {"log_to_driver": os.environ.get(CLUSTER) == "1"} | ({} if address else local)
     for attempt in range(1, STARTS + 1):
         try:
             with _own_sigterm():
-                ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **({} if address else local))
+                ray.init(logging_level=logging.ERROR, configure_logging=True, **options)
             return
         except ConnectionError as error:
             raise InputError(f"no Ray cluster answers at RAY_ADDRESS={address}; mend or unset it") from error

@@ -35,6 +35,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
+def notes(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What is said at the end of the run, by any key."""
+    return request.config.stash[NOTES]
+
+
+@pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real data; the test is skipped, and that is said at the end, where it is absent."""
     folder = os.environ.get("MEDSD_TEST_DATA")

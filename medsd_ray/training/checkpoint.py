@@ -11,48 +11,31 @@ Nothing here is a pickle, and nothing depends on the number of workers or the Ze
 from __future__ import annotations
 
 import json
-import re
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from medsd_ray.errors import InputError
+from medsd_ray.retries import with_retries
 from medsd_ray.spec import Checkpoint
-from medsd_ray.storage import COMPLETE, Storage, describe
+from medsd_ray.storage import Storage, describe
 from medsd_ray.training.fragments import Piece, assemble
+from medsd_ray.training.steps import saved_steps, step_folder
 from medsd_ray.training.team import Team
 
 FORMAT = "medsd-checkpoint/1"
-FOLDER = "checkpoints"
 DESCRIPTION = "checkpoint.json"
 WEIGHTS = ("weight", "ema")
-Value = TypeVar("Value")
-
-
-def step_folder(step: int) -> str:
-    return f"{FOLDER}/step-{step:08d}"
 
 
 def rank_file(rank: int, kind: str) -> str:
     return f"rank-{rank:05d}.safetensors" if kind in WEIGHTS else f"rank-{rank:05d}.optimizer.safetensors"
-
-
-def saved_steps(output: Storage) -> tuple[list[int], list[int]]:
-    """Steps of the complete checkpoints of a run, and of those that are not complete; both sorted."""
-    complete, seen = set(), set()
-    for key in output.list(f"{FOLDER}/"):
-        if match := re.match(rf"{FOLDER}/step-(\d+)/(.*)", key):
-            seen.add(int(match[1]))
-            if match[2] == COMPLETE:
-                complete.add(int(match[1]))
-    return sorted(complete), sorted(seen - complete)
 
 
 def newest_complete(run_output: Storage) -> Storage | None:
@@ -135,18 +118,6 @@ def load_weights(checkpoint_store: Storage, raw: bool) -> dict[str, dict[str, Te
             component, _, parameter = name.partition(".")
             weights.setdefault(component, {})[parameter] = reader.parameter(name, kind)
         return weights
-
-
-def with_retries(work: Callable[[], Value], attempts: int = 4, first_wait_s: float = 1.0) -> Value:
-    """`work()`, tried again with growing waits where it fails: what a store answers now may be otherwise in a moment."""
-    for attempt in range(attempts):
-        try:
-            return work()
-        except Exception:
-            if attempt == attempts - 1:
-                raise
-            time.sleep(first_wait_s * 2**attempt)
-    raise AssertionError("unreachable")
 
 
 class CheckpointWriter:

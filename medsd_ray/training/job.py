@@ -9,7 +9,8 @@ from medsd_ray.errors import InputError
 from medsd_ray.spec import RunSpec
 
 MAY_CHANGE = {
-    "name", "model", "data", "output", "checkpoint", "resources", "training.micro_batch_size", "training.zero_stage",
+    "name", "model", "data", "prior.data", "components.text_encoder.swap.model", "output", "checkpoint", "resources",
+    "training.micro_batch_size", "training.zero_stage",
     "training.offload", "training.precision", "training.gradient_checkpointing", "training.compile", "training.log_every",
     "training.validate_every", "training.sample_every", "training.sample_prompts",
 }  # fmt: skip
@@ -18,18 +19,18 @@ MAY_CHANGE = {
 
 @dataclass(frozen=True)
 class LatentMeta:
-    """What the index of latents says beyond the samples: the VAE's scaling factor, the empty caption's ids (L,) and,
-    where text embeddings are stored, its embedding (L, D)."""
+    """What the index of latents says beyond the samples: the VAE's scaling factor and, where text embeddings are stored,
+    the empty caption's (L, D)."""
 
     scaling_factor: float
-    empty_ids: list[int]
     empty_embedding: list[list[float]] | None
 
 
 @dataclass(frozen=True)
 class Job:
     """`run` names folders from the root; `model` is the model's address as the user wrote it, which a checkpoint keeps, so
-    that a folder with models and runs can be moved. Data is (address, split). `fingerprints` has `model` and `data`."""
+    that a folder with models and runs can be moved. Data is (address, split). `fingerprints` has `model` and `data`, and
+    `prior` and `text_encoder` where the run has a prior or swaps the encoder."""
 
     run: RunSpec
     model: str
@@ -41,7 +42,15 @@ class Job:
 
 def check_same_run(job: Job, description: dict[str, Any], where: str) -> None:
     """Raises InputError naming the first field in which the run is not the one that wrote a checkpoint."""
-    now, then = _flat(job.run.model_dump(mode="json")), _flat(description["spec"])
+    check_same_spec(job.run, description["spec"], where)
+    for name, fingerprint in job.fingerprints.items():
+        if fingerprint != description["fingerprints"][name]:
+            raise InputError(f"--resume: the {name} is not the one that {where} was trained on; choose another output")
+
+
+def check_same_spec(run: RunSpec, spec: dict[str, Any], where: str) -> None:
+    """Raises InputError naming the first field that a resumed run may not change and that is another one in `spec`."""
+    now, then = _flat(run.model_dump(mode="json")), _flat(spec)
     for field in sorted(now.keys() | then.keys()):
         if now.get(field) == then.get(field) or any(field == f or field.startswith(f + ".") for f in MAY_CHANGE):
             continue
@@ -50,9 +59,6 @@ def check_same_run(job: Job, description: dict[str, Any], where: str) -> None:
             f"--resume: {field} is {now.get(field)!r}, but {then.get(field)!r} in {where}: set it back or choose another "
             f"output{hint}"
         )
-    for name, fingerprint in job.fingerprints.items():
-        if fingerprint != description["fingerprints"][name]:
-            raise InputError(f"--resume: the {name} is not the one that {where} was trained on; choose another output")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

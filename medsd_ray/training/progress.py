@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from medsd_ray.retries import with_retries
 from medsd_ray.storage import Storage
 
 METRICS, PROGRESS, STOP = "metrics.jsonl", "progress.json", "stop"
@@ -27,6 +28,25 @@ def read_metrics(output: Storage) -> list[dict[str, Any]]:
         return [json.loads(line) for line in output.read(METRICS).decode().splitlines()]
     except FileNotFoundError:
         return []
+
+
+def read_progress(output: Storage) -> dict[str, Any]:
+    """What progress.json says; empty where there is none."""
+    try:
+        return output.read_json(PROGRESS)
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def add_warning(output: Storage, total: int, text: str) -> None:
+    """The driver's own warning, while no worker is there to write; the next Reporter takes it over."""
+    progress = {"step": 0, "total": total, "warnings": []} | read_progress(output)
+    warnings = [*progress["warnings"], text]
+    output.write_json(PROGRESS, progress | {"state": "running", "warnings": warnings, "lastUpdateTime": now()})
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def duration(seconds: float) -> str:
@@ -49,11 +69,14 @@ def line(record: dict[str, Any], total: int) -> str:
 
 
 class Reporter:
-    """Worker 0's pen. Records of steps after `first_step`, left by an attempt that was lost, are dropped."""
+    """Worker 0's pen. It takes over what workers before it in the same run have written, so that a restart loses no warning;
+    only records of steps after `first_step`, left by workers that were lost, are dropped."""
 
     def __init__(self, output: Storage, total: int, first_step: int, warnings: list[str]):
         self.output, self.total = output, total
-        self.records = [r for r in read_metrics(output) if r["step"] <= first_step]
+        self.records = [r for r in with_retries(lambda: read_metrics(output)) if r["step"] <= first_step]
+        before = with_retries(lambda: read_progress(output)).get("warnings", [])
+        warnings = [*before, *(w for w in warnings if w not in before)]
         self.progress: dict[str, Any] = {"step": first_step, "total": total, "state": "running", "warnings": warnings}
         self.stop_requested = False
         self._lock, self._ended = threading.Lock(), threading.Event()
@@ -66,10 +89,10 @@ class Reporter:
 
     def log(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl: `step`, `loss`, `grad_norm`, ... or `step` and `validation_loss`."""
-        now = {k: record[k] for k in ("step", "loss", "images_per_second", "eta_seconds", "validation_loss") if k in record}
+        shown = {k: record[k] for k in ("step", "loss", "images_per_second", "eta_seconds", "validation_loss") if k in record}
         with self._lock:
             self.records.append(record)
-            self.progress.update(now)
+            self.progress.update(shown)
             self._dirty = True
         self._scalars(record)
 
@@ -90,8 +113,12 @@ class Reporter:
         self._thread.join()
         if self._board is not None:
             self._board.close()
-        self._write(board=True)
+        with_retries(self._write_all)
         self._folder.cleanup()
+
+    def _write_all(self) -> None:
+        self._dirty = True
+        self._write(board=True)
 
     def _run(self) -> None:
         while not self._ended.wait(WRITE_EVERY_S):
@@ -106,7 +133,7 @@ class Reporter:
             if not self._dirty:
                 return
             self._dirty = False
-            self.progress["lastUpdateTime"] = datetime.now(UTC).isoformat(timespec="seconds")
+            self.progress["lastUpdateTime"] = now()
             metrics = "".join(json.dumps(record) + "\n" for record in self.records)
             progress = dict(self.progress)
         self.output.write(METRICS, metrics.encode())

@@ -15,6 +15,7 @@ from torch import Tensor
 from medsd_ray.data.keyed import keyed_generator
 from medsd_ray.data.loader import batches
 from medsd_ray.errors import RunError
+from medsd_ray.retries import with_retries
 from medsd_ray.storage import open_storage
 from medsd_ray.training.checkpoint import CheckpointWriter
 from medsd_ray.training.ema import Ema
@@ -26,7 +27,7 @@ from medsd_ray.training.progress import Reporter
 from medsd_ray.training.restart import describe, load_weights, newest_usable, restore, snapshot
 from medsd_ray.training.samples import Sampler
 from medsd_ray.training.schedule import learning_rate_factor
-from medsd_ray.training.stages import build_stage, choose_micro_batch_size, open_dataset, peak_rates
+from medsd_ray.training.stages import build_stage, choose_micro_batch_size, open_dataset, peak_rates, with_prior
 from medsd_ray.training.team import Team
 from medsd_ray.training.validation import Validation
 
@@ -49,7 +50,8 @@ class Trainer:
         self.team, self.output = Team(device), open_storage(run.output)
         warnings: list[str] = []
         self.stage = build_stage(run, job.latents)
-        self.dataset = open_dataset(run, job.train)
+        shown = open_dataset(run, job.train, self.stage.tokenizer)
+        self.dataset = with_prior(run, shown, self.stage.tokenizer)
         with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
             found = newest_usable(job, self.output, Path(folder), self.team, warnings.append)
             if found:
@@ -66,10 +68,10 @@ class Trainer:
         self.writer = CheckpointWriter(
             self.output, self.team, run.checkpoint, warn=self.reporter.warn if self.reporter else warnings.append
         )
-        held_out = open_dataset(run, job.validation) if job.validation else None
+        held_out = open_dataset(run, job.validation, self.stage.tokenizer) if job.validation else None
         self.validation = Validation(held_out, self.stage, self.engine, self.team, self.micro) if held_out else None
         self.sampler = Sampler(run, self.engine, self.owned, self.ema, self.pieces, self.team)
-        self.shown = held_out or self.dataset
+        self.shown = held_out or shown
         self.meter, self.window = Meter(self.training.global_batch_size), LossWindow(device)
         self.skipped, self.reported = 0, time.monotonic()
 
@@ -192,7 +194,7 @@ class Trainer:
             "last_checkpoint_step": self.writer.last_step,
         }
         if not interrupted:
-            self.output.write_json("result.json", result)
+            with_retries(lambda: self.output.write_json("result.json", result))
         self.reporter.close("interrupted" if interrupted else "finished")
 
     def abandon(self) -> None:

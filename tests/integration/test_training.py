@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from plain_workers import Pool
+from run_records import half_of, losses, records
 from small_latents import write_latents
 from tiny import tiny_components
 
@@ -75,27 +75,12 @@ def spec(root: Path, output: str, workers: int, components: dict | None = None, 
     )
 
 
-def losses(root: Path, output: str, after: int = 0) -> torch.Tensor:
-    return torch.tensor([r["loss"] for r in records(root, output) if "loss" in r and r["step"] > after], dtype=torch.float64)
-
-
 def validation_losses(root: Path, output: str, after: int = 0) -> list[float]:
     return [r["validation_loss"] for r in records(root, output) if "validation_loss" in r and r["step"] > after]
 
 
-def records(root: Path, output: str) -> list[dict]:
-    return [json.loads(line) for line in (root / output / "metrics.jsonl").read_text().splitlines()]
-
-
 def result(root: Path, output: str) -> dict:
     return json.loads((root / output / "result.json").read_text())
-
-
-def half_of(root: Path, source: str, target: str) -> None:
-    """What a run has left when it is killed after its first checkpoint."""
-    shutil.copytree(root / source, root / target)
-    shutil.rmtree(root / target / f"checkpoints/step-{STEPS:08d}")
-    (root / target / "result.json").unlink()
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +110,8 @@ def test_optimizer_memory_is_sharded(root: Path, whole_runs: None):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_resume_is_exact_between_world_sizes(root: Path, whole_runs: None, one: Pool, two: Pool, stage: int):
-    half_of(root, f"two-{stage}", f"to-one-{stage}")
-    half_of(root, f"one-{stage}", f"to-two-{stage}")
+    half_of(root, f"two-{stage}", f"to-one-{stage}", STEPS)
+    half_of(root, f"one-{stage}", f"to-two-{stage}", STEPS)
     one.train(spec(root, f"to-one-{stage}", 1, zero_stage=stage))
     two.train(spec(root, f"to-two-{stage}", 2, zero_stage=stage))
     for resumed, whole in ((f"to-one-{stage}", f"two-{stage}"), (f"to-two-{stage}", f"one-{stage}")):
@@ -138,7 +123,7 @@ def test_resume_is_exact_between_world_sizes(root: Path, whole_runs: None, one: 
 @pytest.mark.parametrize(("saved", "resumed"), [(0, 3), (3, 1), (2, 0)])
 def test_resume_is_exact_between_stages(root: Path, whole_runs: None, two: Pool, saved: int, resumed: int):
     output = f"stage-{saved}-to-{resumed}"
-    half_of(root, f"two-{saved}", output)
+    half_of(root, f"two-{saved}", output, STEPS)
     two.train(spec(root, output, 2, zero_stage=resumed))
     torch.testing.assert_close(losses(root, output, HALF), losses(root, f"two-{saved}", HALF), atol=1e-5, rtol=0)
 
@@ -162,7 +147,7 @@ def test_precision_offload_and_checkpointing(root: Path, whole_runs: None, two: 
     half = training.get("precision", "fp32") != "fp32"
     torch.testing.assert_close(losses(root, output), losses(root, "one-0"), atol=0.03 if half else 1e-5, rtol=0)
     if training.get("offload") or half:
-        half_of(root, output, f"{output}-resumed")
+        half_of(root, output, f"{output}-resumed", STEPS)
         two.train(spec(root, f"{output}-resumed", 2, **training))
         resumed, whole = losses(root, f"{output}-resumed", HALF), losses(root, output, HALF)
         torch.testing.assert_close(resumed, whole, atol=1e-5, rtol=0)

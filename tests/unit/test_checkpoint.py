@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from medsd_ray import retries
 from medsd_ray.errors import InputError
 from medsd_ray.spec import Checkpoint, parse_run
 from medsd_ray.storage import COMPLETE, FolderStorage
-from medsd_ray.training import checkpoint as module
 from medsd_ray.training.checkpoint import (
+    FORMAT,
     CheckpointReader,
     CheckpointWriter,
     choose_checkpoint,
@@ -22,10 +23,9 @@ from medsd_ray.training.checkpoint import (
     load_weights,
     newest_complete,
     read_best,
-    saved_steps,
-    with_retries,
 )
 from medsd_ray.training.job import Job, check_same_run
+from medsd_ray.training.steps import saved_steps
 from medsd_ray.training.team import Team
 
 WEIGHTS = {"unet.a": torch.arange(6.0).view(2, 3), "text_encoder.b": torch.arange(3.0) + 10}
@@ -59,7 +59,7 @@ def save(writer: CheckpointWriter, step: int, validation_loss: float | None = No
         name: {"shape": list(value.shape), "pieces": [[0, 2, 0], [2, value.numel() - 2, 0]]} for name, value in WEIGHTS.items()
     }
     description = {
-        "format": module.FORMAT, "step": step, "ema": ema, "validation_loss": validation_loss, "fragments": fragments,
+        "format": FORMAT, "step": step, "ema": ema, "validation_loss": validation_loss, "fragments": fragments,
     }  # fmt: skip
     files = {"rank-00000.safetensors": tensors, "rank-00000.optimizer.safetensors": moments}
     writer.save(step, files, description)
@@ -147,7 +147,7 @@ def test_all_damaged_is_bad_input(output: FolderStorage, team: Team, tmp_path: P
 
 
 def test_a_failed_save_is_told_and_the_next_one_works(output: FolderStorage, team: Team, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(retries.time, "sleep", lambda seconds: None)
     output.root.mkdir()
     blocker = output.root / "checkpoints"
     blocker.write_text("a file where the folder should be")
@@ -162,7 +162,7 @@ def test_a_failed_save_is_told_and_the_next_one_works(output: FolderStorage, tea
 
 def test_retries_are_bounded(monkeypatch: pytest.MonkeyPatch):
     waits: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", waits.append)
+    monkeypatch.setattr(retries.time, "sleep", waits.append)
     outcomes = iter([OSError(), OSError(), "done"])
 
     def work() -> str:
@@ -171,11 +171,17 @@ def test_retries_are_bounded(monkeypatch: pytest.MonkeyPatch):
             raise outcome
         return outcome
 
-    assert with_retries(work) == "done"
+    assert retries.with_retries(work) == "done"
     assert waits == [1.0, 2.0]
     with pytest.raises(ZeroDivisionError):
-        with_retries(lambda: str(1 // 0))
-    assert waits == [1.0, 2.0, 1.0, 2.0, 4.0]
+        retries.with_retries(lambda: str(1 // 0))
+    assert waits == [1.0, 2.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+
+
+def test_an_absent_file_is_an_answer(monkeypatch: pytest.MonkeyPatch, output: FolderStorage):
+    monkeypatch.setattr(retries.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    with pytest.raises(FileNotFoundError):
+        retries.with_retries(lambda: output.read("absent"))
 
 
 def run_values(**training: Any) -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""Patience with a store that does not answer for a moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+ATTEMPTS = 7
+"""With waits of 1, 2, 4, ... 32 s between them: a store may be away for a minute."""
+
+
+def with_retries(work: Callable[[], Value], attempts: int = ATTEMPTS, first_wait_s: float = 1.0) -> Value:
+    """`work()`, tried again with growing waits where it fails. That a file is absent is an answer: it is raised at once."""
+    for attempt in range(attempts):
+        try:
+            return work()
+        except FileNotFoundError:
+            raise
+        except Exception:
+            if attempt == attempts - 1:
+                raise
+            time.sleep(first_wait_s * 2**attempt)
+    raise AssertionError("unreachable")

@@ -1,0 +1,66 @@
+"""A run on the terminal: its records as they come, and Ctrl-C as the wish to stop after a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+from medsd_ray.storage import Storage
+from medsd_ray.training.progress import line, read_metrics, read_progress
+
+SAME_STOP_S = 1.0
+"""`ray job stop` sends SIGTERM to a job's process and to its children, who may pass it on: within this time it is one wish."""
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """The first Ctrl-C (or SIGTERM, which `cli.main` turns into one) sets the event; a later one ends at once."""
+    asked, first = threading.Event(), 0.0
+
+    def handle(*_) -> None:
+        nonlocal first
+        if not asked.is_set():
+            first = time.monotonic()
+            asked.set()
+        elif time.monotonic() - first > SAME_STOP_S:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray starts its jobs with this signal blocked
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Display:
+    """Prints what is new in a run's records, one line each. `seen` records were there before."""
+
+    def __init__(self, output: Storage, total: int, seen: int):
+        self.output, self.total, self.seen = output, total, seen
+        self._warned: set[str] = set()
+
+    def warn(self, text: str) -> None:
+        """Prints a warning once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            print(f"warning: {text}", flush=True)
+
+    def update(self) -> None:
+        with contextlib.suppress(Exception):  # the store may answer again at the next look
+            progress = read_progress(self.output)
+            if not progress:
+                return
+            records = read_metrics(self.output)
+            self.seen = min(self.seen, len(records))
+            for record in records[self.seen :]:
+                print(line(record, self.total), flush=True)
+            self.seen = len(records)
+            for warning in progress.get("warnings", []):
+                self.warn(warning)

@@ -1,0 +1,108 @@
+"""The workers of a run, by Ray Train: started, shown while they run, and started anew where one was lost."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import uuid
+from typing import Any
+
+from medsd_ray.retries import with_retries
+from medsd_ray.spec import parse_run
+from medsd_ray.storage import Storage, pyarrow_filesystem
+from medsd_ray.training.display import Display
+from medsd_ray.training.failures import keep_running
+from medsd_ray.training.job import Job, LatentMeta
+from medsd_ray.training.progress import STOP, add_warning
+
+POLL_S = 1.0
+RESIZE_EVERY_S = 60.0
+"""An elastic run looks this often whether there is room for more workers. A resize goes on from the newest checkpoint."""
+RAY = "ray"
+"""Where Ray Train keeps its own notes below the output while it runs."""
+
+
+def fit_and_show(job: Job, output: Storage, stop: threading.Event, seen: int) -> BaseException | None:
+    """Runs the workers and prints their progress until they end. Returns what they failed with."""
+    failures: list[BaseException] = []
+    show, told = Display(output, job.run.training.max_steps, seen), False
+
+    def restarting(text: str) -> None:
+        show.warn(text)
+        with contextlib.suppress(Exception):  # it was printed; a store that is away must not end the run
+            with_retries(lambda: add_warning(output, job.run.training.max_steps, text))
+
+    def fit() -> None:
+        try:
+            keep_running(lambda: _trainer(job, output).fit(), job.run.resources.max_failures, restarting)
+        except BaseException as error:
+            failures.append(error)
+
+    # Ray Train would take the main thread's Ctrl-C for itself and kill the workers: it gets a thread of its own.
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_S)
+        if stop.is_set() and not told:
+            with_retries(lambda: output.write(STOP, b""))
+            print("stopping after this step, with a checkpoint; Ctrl-C again stops at once", flush=True)
+            told = True
+        show.update()
+    show.update()
+    return failures[0] if failures else None
+
+
+def _trainer(job: Job, output: Storage):
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    run = job.run
+    path, filesystem = pyarrow_filesystem(output)
+    sizes = run.resources.sizes
+    resources = {"CPU": run.resources.cpus_per_worker} | ({"GPU": 1} if run.resources.use_gpu else {})
+    return TorchTrainer(
+        worker_entry,
+        train_loop_config={"spec": run.model_dump(mode="json"), **_plain(job)},
+        scaling_config=ScalingConfig(
+            num_workers=(sizes[0], sizes[-1]) if len(sizes) > 1 else sizes[0],
+            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
+            use_gpu=run.resources.use_gpu,
+            resources_per_worker=resources,
+        ),
+        torch_config=TorchConfig(backend="nccl" if run.resources.use_gpu else "gloo"),
+        run_config=RunConfig(
+            # A name of its own for each start: medsd resumes from its own checkpoints.
+            name=f"{run.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=f"{path}/{RAY}",
+            storage_filesystem=filesystem,
+            # Ray Train would also start a run anew whose own code failed: `keep_running` tells the two apart.
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+
+
+def _plain(job: Job) -> dict[str, Any]:
+    return {
+        "model": job.model,
+        "train": job.train,
+        "validation": job.validation,
+        "latents": job.latents and dataclasses.asdict(job.latents),
+        "fingerprints": job.fingerprints,
+    }
+
+
+def worker_entry(config: dict[str, Any]) -> None:
+    """Ray Train's way into a worker."""
+    import ray.train
+    import ray.train.torch
+
+    from medsd_ray.training.worker import work
+
+    logging.getLogger().setLevel(logging.WARNING)  # else a line for each report to Ray Train, and for each S3 client
+    latents = LatentMeta(**config["latents"]) if config["latents"] else None
+    run = parse_run(config["spec"])
+    job = Job(run, config["model"], config["train"], config["validation"], latents, config["fingerprints"])
+    work(job, ray.train.torch.get_device(), ray.train.report)

@@ -1,0 +1,49 @@
+"""`--auto-resume`: whether an output holds this run, another one, or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command import medsd
+
+from medsd_ray.errors import InputError
+from medsd_ray.spec import RunSpec, dump_run, parse_run
+from medsd_ray.storage import FolderStorage
+from medsd_ray.training.run import finished, started
+
+RESULT = {
+    "step": 8, "loss": 0.25, "validation_loss": None, "images_per_second": 12.0, "optimizer_bytes_per_worker": 2_000_000,
+    "world_size": 2, "zero_stage": 2,
+}  # fmt: skip
+
+
+def spec(root: Path, **changes: object) -> RunSpec:
+    values = {
+        "name": "r", "data": {"train": str(root / "latents")}, "components": {"unet": "full"},
+        "training": {"max_steps": 8, "global_batch_size": 8}, "output": str(root / "out"),
+    }  # fmt: skip
+    return parse_run(values | changes)
+
+
+def test_what_is_there_decides(tmp_path: Path):
+    output, run = FolderStorage(tmp_path / "out"), spec(tmp_path)
+    assert not started(output) and finished(output, run) is None
+    output.write("run.yaml", dump_run(run).encode())
+    assert started(output) and finished(output, run) is None
+    output.write_json("result.json", RESULT)
+    assert finished(output, run) == RESULT
+    assert finished(output, spec(tmp_path, resources={"num_workers": 2, "max_failures": 3})) == RESULT  # may change
+    with pytest.raises(InputError, match="seed"):
+        finished(output, spec(tmp_path, seed=1))
+
+
+def test_a_finished_run_ends_at_once_with_its_summary(tmp_path: Path):
+    run = spec(tmp_path)  # its data is not there: nothing but the output is looked at
+    output = FolderStorage(tmp_path / "out")
+    output.write("run.yaml", dump_run(run).encode())
+    output.write_json("result.json", RESULT)
+    (tmp_path / "run.yaml").write_text(dump_run(run))
+    result = medsd("train", tmp_path / "run.yaml", "--auto-resume")
+    assert result.returncode == 0 and result.stdout.startswith("done: 8 steps, loss 0.2500")
+    assert medsd("train", tmp_path / "run.yaml").returncode == 2  # without it, the output is safe

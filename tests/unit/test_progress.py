@@ -1,0 +1,113 @@
+"""What a run says of itself: kept over restarts of its workers; and one wish to stop, however often it arrives."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from medsd_ray.storage import FolderStorage, Storage
+from medsd_ray.training import display
+from medsd_ray.training.progress import STOP, Reporter, add_warning, read_metrics, read_progress
+
+LOST = "a worker was lost (its process died); going on from the newest checkpoint, restart 1 of 3"
+
+
+def record(step: int) -> dict:
+    rates = {"unet": 1e-3}
+    return {
+        "step": step,
+        "loss": 1 / step,
+        "grad_norm": 1.0,
+        "learning_rates": rates,
+        "images_per_second": 4.0,
+        "eta_seconds": 9.0,
+    }
+
+
+def test_a_restart_keeps_warnings_and_drops_later_records(tmp_path: Path):
+    output = FolderStorage(tmp_path)
+    first = Reporter(output, 10, 0, ["a damaged checkpoint"])
+    for step in (1, 2, 3):
+        first.log(record(step))
+    first.warn("the checkpoint of step 3 was not saved")
+    first.close("failed")
+    assert read_progress(output)["state"] == "failed"
+
+    add_warning(output, 10, LOST)
+    said = read_progress(output)
+    assert (said["state"], said["step"], said["warnings"][-1]) == ("running", 3, LOST)
+
+    second = Reporter(output, 10, 2, ["a damaged checkpoint"])
+    second.log(record(3))
+    second.close("finished")
+    said = read_progress(output)
+    assert said["warnings"] == ["a damaged checkpoint", "the checkpoint of step 3 was not saved", LOST]
+    assert [r["step"] for r in read_metrics(output)] == [1, 2, 3]
+    assert said["loss"] == pytest.approx(1 / 3) and said["total"] == 10
+
+
+def test_a_warning_before_the_first_step(tmp_path: Path):
+    add_warning(FolderStorage(tmp_path), 10, LOST)
+    said = read_progress(FolderStorage(tmp_path))
+    assert (said["step"], said["total"], said["state"], said["warnings"]) == (0, 10, "running", [LOST])
+
+
+class Away(FolderStorage):
+    """A store that does not answer while `away`."""
+
+    away = False
+
+    def write(self, key: str, data: bytes) -> None:
+        if self.away:
+            raise OSError("no answer")
+        super().write(key, data)
+
+
+def test_what_is_said_while_the_store_is_away_comes_later(tmp_path: Path):
+    output = Away(tmp_path)
+    reporter = Reporter(output, 10, 0, [])
+    output.away = True
+    reporter.log(record(1))
+    reporter.warn("the checkpoint of step 1 was not saved")
+    time.sleep(1.5)
+    output.away = False
+    wait_for_step(output, 1)
+    assert read_progress(output)["warnings"] == ["the checkpoint of step 1 was not saved"]
+    output.write(STOP, b"")
+    end = time.monotonic() + 20
+    while not reporter.stop_requested:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    output.away = True
+    reporter.log(record(2))
+    output.away = False
+    reporter.close("interrupted")
+    assert read_progress(output)["state"] == "interrupted" and read_progress(output)["step"] == 2
+
+
+def wait_for_step(output: Storage, step: int) -> None:
+    end = time.monotonic() + 20
+    while read_progress(output).get("step") != step:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_wish_to_stop_that_arrives_twice_is_one(monkeypatch: pytest.MonkeyPatch):
+    with display.stop_on_signals() as stop:
+        assert not stop.is_set()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        monkeypatch.setattr(display, "SAME_STOP_S", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_signals_that_were_blocked_are_heard():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with display.stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
