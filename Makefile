@@ -8,12 +8,15 @@ PYTEST := $(BIN)/python -m pytest
 # Commands of the clone first: `medsd`, and `ninja`, which DeepSpeed looks for on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test test-unit test-integration lint format base-model
+.PHONY: help install demo test test-unit test-integration lint format crds crds-check test-cluster test-image base-model
 
 help:
 	@echo "make demo [DATA=dir] [OUT=dir]   the whole pipeline on two CPU workers, and one page with its results"
 	@echo "make test                        lint, types, unit and integration tests"
 	@echo "make test-unit | test-integration | lint | format"
+	@echo "make crds | crds-check           write k8s/crds and the chart's copy from the models, or fail where they are stale"
+	@echo "make test-cluster                the operator on a real Kubernetes (root and Go; the first time builds it, 20 minutes)"
+	@echo "make test-image                  build the Dockerfile with buildah and try it (root, 25 GB of disk)"
 	@echo "make base-model                  pretrain medsd-small again (75 minutes on two cores)"
 	@echo "make install [PYTHON=python3.11] only the virtual environment .venv"
 
@@ -34,7 +37,10 @@ test-unit: install
 test-integration: install
 	$(PYTEST) tests/integration
 
-lint: install
+test-cluster: install
+	$(PYTEST) tests/cluster
+
+lint: install crds-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -43,5 +49,16 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+crds: install
+	$(BIN)/python -m medsd_ray.operator.crds
+	$(BIN)/python scripts/chart_schema.py
+
+crds-check: install
+	$(BIN)/python -m medsd_ray.operator.crds --check
+	$(BIN)/python scripts/chart_schema.py --check
+
 base-model: install
 	$(BIN)/python -m medsd_ray.models.pretrain
+
+test-image:
+	tests/cluster/image.sh
