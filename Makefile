@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 OUT ?= demo-out
+CLUSTER_TESTS ?= tests/cluster
 PYTEST := $(BIN)/python -m pytest
 # Commands of the clone first: `medsd`, and `ninja`, which DeepSpeed looks for on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -38,7 +39,7 @@ test-integration: install
 	$(PYTEST) tests/integration
 
 test-cluster: install
-	$(PYTEST) tests/cluster
+	$(PYTEST) $(CLUSTER_TESTS)
 
 lint: install crds-check
 	$(BIN)/ruff check .
