@@ -337,7 +337,8 @@ def download(
 
 
 def main() -> None:
-    # SIGTERM ends a verb as Ctrl-C does, so that both leave a checkpoint.
+    # SIGTERM ends a verb as Ctrl-C does, so that both leave a checkpoint; also where a script's `&` or nohup had Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = app(standalone_mode=False)  # typer turns a KeyboardInterrupt into this code, a verb's own end is None

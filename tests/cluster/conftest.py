@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from cluster.kube import CACHE, Cluster, Object, Run, local_cluster
 from cluster.runs import RESEARCH, Data, finetune, write_data
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, build_versitygw
@@ -168,3 +169,20 @@ def start(cluster: Cluster, installed: None, data: Data) -> Iterator[Callable[..
     yield apply
     for run in started:
         run.delete()
+
+
+@pytest.fixture
+def runtime(cluster: Cluster, installed: None) -> Iterator[Callable[[str, Object], str]]:
+    """`runtime(name, changes)`: the default runtime with some of its fields changed."""
+    made: list[str] = []
+
+    def make(name: str, changes: Object) -> str:
+        spec = yaml.safe_load(cluster.kubectl("get", "runtime", "default", "-o", "yaml").stdout)["spec"]
+        meta = {"apiVersion": "medsd.io/v1alpha1", "kind": "Runtime", "metadata": {"name": name}}
+        cluster.apply({**meta, "spec": spec | changes})
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        cluster.kubectl("delete", "runtime", name)

@@ -40,7 +40,11 @@ class Cluster:
         return self._run("helm", *args, input=None, check=check)
 
     def _run(self, *command: str, input: str | None, check: bool) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, env=os.environ | self.environment, input=input, capture_output=True, text=True)
+        for pause in (1, 5, None):
+            done = subprocess.run(command, env=os.environ | self.environment, input=input, capture_output=True, text=True)
+            if pause is None or "Unable to connect to the server" not in done.stderr:
+                break
+            time.sleep(pause)  # so busy a machine that the request did not get there
         if check and done.returncode:
             pytest.fail(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done

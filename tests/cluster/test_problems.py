@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pytest
 import yaml
 from cluster.kube import Cluster, Object, Run, wait_for
 from cluster.runs import finetune
 
 KNOWN_S = 30
 """Seconds in which a wait must have its reason in words."""
-
-
-@pytest.fixture
-def runtime(cluster: Cluster, installed: None) -> Iterator[Callable[[str, Object], str]]:
-    """`runtime(name, changes)`: the default runtime with some of its fields changed."""
-    made: list[str] = []
-
-    def make(name: str, changes: Object) -> str:
-        spec = yaml.safe_load(cluster.kubectl("get", "runtime", "default", "-o", "yaml").stdout)["spec"]
-        meta = {"apiVersion": "medsd.io/v1alpha1", "kind": "Runtime", "metadata": {"name": name}}
-        cluster.apply({**meta, "spec": spec | changes})
-        made.append(name)
-        return name
-
-    yield make
-    for name in made:
-        cluster.kubectl("delete", "runtime", name)
 
 
 def waits_in_words(run: Run, *words: str) -> None:

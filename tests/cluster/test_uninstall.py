@@ -13,8 +13,9 @@ def crds(cluster: Cluster) -> set[str]:
     return {name.partition("/")[2] for name in cluster.kubectl("get", "crd", "-o", "name").stdout.split()} & CRDS
 
 
-def test_upgrade_and_uninstall_leave_the_runs_alone(start: Callable[..., Run], cluster: Cluster, chart: Callable[..., None]):
-    run = start("live", training={}, spec={"pool": "elsewhere"})
+def test_upgrade_and_uninstall_leave_the_runs_alone(start: Callable[..., Run], runtime, cluster: Cluster, chart):
+    waits = {"runtime": runtime("nowhere", {"head": {"nodeSelector": {"medsd.io/test": "there-is-no-such-node"}}})}
+    run = start("live", training={}, spec=waits)
     run.wait("its RayJob", lambda status: (status.get("attempt") or {}).get("uid"), 60)
     made = run.live()["metadata"]["uid"], run.status()["attempt"]
 
@@ -29,5 +30,5 @@ def test_upgrade_and_uninstall_leave_the_runs_alone(start: Callable[..., Run], c
     run.delete()  # nothing holds it, though no operator is there
 
     chart("install")
-    again = start("again", training={}, spec={"pool": "elsewhere"})
+    again = start("again", training={}, spec=waits)
     again.wait("its RayJob", lambda status: (status.get("attempt") or {}).get("uid"), 60)

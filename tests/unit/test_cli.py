@@ -64,14 +64,16 @@ def test_wrong_words_are_one_line_and_exit_2(words: list[str], named: str):
 def test_an_interrupted_verb_exits_130_and_goes_on_later(tmp_path: Path, sent: signal.Signals):
     shards = tmp_path / "shards"
     words = ["prepare", "20000", str(shards), "--kind", "phantom", "--size", "64", "--shard-size", "16KiB"]
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script's `medsd ... &` inherits it
     process = subprocess.Popen([MEDSD, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, ignored)
     try:
-        for _ in range(600):
+        for _ in range(3000):
             if list(shards.glob("*/*.tar")):
                 break
             time.sleep(0.1)
         process.send_signal(sent)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, said
