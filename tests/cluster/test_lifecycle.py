@@ -89,7 +89,9 @@ def lose_the_head(run: Run, cluster: Cluster, output: Storage) -> None:
     assert run.status()["failures"] == {"infrastructure": 1, "application": 0}
     assert names(run.parts("rayjobs")) == ["long-3"]
     head = run.pods("head")[0]["metadata"]["name"]
-    assert " loss " in cluster.kubectl("logs", head, "-n", run.namespace).stdout, "the head's log has the driver's lines"
+    wait_for(
+        "the driver's lines in the head's log", lambda: " loss " in cluster.kubectl("logs", head, "-n", run.namespace).stdout
+    )
 
 
 def assert_nothing_lost(output: Storage) -> None:
