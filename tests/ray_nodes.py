@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -12,17 +13,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 STARTS = 3  # a busy machine does not start Ray in the 30 s that Ray allows itself
 HEAD = """
-import ray, sys, time
+import ray, sys
 ray.init(address="local", num_cpus=0, include_dashboard=True, object_store_memory=100_000_000, _temp_dir=sys.argv[1])
 print("started", ray.get_runtime_context().gcs_address, flush=True)
-time.sleep(1e6)
+sys.stdin.read()  # until the tests end, however they do
 """
 """`ray start` would also start a server for Ray clients, and end with it where that is slow to start."""
 
@@ -61,7 +61,9 @@ class Nodes:
         for _ in range(STARTS):
             log = self._folder / f"node-{len(self.processes)}.log"
             with log.open("wb") as output:
-                self.processes.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment))
+                # A session of its own: Ray's reaper ends the whole process group of a node that was killed.
+                words = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT, "start_new_session": True}
+                self.processes.append(subprocess.Popen(command, env=environment, **words))
             while self.processes[-1].poll() is None:
                 if sign in (said := log.read_text()):
                     return said
@@ -74,7 +76,8 @@ class Nodes:
         if process.poll() is None:
             process.send_signal(signal.SIGSTOP)  # stopped first, so that it starts nothing while its children go
             for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has ended with another of them
+                    child.kill()
             process.kill()
         process.wait()
 
@@ -84,7 +87,7 @@ class Nodes:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def ray_nodes() -> Iterator[Nodes]:
     nodes = Nodes()
     try:
