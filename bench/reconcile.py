@@ -1,4 +1,4 @@
-"""How long the operator takes from `kubectl apply` to the RayJob when 500 FineTunes come at once: `python bench/operator.py`.
+"""How long the operator takes from `kubectl apply` to the RayJob when 500 FineTunes come at once: `python bench/reconcile.py`.
 
 On the test cluster (tests/cluster/up.sh: root and Go), with 100 GPU nodes that kwok simulates, or on the one that KUBECONFIG
 names. Beside it, in the same run and by the same client, the floor: the same RayJobs made straight at the API server. What
@@ -29,7 +29,7 @@ from kubernetes import client, config, watch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from cluster.kube import CACHE, Cluster, Object, local_cluster  # noqa: E402
+from cluster.kube import CACHE, Cluster, Object, local_cluster, wait_for  # noqa: E402
 
 OURS, FLOOR = "bench-finetunes", "bench-rayjobs"  # namespaces
 CLIENTS = 16
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objects", type=int, default=500)
     parser.add_argument("--nodes", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "operator.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "reconcile.json")
     given = parser.parse_args()
     here = os.environ.get("KUBECONFIG")
     with contextlib.nullcontext(Cluster(Path(here))) if here else local_cluster() as cluster:
@@ -92,7 +92,7 @@ def at_once(names: list[str], create: Callable[[str], object], namespace: str) -
 
     def look() -> None:
         listing = client.CustomObjectsApi().list_namespaced_custom_object
-        for event in watch.Watch().stream(listing, "ray.io", "v1", namespace, "rayjobs", timeout_seconds=1800):
+        for event in watch.Watch().stream(listing, "ray.io", "v1", namespace, "rayjobs", timeout_seconds=600):
             meta = event["object"]["metadata"]
             seen.setdefault(re.sub(r"-1$", "", meta["name"]) if namespace == OURS else meta["name"], time.monotonic())
             if len(seen) == len(names):
@@ -107,7 +107,7 @@ def at_once(names: list[str], create: Callable[[str], object], namespace: str) -
     time.sleep(1)  # the watch is there first
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(send, names))
-    if not done.wait(1800):
+    if not done.wait(600):
         raise SystemExit(f"only {len(seen)} of {len(names)} RayJobs came")
     return [seen[name] - sent[name] for name in names]
 
@@ -153,10 +153,14 @@ def gpu_nodes(cluster: Cluster, number: int) -> Iterator[None]:
 @contextlib.contextmanager
 def operator(cluster: Cluster) -> Iterator[None]:
     """medsd's operator as a process of this machine, with a Runtime; the objects go when it ends."""
-    runtime = {"image": "medsd:bench", "pools": [{"name": "gpu", "gpus": 8, "nodeSelector": {"pool": "gpu"}}]}
+    runtime = {
+        "image": "medsd:bench",
+        "pools": [{"name": "gpu", "gpus": 8, "cpus": "64", "memory": "256Gi", "nodeSelector": {"pool": "gpu"}}],
+    }
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CACHE / "kuberay-crds"))
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "k8s" / "crds"))
-    cluster.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+    established = ("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+    wait_for("the CRDs", lambda: cluster.kubectl(*established, check=False).returncode == 0, 120)
     things = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in (OURS, FLOOR)]
     things.append({"apiVersion": "medsd.io/v1alpha1", "kind": "Runtime", "metadata": {"name": "bench"}, "spec": runtime})
     cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(things))
