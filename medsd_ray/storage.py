@@ -170,6 +170,10 @@ class FolderStorage(Storage):
         with contextlib.suppress(OSError):  # an emptied folder goes too; one with files stays
             path.parent.rmdir()
 
+    def delete_tree(self, prefix: str) -> None:
+        super().delete_tree(prefix)
+        shutil.rmtree(self._path(prefix), ignore_errors=True)  # what a list does not show: empty folders, halves of killed writes
+
     def child(self, path: str) -> Storage:
         return FolderStorage(self.root / path)
 

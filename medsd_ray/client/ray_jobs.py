@@ -40,22 +40,24 @@ class RayJobs:
         self.client = self._connect()
 
     def _connect(self) -> Any:
-        # Set before Ray is imported, which reads it once: the token is sent where there is one.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray would take these rather than --address
             os.environ.pop(name, None)
         import requests
-        from ray.job_submission import JobSubmissionClient
 
         logging.disable(logging.WARNING)  # Ray's remarks on missing tokens and packed folders: said here in words
         try:
             answer = requests.get(f"{self.address}/api/version", timeout=(5, 30))
-            if answer.status_code not in (401, 403) and "ray_version" not in answer.json():
+            asks_token = answer.status_code in (401, 403)
+            if not asks_token and "ray_version" not in answer.json():
                 raise ValueError
         except ValueError as error:
             raise InputError(f"{self.address} answers, but is no Ray dashboard; give its address, with port 8265") from error
         except requests.RequestException as error:
             raise self._no_answer(error) from error
+        # Set before Ray is imported, which reads it once: in this mode it sends the token, and fails without one.
+        os.environ.setdefault("RAY_AUTH_MODE", "token" if asks_token else "disabled")
+        from ray.job_submission import JobSubmissionClient
+
         with self._errors():
             return JobSubmissionClient(self.address)
 
@@ -202,7 +204,7 @@ def token_words(text: str) -> str:
     """What Ray says of a token, as the end of a sentence that begins with the cluster's address."""
     if text.startswith("Authentication failed"):
         return "refuses this token"
-    if text.startswith("Authentication required"):
+    if text.startswith("Authentication required") or "couldn't find an authentication token" in text:
         return "asks for a token"
     return f"could not be asked with a token ({' '.join(text.split('. ')[0].split())})"
 

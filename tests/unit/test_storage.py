@@ -31,6 +31,15 @@ def test_a_half_written_file_is_not_listed(tmp_path: Path):
     assert FolderStorage(tmp_path).list() == []
 
 
+def test_a_deleted_tree_leaves_no_folder(tmp_path: Path):
+    (tmp_path / "ray" / "empty" / "below").mkdir(parents=True)
+    (tmp_path / "ray" / "run").mkdir()
+    (tmp_path / "ray" / "run" / "notes").write_text("")
+    (tmp_path / "ray" / "run" / ".notes.12345678.part").write_text("half")
+    FolderStorage(tmp_path).delete_tree("ray")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_store_whose_folder_is_a_file_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="choose another folder"):
