@@ -6,7 +6,6 @@ wrote with the VAE of `model`). See `load_run` for how a YAML file becomes a `Ru
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -15,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medsd_ray.errors import InputError
+from medsd_ray.values import in_words, read_values, set_value
 
 Positive = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
@@ -348,20 +348,9 @@ class RunSpec(Strict):
 
 def load_run(path: str | Path, overrides: list[str] | None = None) -> RunSpec:
     """Reads RUN.yaml and `--set a.b=value` overrides. Raises InputError with every wrong field, one line."""
-    try:
-        text = Path(path).read_text()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give the path of a RUN.yaml") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; give the path of a RUN.yaml") from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: a run is a mapping with name, data, components, training and output")
+    values = read_values(path, "RUN.yaml", "a run is a mapping with name, data, components, training and output")
     for override in overrides or []:
-        _set(values, override)
+        set_value(values, override)
     return parse_run(values, source=str(path))
 
 
@@ -370,33 +359,7 @@ def parse_run(values: dict, source: str = "run") -> RunSpec:
     try:
         return RunSpec.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{source}: " + "; ".join(_in_words(e) for e in error.errors())) from error
-
-
-def _in_words(error) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{where} is not a field of a run; remove it or mend its spelling"
-    if error["type"] == "missing":
-        return f"{where} is missing"
-    message = re.sub(r"<Method\.\w+: ('\w+')>", r"\1", error["msg"].removeprefix("Value error, "))
-    return f"{where}: {message}" if where else message
-
-
-def _set(values: dict, override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise InputError(f"--set {override!r}: write it as training.zero_stage=2")
-    *parents, last = path.split(".")
-    for parent in parents:
-        inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):  # the short form `unet: full` meets `--set components.unet.learning_rate=…`
-            inner = values[parent] = {"method": inner}
-        values = inner
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {override!r}: the value is not YAML") from error
+        raise InputError(f"{source}: {in_words(error)}") from error
 
 
 def dump_run(run: RunSpec) -> str:

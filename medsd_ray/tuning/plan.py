@@ -1,0 +1,103 @@
+"""From a study and a combination to the runs that it takes: pure functions, no engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from medsd_ray.spec import RunSpec
+from medsd_ray.tuning.space import Combination, apply, short
+
+if TYPE_CHECKING:
+    from medsd_ray.study import StudySpec
+
+TRIALS, VAES, LATENTS, DETECTOR, TUNE, BOARD = "trials", "vae", "latents", "detector", "tune", "tensorboard"
+COMPONENTS = ("vae", "text_encoder", "unet")
+
+
+def methods(study: StudySpec, combination: Combination) -> dict[str, str]:
+    """Component -> how it is adapted, the VAE in its stage too. Raises ValueError where `components` has no fields."""
+    given = apply(study.run, combination).get("components") or {}
+    if not isinstance(given, dict):
+        raise ValueError("run.components: give vae, text_encoder and unet, each with its method")
+    return {name: str(short(given.get(name) or {}) or "frozen") for name in COMPONENTS}
+
+
+def vae_run(study: StudySpec, combination: Combination) -> RunSpec | None:
+    """The stage that adapts the VAE; None where it is frozen. Raises ValidationError, a ValueError."""
+    if methods(study, combination)["vae"] == "frozen":
+        return None
+    values = apply(study.run, combination)
+    kept = {name: values[name] for name in ("model", "vae_objective", "resources") if name in values}
+    run = RunSpec.model_validate(
+        kept
+        | {
+            "name": f"{study.name[:48]}-vae",
+            "data": {"train": study.shards},
+            "components": {"vae": values["components"]["vae"]},
+            "training": _vae_training(study),
+            "output": f"{study.output}/{VAES}",
+        }
+    )
+    return run.model_copy(update={"output": f"{study.output}/{VAES}/{_way(run)}"})
+
+
+def _vae_training(study: StudySpec) -> dict[str, Any]:
+    if study.vae is None:
+        raise ValueError("vae is missing: how the VAE is trained, as a combination adapts it")
+    return study.vae.model_dump(mode="json")
+
+
+def _way(run: RunSpec) -> str:
+    """A name for all that makes one adapted VAE another: its method, and a checksum of the rest."""
+    what = run.model_dump(mode="json", include={"model", "components", "vae_objective", "training", "seed"})
+    return f"{run.components.vae.method.value}-{_digest(what)}"
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def base_model(study: StudySpec, combination: Combination) -> str:
+    """What U-Net and text encoder start from: the adapted VAE's run, or the template's model."""
+    stage = vae_run(study, combination)
+    return stage.output if stage else apply(study.run, combination).get("model", RunSpec.model_fields["model"].default)
+
+
+def latents(study: StudySpec, combination: Combination) -> str:
+    """Where the images are as this combination's VAE encodes them; one address for all that share it."""
+    stage = vae_run(study, combination)
+    way = stage.output.rpartition("/")[2] if stage else f"frozen-{_digest(base_model(study, combination))}"
+    return f"{study.output}/{LATENTS}/{way}"
+
+
+def trial_run(study: StudySpec, combination: Combination, seed: int, trial: str) -> RunSpec | None:
+    """The run that trains U-Net and text encoder; None where both are frozen. Raises ValidationError, a ValueError."""
+    how = methods(study, combination)
+    if how["text_encoder"] == how["unet"] == "frozen":
+        return None
+    values = apply(study.run, combination)
+    values["components"] = {name: value for name, value in values["components"].items() if name != "vae"}
+    given = {
+        "name": f"{study.name[:48]}-{trial}",
+        "seed": seed,
+        "model": base_model(study, combination),
+        "data": {"train": latents(study, combination)},
+        "output": f"{study.output}/{TRIALS}/{trial}",
+    }
+    return RunSpec.model_validate(_looked_at(study, values) | given)
+
+
+def _looked_at(study: StudySpec, values: dict[str, Any]) -> dict[str, Any]:
+    """The run with validation as often as the scheduler looks, and for pbt a checkpoint to go on from."""
+    search, training = study.search, values.get("training")
+    if not isinstance(training, dict):
+        return values
+    if search.scheduler == "asha" and training.get("validate_every") is None:
+        return values | {"training": training | {"validate_every": search.grace_steps}}
+    if search.scheduler == "pbt":
+        every = search.interval_steps
+        checkpoint = (values.get("checkpoint") or {}) | {"every_steps": every}
+        return values | {"training": training | {"validate_every": every}, "checkpoint": checkpoint}
+    return values

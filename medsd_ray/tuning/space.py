@@ -1,0 +1,92 @@
+"""From a search space to combinations: pure functions, no engine.
+
+A combination is a dict of dotted path -> value, with an entry for each dimension that is active in it: one whose `when`
+holds. A condition speaks of other dimensions, which come first whatever the order in the file (Kubernetes sorts a map).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medsd_ray.study import Dimension
+
+Space = Mapping[str, "Dimension"]
+Combination = dict[str, Any]
+
+
+def ordered(space: Space) -> list[str]:
+    """The paths, each after those that its `when` names. Raises ValueError where that cannot be."""
+    for path, dimension in space.items():
+        if unknown := [other for other in dimension.when if other not in space]:
+            raise ValueError(f"space.{path}.when: {unknown[0]} is not a dimension of the space")
+    paths: list[str] = []
+    while len(paths) < len(space):
+        ready = [p for p, d in space.items() if p not in paths and all(other in paths for other in d.when)]
+        if not ready:
+            raise ValueError(f"space.{next(p for p in space if p not in paths)}.when: the conditions go round in a circle")
+        paths.append(ready[0])
+    return paths
+
+
+def short(value: Any) -> Any:
+    """A component's method where the value is one in its long form; the value itself otherwise."""
+    return value["method"] if isinstance(value, Mapping) and "method" in value else value
+
+
+def holds(dimension: Dimension, combination: Combination) -> bool:
+    """Whether the dimension is active, given the values of those before it."""
+    return all(
+        path in combination and any(combination[path] == one or short(combination[path]) == one for one in values)
+        for path, values in dimension.when.items()
+    )
+
+
+def fill(space: Space, choose: Callable[[str, Dimension], Any]) -> Combination:
+    """One combination: `choose` gives the value of each active dimension, in order."""
+    found: Combination = {}
+    for path in ordered(space):
+        if holds(space[path], found):
+            found[path] = choose(path, space[path])
+    return found
+
+
+def combinations(space: Space, end: int = 0) -> Iterator[Combination]:
+    """Every combination of the choices, each once; a range stands at one of its ends (0: lower, 1: upper)."""
+
+    def extend(found: Combination, paths: list[str]) -> Iterator[Combination]:
+        if not paths:
+            yield found
+            return
+        path, dimension = paths[0], space[paths[0]]
+        if not holds(dimension, found):
+            yield from extend(found, paths[1:])
+            return
+        for value in [dimension.bounds[end]] if dimension.choice is None else dimension.choice:
+            yield from extend(found | {path: value}, paths[1:])
+
+    yield from extend({}, ordered(space))
+
+
+def apply(template: dict[str, Any], combination: Combination) -> dict[str, Any]:
+    """A run's values with a combination laid over them, outer paths first. A component's method keeps the template's other
+    settings of it, such as its learning rate. Raises ValueError where a path leads through a plain value."""
+    values = copy.deepcopy(template)
+    for path, value in sorted(combination.items(), key=lambda item: item[0].count(".")):
+        *parents, last = path.split(".")
+        inner = values
+        for depth, parent in enumerate(parents, start=1):
+            if inner.get(parent) is None:
+                inner[parent] = {}
+            elif isinstance(inner[parent], str) and parents[0] == "components":
+                inner[parent] = {"method": inner[parent]}  # the short form
+            inner = inner[parent]
+            if not isinstance(inner, dict):
+                raise ValueError(f"space.{path}: {'.'.join(parents[:depth])} has no fields")
+        if parents == ["components"] and isinstance(inner.get(last), dict):
+            inner[last] |= {"method": value} if isinstance(value, str) else value
+        else:
+            inner[last] = copy.deepcopy(value)
+    return values
