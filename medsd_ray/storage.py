@@ -16,6 +16,7 @@ import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from medsd_ray.errors import InputError, RunError
@@ -30,6 +31,12 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    stamp: str  # changes when the file does
+    modified: float  # seconds since 1970
 
 
 class Storage(ABC):
@@ -54,6 +61,10 @@ class Storage(ABC):
     @abstractmethod
     def list(self, prefix: str = "") -> list[str]:
         """Keys of all files whose key starts with `prefix`, sorted."""
+
+    @abstractmethod
+    def level(self, folder: str = "") -> tuple[list[str], dict[str, FileInfo]]:
+        """Names of the folders and of the files right in one folder, without what is below them; empty where it is absent."""
 
     @abstractmethod
     def exists(self, key: str) -> bool: ...
@@ -160,6 +171,18 @@ class FolderStorage(Storage):
             return []
         keys = (p.relative_to(self.root).as_posix() for p in base.rglob("*") if p.is_file())
         return sorted(k for k in keys if k.startswith(prefix) and not k.endswith(".part"))
+
+    def level(self, folder: str = "") -> tuple[list[str], dict[str, FileInfo]]:
+        folders, files = [], {}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._path(folder)) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif not entry.name.endswith(".part"):
+                    with contextlib.suppress(FileNotFoundError):  # replaced or deleted since it was listed
+                        stat = entry.stat()
+                        files[entry.name] = FileInfo(f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}", stat.st_mtime)
+        return sorted(folders), files
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -285,6 +308,19 @@ class S3Storage(Storage):
         with self._errors():
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base)
             return {item["Key"][cut:]: item["ETag"] for page in pages for item in page.get("Contents", [])}
+
+    def level(self, folder: str = "") -> tuple[list[str], dict[str, FileInfo]]:
+        base = self._key(folder).strip("/")
+        base = base + "/" if base else ""
+        folders: list[str] = []
+        files: dict[str, FileInfo] = {}
+        with self._errors(folder):
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base, Delimiter="/"):
+                folders += [item["Prefix"].removeprefix(base).rstrip("/") for item in page.get("CommonPrefixes", [])]
+                for item in page.get("Contents", []):
+                    if name := item["Key"].removeprefix(base):
+                        files[name] = FileInfo(item["ETag"], item["LastModified"].timestamp())
+        return sorted(folders), files
 
     def exists(self, key: str) -> bool:
         try:

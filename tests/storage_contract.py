@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,6 +57,21 @@ class StorageContract:
         with ThreadPoolExecutor(8) as pool:  # S3 answers with 1000 keys at a time; a store is shared by threads
             list(pool.map(lambda index: store.write(f"many/{index:04d}", b""), range(1005)))
         assert len(store.list("many/")) == 1005
+
+    def test_level_is_one_folder_with_stamps(self, store: Storage):
+        for key in ("a", "b/1", "b/c/d", "bb/1", "b/e/f/g"):
+            store.write(key, b"1")
+        folders, files = store.level()
+        assert (folders, list(files)) == (["b", "bb"], ["a"])
+        folders, files = store.level("b")
+        assert (folders, list(files)) == (["c", "e"], ["1"])
+        assert abs(files["1"].modified - time.time()) < 600
+        store.write("b/1", b"2")
+        assert store.level("b")[1]["1"].stamp != files["1"].stamp
+        assert store.child("b").level("c") == store.level("b/c")
+        assert store.level("nothing") == ([], {})
+        with pytest.raises(InputError):
+            store.level("b/../..")
 
     def test_exists_means_a_file(self, store: Storage):
         store.write("folder/file", b"")
