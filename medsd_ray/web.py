@@ -71,8 +71,9 @@ class Guard:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in (HEADERS | {"Content-Security-Policy": self.csp}).items():
-                    headers[name] = value
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)  # a page may let its scripts be kept by the browser
+                headers["Content-Security-Policy"] = self.csp
             await send(message)
 
         await (self._refusal(scope) or self.app)(scope, receive, answer)
