@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from medsd_ray.errors import InputError, Interrupted, RunError
+from medsd_ray.readers.verbs import reader_study
 
 app = typer.Typer(
     name="medsd",
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(reader_study)
 
 
 class Kind(StrEnum):
@@ -334,6 +336,23 @@ def download(
 
     output = connect(address, namespace, context).output(name)
     fetch(output, dest, what.value, report=report, without_memorisation_check=without_memorisation_check, raw=raw)
+
+
+@app.command()
+def dashboard(
+    root: Annotated[str, typer.Argument(help="Folder or s3:// address below which studies and runs are")],
+    host: Annotated[str, typer.Option(help="Address to listen at; any but localhost needs a token")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free")] = 8650,
+) -> None:
+    """Show studies and runs, live, on a page that changes nothing.
+
+    The token of a host that others reach is printed, or taken from MEDSD_DASHBOARD_TOKEN.
+
+    Example: medsd dashboard studies/
+    """
+    from medsd_ray.dashboard.app import dashboard as run
+
+    run(root, host, port)
 
 
 def main() -> None:

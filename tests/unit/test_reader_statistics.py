@@ -1,0 +1,71 @@
+"""Kappas and intervals against published worked examples and another library."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_cohen_kappa
+
+from medsd_ray.readers.statistics import agreement, bootstrap, cohen_kappa, fleiss_kappa, mean_by_image, mean_t
+
+# Fleiss 1971, table 1: 30 patients, 6 psychiatrists; depression, personality disorder, schizophrenia, neurosis, other.
+FLEISS_1971 = """
+00060 03003 01401 00006 03030 20400 00402 20310 20040 00006 10050 11040 03300 10050 02031
+00501 30012 51000 02040 10203 00006 01050 02013 20040 10041 05010 40002 02040 10500 00006
+"""
+# The worked example of the encyclopaedias: 10 subjects, 14 raters, 5 categories.
+FOURTEEN_RATERS = [
+    [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
+    [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
+]  # fmt: skip
+
+
+def test_fleiss_kappa_of_published_tables():
+    table = np.array([[int(digit) for digit in row] for row in FLEISS_1971.split()])
+    assert table.shape == (30, 5) and (table.sum(1) == 6).all()
+    assert table.sum(0).tolist() == [26, 26, 30, 55, 43]  # the paper's totals
+    assert fleiss_kappa(table) == pytest.approx(0.430, abs=5e-4)
+    assert fleiss_kappa(np.array(FOURTEEN_RATERS)) == pytest.approx(0.210, abs=5e-4)
+
+
+def test_cohen_kappa_of_the_textbook():
+    assert cohen_kappa(np.array([[20, 5], [10, 15]])) == pytest.approx(0.4)
+    assert cohen_kappa(np.array([[45, 15], [25, 15]])) == pytest.approx(0.1304, abs=5e-5)
+    assert cohen_kappa(np.array([[25, 35], [5, 35]])) == pytest.approx(0.2593, abs=5e-5)
+    assert cohen_kappa(np.diag([3, 9])) == pytest.approx(1.0)
+    assert np.isnan(cohen_kappa(np.array([[7, 0], [0, 0]])))
+
+
+def test_weighted_kappa_is_torchmetrics_own():
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 5, 60)
+    other = np.clip(one + rng.integers(-1, 2, 60), 0, 4)
+    both = np.stack([one, other], axis=1)
+    for ordered, weights in ((False, None), (True, "quadratic")):
+        theirs = multiclass_cohen_kappa(torch.from_numpy(one), torch.from_numpy(other), 5, weights)
+        assert agreement(both, 5, ordered=ordered) == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_three_readers_get_fleiss_and_two_get_cohen():
+    rng = np.random.default_rng(1)
+    answers = rng.integers(0, 2, (40, 3))
+    counts = np.stack([(answers == c).sum(1) for c in range(2)], axis=1)
+    assert agreement(answers, 2) == pytest.approx(fleiss_kappa(counts))
+    assert agreement(np.zeros((5, 3), int), 2) != agreement(np.zeros((5, 3), int), 2)  # NaN: chance alone agrees
+
+
+def test_the_interval_of_a_mean_is_students():
+    found = mean_t(np.array([1.0, 2, 3, 4, 5]))
+    assert (found.low, found.value, found.high) == pytest.approx((1.0368, 3.0, 4.9632), abs=1e-4)  # 3 ± 2.776·√2.5/√5
+
+
+def test_the_bootstrap_draws_images_whole():
+    """Ten readers who all say the same of an image are one observation, not ten."""
+    images = np.repeat(np.arange(20), 10)
+    values = np.repeat(np.arange(20) % 2, 10)
+    by_image = mean_by_image(values, images, 0)
+    as_if_single = mean_by_image(values, np.arange(200), 0)
+    assert by_image.value == as_if_single.value == 0.5
+    assert (by_image.high - by_image.low) > 2.5 * (as_if_single.high - as_if_single.low)
+    assert bootstrap(5, lambda _: float("nan"), 0) is None
