@@ -7,11 +7,11 @@ by hand with other settings. A second `medsd demo` on the same folder goes on wh
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from medsd_ray.errors import InputError
+from medsd_ray.generation.prompts import choose_prompts
 from medsd_ray.spec import RunSpec, dump_run, parse_run
 
 SIZE = 64
@@ -76,17 +76,6 @@ def unet_run(latents: str, model: str, output: str, prompts: list[str]) -> RunSp
             "output": output,
         }
     )
-
-
-def choose_prompts(captions: list[str], labels: list[str]) -> list[str]:
-    """The captions to generate from, so that each label gets an equal share: labels take turns, their captions too."""
-    by_label: dict[str, Counter[str]] = {}
-    for caption, label in zip(captions, labels, strict=True):
-        by_label.setdefault(label, Counter())[caption] += 1
-    # The commonest captions of each label; 16 are enough to show, and a label with fewer repeats its own.
-    lists = [[caption for caption, _ in counts.most_common(16)] for _, counts in sorted(by_label.items())]
-    turns = max(map(len, lists))
-    return [captions[turn % len(captions)] for turn in range(turns) for captions in lists]
 
 
 class Stopwatch:

@@ -127,6 +127,14 @@ def read_inputs(real: str, generated: str, base: str | None, label: str) -> Inpu
     )
 
 
+def read_real(real: str, label: str) -> dict[str, ImageSet]:
+    """The real images by split, at the size of the first. Raises InputError as `read_inputs` does."""
+    splits = _read_real(real, label)
+    channels = 3 if any(raw.coloured for raw in splits.values()) else 1
+    size = next(iter(splits.values())).images[0].shape[:2]
+    return {name: raw.stacked(size, channels) for name, raw in splits.items()}
+
+
 def _fitted(image: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
     """(h, w) or (h, w, 3) uint8 -> (H, W, channels): cut to the aspect ratio about the centre, then resized."""
     picture = Image.fromarray(image).convert("RGB" if channels == 3 else "L")

@@ -1,7 +1,8 @@
-"""The prompts that a command line names."""
+"""Prompts: those that a command line names, and those that real captions give."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from medsd_ray.errors import InputError
@@ -27,3 +28,14 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[str]:
     if not prompts:
         raise InputError(f"{path}: no prompt in this file; write one a line")
     return prompts
+
+
+def choose_prompts(captions: list[str], labels: list[str]) -> list[str]:
+    """The captions to generate from, so that each label gets an equal share: labels take turns, their captions too."""
+    by_label: dict[str, Counter[str]] = {}
+    for caption, label in zip(captions, labels, strict=True):
+        by_label.setdefault(label, Counter())[caption] += 1
+    # The commonest captions of each label; 16 are enough to show, and a label with fewer repeats its own.
+    lists = [[caption for caption, _ in counts.most_common(16)] for _, counts in sorted(by_label.items())]
+    turns = max(map(len, lists))
+    return [captions[turn % len(captions)] for turn in range(turns) for captions in lists]

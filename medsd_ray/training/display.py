@@ -6,11 +6,14 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from medsd_ray.storage import Storage
 from medsd_ray.training.progress import line, read_metrics, read_progress
 
+Tell = Callable[[dict[str, Any]], None]
+"""Gets the records of metrics.jsonl, one at a time."""
 SAME_STOP_S = 1.0
 """`ray job stop` sends SIGTERM to a job's process and to its children, who may pass it on: within this time it is one wish."""
 
@@ -40,10 +43,11 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 class Display:
-    """Prints what is new in a run's records, one line each. `seen` records were there before."""
+    """Prints what is new in a run's records, one line each, or gives it to `tell`. `seen` records were there before."""
 
-    def __init__(self, output: Storage, total: int, seen: int):
-        self.output, self.total, self.seen = output, total, seen
+    def __init__(self, output: Storage, total: int, seen: int, tell: Tell | None = None):
+        self.output, self.seen = output, seen
+        self.tell = tell or (lambda record: print(line(record, total), flush=True))
         self._warned: set[str] = set()
 
     def warn(self, text: str) -> None:
@@ -53,14 +57,16 @@ class Display:
             print(f"warning: {text}", flush=True)
 
     def update(self) -> None:
-        with contextlib.suppress(Exception):  # the store may answer again at the next look
+        try:
             progress = read_progress(self.output)
-            if not progress:
-                return
-            records = read_metrics(self.output)
-            self.seen = min(self.seen, len(records))
-            for record in records[self.seen :]:
-                print(line(record, self.total), flush=True)
-            self.seen = len(records)
-            for warning in progress.get("warnings", []):
-                self.warn(warning)
+            records = read_metrics(self.output) if progress else []
+        except Exception:  # the store may answer again at the next look
+            return
+        if not progress:
+            return
+        self.seen = min(self.seen, len(records))
+        for record in records[self.seen :]:
+            self.tell(record)
+        self.seen = len(records)
+        for warning in progress.get("warnings", []):
+            self.warn(warning)

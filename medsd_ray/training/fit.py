@@ -12,7 +12,7 @@ from typing import Any
 from medsd_ray.retries import with_retries
 from medsd_ray.spec import parse_run
 from medsd_ray.storage import Storage, pyarrow_filesystem
-from medsd_ray.training.display import Display
+from medsd_ray.training.display import Display, Tell
 from medsd_ray.training.failures import keep_running
 from medsd_ray.training.job import Job, LatentMeta
 from medsd_ray.training.progress import STOP, add_warning
@@ -24,10 +24,10 @@ RAY = "ray"
 """Where Ray Train keeps its own notes below the output while it runs."""
 
 
-def fit_and_show(job: Job, output: Storage, stop: threading.Event, seen: int) -> BaseException | None:
-    """Runs the workers and prints their progress until they end. Returns what they failed with."""
+def fit_and_show(job: Job, output: Storage, stop: threading.Event, seen: int, tell: Tell | None = None) -> BaseException | None:
+    """Runs the workers and prints their progress, or tells it, until they end. Returns what they failed with."""
     failures: list[BaseException] = []
-    show, told = Display(output, job.run.training.max_steps, seen), False
+    show, told = Display(output, job.run.training.max_steps, seen, tell), False
 
     def restarting(text: str) -> None:
         show.warn(text)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from medsd_ray.models.resolve import SMALL, model_fingerprint
 from medsd_ray.retries import with_retries
 from medsd_ray.spec import RunSpec, dump_run, parse_run
 from medsd_ray.storage import FolderStorage, Storage, open_storage
-from medsd_ray.training.display import stop_on_signals
+from medsd_ray.training.display import Tell, stop_on_signals
 from medsd_ray.training.failures import in_words
 from medsd_ray.training.fit import RAY, fit_and_show
 from medsd_ray.training.job import Job, LatentMeta, check_same_spec
@@ -31,10 +32,19 @@ from medsd_ray.training.stages import load_adapted
 from medsd_ray.training.steps import saved_steps
 
 
-def train(run: RunSpec, resume: bool = False, auto_resume: bool = False) -> dict[str, Any]:
+def train(
+    run: RunSpec,
+    resume: bool = False,
+    auto_resume: bool = False,
+    *,
+    stop: threading.Event | None = None,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
     """Trains and returns result.json; `auto_resume` goes on where the output has a run, and ends at once where it is finished.
 
-    Raises InputError, RunError, and Interrupted after a stop with a checkpoint.
+    `stop` asks for a checkpoint and an end; Ctrl-C and SIGTERM do where it is absent. `tell` gets every record of
+    metrics.jsonl, those of before a resume too, in place of the terminal. Raises InputError, RunError, and Interrupted after
+    a stop with a checkpoint.
     """
     output = open_storage(run.output)
     if auto_resume:
@@ -48,11 +58,11 @@ def train(run: RunSpec, resume: bool = False, auto_resume: bool = False) -> dict
     output.write_json("manifest.json", manifest(job, run))
     for stale in (STOP, PROGRESS):
         output.delete(stale)
-    seen = len(read_metrics(output)) if resume else 0
+    seen = len(read_metrics(output)) if resume and tell is None else 0
     ensure_ray(run.resources.num_workers * run.resources.cpus_per_worker)
     check_gpus(run)
-    with stop_on_signals() as stop:
-        failure = fit_and_show(job, output, stop, seen)
+    with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as asked:
+        failure = fit_and_show(job, output, asked, seen, tell)
     with contextlib.suppress(Exception):  # of no harm where they stay; what the run ended with is the thing to tell
         output.delete(STOP)
         output.delete_tree(RAY)

@@ -1,0 +1,122 @@
+"""Which combination is tried next, and which dimensions mattered, by Optuna. A function of the study and of what was
+found so far, so that a resumed search goes on as one that was never interrupted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from medsd_ray.tuning.space import Combination, combinations, fill
+
+if TYPE_CHECKING:
+    import optuna
+
+    from medsd_ray.study import Dimension, StudySpec
+
+Value = float | None
+ATTEMPTS = 50
+"""Draws before a new combination is looked for in order."""
+ENOUGH = 4
+"""Trials from which on importance says anything."""
+
+
+def count(study: StudySpec) -> int:
+    """Combinations that the search will try at most, the budget aside."""
+    finite = all(dimension.choice is not None for dimension in study.space.values())
+    wanted = study.search.num_samples
+    if not finite:
+        return wanted or 0
+    size = sum(1 for _ in combinations(study.space))
+    return size if wanted is None else min(wanted, size)
+
+
+def propose(study: StudySpec, earlier: Sequence[Combination], values: Sequence[Value]) -> Combination | None:
+    """The combination after the `earlier` ones; None where the search is at its end. `values` has each one's metric, None
+    where it failed, was stopped or is not known yet."""
+    number = len(earlier)
+    if number >= count(study):
+        return None
+    if study.search.searcher == "grid":
+        return next(itertools.islice(combinations(study.space), number, None))
+    for attempt in range(ATTEMPTS):
+        found = _drawn(study, f"{study.search.seed}/{number}/{attempt}", earlier, values)
+        if found not in earlier:
+            return found
+    return next(one for one in combinations(study.space) if one not in earlier)
+
+
+def planned(study: StudySpec) -> list[Combination] | None:
+    """All combinations in order, where what was found has no say in them; None for tpe."""
+    if study.search.searcher == "tpe":
+        return None
+    found: list[Combination] = []
+    while (one := propose(study, found, [None] * len(found))) is not None:
+        found.append(one)
+    return found
+
+
+def _drawn(study: StudySpec, key: str, earlier: Sequence[Combination], values: Sequence[Value]) -> Combination:
+    import optuna
+
+    seed = zlib.crc32(key.encode())
+    random = study.search.searcher == "random"
+    sampler = optuna.samplers.RandomSampler(seed) if random else optuna.samplers.TPESampler(seed=seed)
+    trial = (_study(study, [], [], sampler) if random else _study(study, earlier, values, sampler)).ask()
+    return fill(study.space, lambda path, dimension: _ask(trial, path, dimension))
+
+
+def _ask(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
+    if dimension.choice is not None:
+        return json.loads(trial.suggest_categorical(path, [_label(value) for value in dimension.choice]))
+    low, high = dimension.bounds
+    return trial.suggest_float(path, low, high, log=dimension.loguniform is not None)
+
+
+def _label(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _study(study: StudySpec, tried: Sequence[Combination], values: Sequence[Value], sampler=None) -> optuna.Study:
+    import optuna
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = optuna.create_study(direction="minimize" if study.direction == "min" else "maximize", sampler=sampler)
+    known: dict[str, Any] = {
+        path: CategoricalDistribution([_label(value) for value in d.choice])
+        if d.choice is not None
+        else FloatDistribution(*d.bounds, log=d.loguniform is not None)
+        for path, d in study.space.items()
+    }
+    for combination, value in zip(tried, values, strict=True):
+        labels = {path: _label(v) if study.space[path].choice is not None else v for path, v in combination.items()}
+        state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
+        distributions = {path: known[path] for path in labels}
+        found.add_trial(optuna.trial.create_trial(params=labels, distributions=distributions, value=value, state=state))
+    return found
+
+
+def importance(
+    study: StudySpec, tried: Sequence[Combination], values: Sequence[float]
+) -> tuple[dict[str, Value] | None, str | None]:
+    """Dimension -> its share of the metric's variance by fANOVA (Hutter et al. 2014), over trials with a metric, and a
+    reason for what is None: everything, or the dimensions that only some of the trials have."""
+    import optuna
+
+    if len(tried) < ENOUGH:
+        return None, f"{len(tried)} trials have the metric, and importance needs {ENOUGH}"
+    if len(set(values)) == 1:
+        return None, "all trials have the same metric"
+    everywhere = [path for path in study.space if all(path in combination for combination in tried)]
+    varied = [path for path in everywhere if len({_label(combination[path]) for combination in tried}) > 1]
+    if not varied:
+        return None, "no dimension has several values in all trials that have the metric"
+    found = optuna.importance.get_param_importances(
+        _study(study, tried, values), evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0), params=varied
+    )
+    left = [path for path in study.space if path not in varied]
+    reason = f"{', '.join(left)}: not in all trials, or with one value alone" if left else None
+    return {path: float(found[path]) if path in found else None for path in study.space}, reason
