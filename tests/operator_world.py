@@ -55,6 +55,23 @@ def evaluation(name: str = "x", **spec: Any) -> dict[str, Any]:
     }
 
 
+def study(study: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    """A grid of two combinations, which run at the same time with two workers each."""
+    meta = {"name": "x", "namespace": "lab", "uid": "uid-s", "generation": 1}
+    values = {
+        "output": "s3://bucket/study",
+        "shards": "s3://bucket/shards",
+        "run": {
+            "components": {"unet": "full"},
+            "training": {"max_steps": 20, "global_batch_size": 4},
+            "resources": {"num_workers": 2},
+        },
+        "space": {"components.text_encoder": {"choice": ["frozen", "full"]}},
+        "search": {"max_concurrent": 2},
+    }
+    return {"kind": "Study", "metadata": meta, "spec": {"study": values | (study or {}), **spec}}
+
+
 def subject(made: dict[str, Any]) -> Subject:
     return read_subject(made)
 

@@ -17,7 +17,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from medsd_ray.operator.objects import GROUP, VERSION, EvaluationSpec, FineTuneSpec, Job, RuntimeSpec, Status
+from medsd_ray.operator.naming import PLURALS
+from medsd_ray.operator.objects import GROUP, VERSION, EvaluationSpec, FineTuneSpec, Job, RuntimeSpec, Status, StudyJobSpec
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (ROOT / "k8s/crds", ROOT / "helm/medsd/files/crds")
@@ -37,7 +38,7 @@ class Kind:
 
     @property
     def plural(self) -> str:
-        return f"{self.name.lower()}s"
+        return PLURALS.get(self.name, f"{self.name.lower()}s")
 
 
 _PHASE = ("Phase", "string", ".status.phase", 0)
@@ -59,6 +60,23 @@ KINDS = (
             ("Total", "integer", ".status.progress.totalSteps", 0),
             ("Loss", "number", ".status.progress.loss", 0),
             ("Images/s", "number", ".status.progress.imagesPerSecond", 0),
+            ("Left", "string", ".status.progress.timeLeft", 0),
+            _MESSAGE,
+            _AGE,
+        ),
+        Status,
+    ),
+    Kind(
+        "Study",
+        "st",
+        "Namespaced",
+        StudyJobSpec,
+        (
+            _PHASE,
+            ("Done", "integer", ".status.progress.step", 0),
+            ("Trials", "integer", ".status.progress.totalSteps", 0),
+            ("Metric", "string", ".spec.study.metric", 0),
+            ("Best", "number", ".status.progress.metric", 0),
             ("Left", "string", ".status.progress.timeLeft", 0),
             _MESSAGE,
             _AGE,
@@ -102,10 +120,10 @@ def crd(kind: Kind) -> Schema:
 
 def _root(kind: Kind) -> Schema:
     spec = schema(kind.spec)
-    run = spec["properties"].get("run")
-    if run:  # its name is the object's own
-        del run["properties"]["name"]
-        run["required"].remove("name")
+    for named in ("run", "study"):
+        if named in spec["properties"]:  # its name is the object's own
+            del spec["properties"][named]["properties"]["name"]
+            spec["properties"][named]["required"].remove("name")
     properties = {"metadata": {"type": "object"}, "spec": spec}
     if kind.status:
         properties["status"] = schema(kind.status)
@@ -174,6 +192,7 @@ def schema(model: type[BaseModel]) -> Schema:
 def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     node = _nullable(_resolved(node, definitions), definitions)
     node.pop("title", None)
+    node.pop("propertyNames", None)  # a bound on keys has no word there; the operator checks them
     for bound in ("Minimum", "Maximum"):
         if f"exclusive{bound}" in node:  # a number in JSON schema, a flag in OpenAPI 3.0
             node[bound.lower()], node[f"exclusive{bound}"] = node[f"exclusive{bound}"], True

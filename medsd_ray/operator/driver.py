@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field
 
+from medsd_ray.operator.objects import Stage
 from medsd_ray.operator.pods import DRIVER_PORT
 
 TIMEOUT_S = 3.0
@@ -22,12 +23,13 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    stage: Literal["train", "generate", "evaluate", "archive", "done"]
+    stage: Stage
     exit_code: int | None = None
     state: str | None = None
     step: int | None = None
     total: int | None = None
     loss: float | None = None  # of a run that diverges, not a number
+    metric: Number | None = None
     images_per_second: Number | None = None
     eta_seconds: Number | None = None
     lastUpdateTime: datetime | None = None

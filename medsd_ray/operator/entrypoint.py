@@ -154,7 +154,7 @@ def run(path: Path) -> int:
         serve(board, int(os.environ.get("MEDSD_PORT", PORT)))
         output = open_storage(job.output)
         code = run_steps(job, todo, output, board, runner)
-        if job.run:
+        if job.tells:
             with contextlib.suppress(InputError, RunError):
                 board.read(output)
         board.exit_code, board.stage = code, "archive"
@@ -168,7 +168,7 @@ def run_steps(job: PodJob, todo: list[Step], output: Storage, board: Board, runn
     """The exit code of the first verb that fails, or 0. `board` follows."""
     if not wait_for(output, runner):
         return _no_storage(output, board, runner)
-    if job.run:
+    if job.tells:
         with contextlib.suppress(InputError, RunError):  # the verb will say what is wrong with the store
             if read_progress(output).get("state") != "finished":
                 output.delete(PROGRESS)  # an earlier attempt's would be taken for this one's

@@ -10,7 +10,7 @@ import yaml
 
 from medsd_ray.operator import pods
 from medsd_ray.operator.naming import attempt_name, labels, owner_reference
-from medsd_ray.operator.objects import EvaluationSpec, FineTuneSpec, Pool, RuntimeSpec
+from medsd_ray.operator.objects import EvaluationSpec, JobSpec, Pool, RuntimeSpec, StudyJobSpec
 from medsd_ray.operator.subject import Subject
 
 JOB_FILE = "/etc/medsd/job.yaml"
@@ -87,7 +87,7 @@ def plan(subject: Subject, runtime: RuntimeSpec, number: int) -> Plan:
     return Plan(name, configmap, rayjob)
 
 
-def pool_of(spec: FineTuneSpec | EvaluationSpec, runtime: RuntimeSpec) -> Pool:
+def pool_of(spec: JobSpec, runtime: RuntimeSpec) -> Pool:
     """The pool that the spec names, or the runtime's first. Raises Refused."""
     if spec.pool is None:
         return runtime.pools[0]
@@ -98,33 +98,41 @@ def pool_of(spec: FineTuneSpec | EvaluationSpec, runtime: RuntimeSpec) -> Pool:
     raise Refused("PoolNotFound", f"runtime {spec.runtime} has no pool {spec.pool}; choose one of: {names}")
 
 
-def size_of(spec: FineTuneSpec | EvaluationSpec, pool: Pool) -> Size:
+def size_of(spec: JobSpec, pool: Pool) -> Size:
     """How many pods of the pool the workers need. Raises Refused where they do not fit."""
-    if isinstance(spec, FineTuneSpec):
-        resources = spec.run.resources
-        workers, most, cpus, field = resources.num_workers, resources.max_workers, resources.cpus_per_worker, "run.resources"
+    if isinstance(spec, EvaluationSpec):
+        workers, most, cpus, field = spec.numWorkers, spec.numWorkers, 1, "numWorkers"
+    elif isinstance(spec, StudyJobSpec):  # it starts with room for one trial
+        workers, most = spec.resources.num_workers, spec.resources.sizes[-1] * spec.study.search.max_concurrent
+        cpus, field = spec.resources.cpus_per_worker, "study.search.max_concurrent"
     else:
-        workers, most, cpus, field = spec.numWorkers, None, 1, "numWorkers"
+        workers, most = spec.run.resources.num_workers, spec.run.resources.sizes[-1]
+        cpus, field = spec.run.resources.cpus_per_worker, "run.resources"
     per_pod = max(1, pool.gpus)
     slots = pods.whole_cpus(pool.cpus)
     if per_pod * cpus > slots:
         raise Refused(
             "PoolTooSmall",
             f"a pod of pool {pool.name} holds {per_pod} worker(s) of {cpus} CPU(s), but has {pool.cpus} CPUs; "
-            "lower run.resources.cpus_per_worker, or choose another pool",
+            "lower cpus_per_worker, or choose another pool",
         )
-    size = Size(math.ceil(workers / per_pod), math.ceil(max(workers, most or 0) / per_pod))
+    size = Size(math.ceil(workers / per_pod), math.ceil(most / per_pod))
     if size.most > pool.maxPods:
         raise Refused(
             "PoolTooSmall",
-            f"{max(workers, most or 0)} workers need {size.most} pods of pool {pool.name}, which gives a run {pool.maxPods} "
+            f"{most} workers need {size.most} pods of pool {pool.name}, which gives a run {pool.maxPods} "
             f"at most; lower spec.{field}, or choose another pool",
         )
     return size
 
 
-def job(spec: FineTuneSpec | EvaluationSpec, pool: Pool, number: int) -> dict[str, Any]:
+def job(spec: JobSpec, pool: Pool, number: int) -> dict[str, Any]:
     """job.yaml: what the entrypoint in the head pod runs."""
+    retried = {"use_gpu": pool.gpus > 0, "max_failures": spec.retries.infrastructure}
+    if isinstance(spec, StudyJobSpec):
+        study = spec.study.model_dump(mode="json")
+        study["run"] |= {"resources": (study["run"].get("resources") or {}) | retried}
+        return {"attempt": number, "study": study}
     report = spec.report.model_dump(mode="json") if spec.report else None
     if isinstance(spec, EvaluationSpec):
         evaluation = {
@@ -134,11 +142,19 @@ def job(spec: FineTuneSpec | EvaluationSpec, pool: Pool, number: int) -> dict[st
             "numWorkers": spec.numWorkers,
             "useGpu": pool.gpus > 0,
         }
-        return {"attempt": number, "run": None, "report": report, "evaluation": evaluation}
-    resources = {"use_gpu": pool.gpus > 0, "max_failures": spec.retries.infrastructure}
-    run = spec.run.model_copy(update={"resources": spec.run.resources.model_copy(update=resources)})
-    return {"attempt": number, "run": run.model_dump(mode="json"), "report": report, "evaluation": None}
+        return {"attempt": number, "report": report, "evaluation": evaluation}
+    run = spec.run.model_copy(update={"resources": spec.run.resources.model_copy(update=retried)})
+    return {"attempt": number, "run": run.model_dump(mode="json"), "report": report}
 
 
-def output_of(spec: FineTuneSpec | EvaluationSpec) -> str:
-    return (spec.run.output if isinstance(spec, FineTuneSpec) else spec.output).rstrip("/")
+def report_of(spec: JobSpec) -> str | None:
+    """Where the report is, below the output; None where there will be none."""
+    if isinstance(spec, StudyJobSpec):
+        return "study.md"
+    return "report/report.html" if spec.report else None
+
+
+def output_of(spec: JobSpec) -> str:
+    if isinstance(spec, EvaluationSpec):
+        return spec.output.rstrip("/")
+    return (spec.study if isinstance(spec, StudyJobSpec) else spec.run).output.rstrip("/")

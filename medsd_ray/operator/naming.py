@@ -17,15 +17,16 @@ SELECTOR = "app.kubernetes.io/managed-by=medsd,app.kubernetes.io/name=medsd"
 LONGEST = 40
 """KubeRay takes RayJobs of 47 characters at most, and adds to the name for its services and pods."""
 
-KINDS = {"finetune": "FineTune", "evaluation": "Evaluation"}
+KINDS = {"finetune": "FineTune", "study": "Study", "evaluation": "Evaluation"}
 """By the label app.kubernetes.io/component."""
 
-PLURALS = {"FineTune": "finetunes", "Evaluation": "evaluations"}
+PLURALS = {"FineTune": "finetunes", "Study": "studies", "Evaluation": "evaluations"}
+LETTERS = {"FineTune": "", "Study": "s", "Evaluation": "e"}
 
 
 def attempt_name(kind: str, name: str, number: int) -> str:
-    """`x-1` for a FineTune's first attempt, `x-e1` for an Evaluation's: the two may have the same name."""
-    tail = f"-{'e' if kind == 'Evaluation' else ''}{number}"
+    """`x-1` for a FineTune's first attempt, `x-s1` for a Study's, `x-e1` for an Evaluation's: all may have the same name."""
+    tail = f"-{LETTERS[kind]}{number}"
     if len(name) + len(tail) > LONGEST or not name[0].isalpha():  # a RayJob's name starts with a letter
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         room = LONGEST - len(tail) - len(digest) - 3

@@ -1,17 +1,19 @@
 """The Kubernetes objects of medsd.io/v1alpha1 as pydantic models; `crds.py` makes their CRDs' schemas of them.
 
 Fields of Kubernetes are in camelCase, as Kubernetes has them. A run inside a FineTune is the run of RUN.yaml, field by
-field, as `medsd_ray/spec.py` declares it. Raw parts of a pod (tolerations, affinity, volumes) are Kubernetes' own and
-pass through as they are; only a Runtime, which a platform team owns, has them.
+field, as `medsd_ray/spec.py` declares it, and the study inside a Study that of STUDY.yaml (`medsd_ray/study.py`). Raw parts of
+a pod (tolerations, affinity, volumes) are Kubernetes' own and pass through as they are; only a Runtime, which a platform team
+owns, has them.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from medsd_ray.spec import RunSpec, Text
+from medsd_ray.spec import Resources, RunSpec, Text
+from medsd_ray.study import StudySpec
 
 GROUP, VERSION = "medsd.io", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -119,7 +121,7 @@ class RuntimeSpec(Part):
     defaults: Defaults = Defaults()
 
 
-# --- FineTune and Evaluation: what a researcher writes
+# --- FineTune, Study and Evaluation: what a researcher writes
 
 Prompt = Annotated[Text, Field(pattern=r"^[^\r\n]*[^\s][^\r\n]*$")]  # one line, not blank
 
@@ -146,7 +148,7 @@ class Retries(Part):
 
 
 class Job(Part):
-    """What FineTune and Evaluation share: where they run, and for how long."""
+    """What all of them share: where they run, and for how long."""
 
     runtime: Name = Field(default="default", description="the Runtime that the platform team made")
     pool: Name | None = Field(default=None, description="of the runtime; its first where absent")
@@ -187,6 +189,33 @@ class EvaluationSpec(Job):
     cel: ClassVar = (("self.output.startsWith('s3://')", "output must be an s3:// address: a pod's own folder is gone with it"),)
 
 
+class StudyJobSpec(Job):
+    """A search by Ray Tune over a run's template; its trials share one Ray cluster."""
+
+    study: StudySpec = Field(description="the study of STUDY.yaml, without its name: that is the object's own")
+    cel: ClassVar = (
+        ("self.study.output.startsWith('s3://')", "study.output must be an s3:// address: a pod's own folder is gone with it"),
+        ("self.study.shards.startsWith('s3://')", "study.shards must be an s3:// address"),
+        (
+            "self.study.space.all(path, !path.startsWith('resources'))",
+            "study.space: the trials share one cluster; set run.resources, and search.max_concurrent for how many at a time",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _one_cluster(self):
+        if any(path.startswith("resources") for path in self.study.space):
+            raise ValueError(self.cel[-1][1])
+        return self
+
+    @property
+    def resources(self) -> Resources:
+        """Of each trial."""
+        return Resources.model_validate(self.study.run.get("resources") or {})
+
+
+JobSpec = FineTuneSpec | StudyJobSpec | EvaluationSpec
+
 # --- Status: what the operator writes
 
 Phase = Literal["Pending", "Queued", "Starting", "Running", "Suspending", "Suspended", "Retrying", "Succeeded", "Failed"]
@@ -219,12 +248,16 @@ class Failures(Part):
     application: int = 0
 
 
+Stage = Literal["train", "search", "generate", "evaluate", "archive", "done"]
+
+
 class Progress(Part):
     """Written by a field manager of its own (medsd-progress), from what the run says of itself."""
 
-    stage: Literal["train", "generate", "evaluate", "archive", "done"] | None = None
-    step: int | None = None
-    totalSteps: int | None = None
+    stage: Stage | None = None
+    step: int | None = Field(default=None, description="of a study: trials that have ended")
+    totalSteps: int | None = Field(default=None, description="of a study: trials in all")
+    metric: float | None = Field(default=None, description="of a study: the best value of its metric so far")
     loss: float | None = None
     imagesPerSecond: float | None = None
     etaSeconds: float | None = None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medsd_ray.errors import InputError
-from medsd_ray.operator.objects import Report
+from medsd_ray.operator.objects import Report, Stage
 from medsd_ray.spec import RunSpec, Workers, dump_run
+from medsd_ray.study import StudySpec, dump_study
 
-Stage = Literal["train", "generate", "evaluate"]
 Address = Annotated[str, Field(min_length=1)]
-RUN, PROMPTS = "run.yaml", "prompts.txt"
+RUN, STUDY, PROMPTS = "run.yaml", "study.yaml", "prompts.txt"
 
 
 class EvaluationJob(BaseModel):
@@ -28,18 +28,19 @@ class EvaluationJob(BaseModel):
 
 
 class PodJob(BaseModel):
-    """job.yaml: a run, with or without a report; or an evaluation, which is a report of a model that is there."""
+    """job.yaml: a run, with or without a report; a study; or an evaluation, which is a report of a model that is there."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     attempt: int = Field(ge=1)
     run: RunSpec | None = None
+    study: StudySpec | None = None
     report: Report | None = None
     evaluation: EvaluationJob | None = None
 
     @model_validator(mode="after")
     def _one(self):
-        if (self.run is None) == (self.evaluation is None):
-            raise ValueError("give either run or evaluation")
+        if sum(one is not None for one in (self.run, self.study, self.evaluation)) != 1:
+            raise ValueError("give one of run, study and evaluation")
         if self.evaluation and not self.report:
             raise ValueError("an evaluation needs a report")
         return self
@@ -47,9 +48,14 @@ class PodJob(BaseModel):
     @property
     def output(self) -> str:
         """The address for all that this job writes, without a slash at its end."""
-        one = self.run or self.evaluation
+        one = self.run or self.study or self.evaluation
         assert one is not None
         return one.output.rstrip("/")
+
+    @property
+    def tells(self) -> bool:
+        """Whether its first verb writes progress.json into the output."""
+        return self.evaluation is None
 
     @property
     def logs(self) -> str:
@@ -79,12 +85,16 @@ class Step:
 
 def steps(job: PodJob, folder: Path) -> list[Step]:
     """The job's verbs in order; `write_inputs` has put the files that they name into `folder`."""
+    if job.study:
+        return [Step("search", ["tune", str(folder / STUDY), "--auto-resume"])]
     return [*([Step("train", ["train", str(folder / RUN), "--auto-resume"])] if job.run else []), *_report_steps(job, folder)]
 
 
 def write_inputs(job: PodJob, folder: Path) -> None:
     if job.run:
         (folder / RUN).write_text(dump_run(job.run))
+    if job.study:
+        (folder / STUDY).write_text(dump_study(job.study))
     if job.report:
         (folder / PROMPTS).write_text("".join(f"{prompt}\n" for prompt in job.report.prompts))
 

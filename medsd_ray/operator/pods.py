@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from medsd_ray.operator.objects import EvaluationSpec, FineTuneSpec, Pool, RuntimeSpec
+from medsd_ray.operator.objects import JobSpec, Pool, RuntimeSpec
 
 DRIVER_PORT = 8799
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "medsd": DRIVER_PORT}
@@ -25,7 +25,7 @@ STARTUP_PROBE = {
 }
 
 
-def head_group(runtime: RuntimeSpec, spec: FineTuneSpec | EvaluationSpec, name: str, labels: dict[str, str]) -> dict[str, Any]:
+def head_group(runtime: RuntimeSpec, spec: JobSpec, name: str, labels: dict[str, str]) -> dict[str, Any]:
     """`name`: of the ConfigMap with job.yaml."""
     head = runtime.head
     container = {
@@ -49,7 +49,7 @@ def head_group(runtime: RuntimeSpec, spec: FineTuneSpec | EvaluationSpec, name: 
 
 
 def worker_group(
-    runtime: RuntimeSpec, spec: FineTuneSpec | EvaluationSpec, pool: Pool, least: int, most: int, labels: dict[str, str]
+    runtime: RuntimeSpec, spec: JobSpec, pool: Pool, least: int, most: int, labels: dict[str, str]
 ) -> dict[str, Any]:
     gpus = {pool.gpuResource: str(pool.gpus)} if pool.gpus else {}
     container = {**_container(runtime, "ray-worker"), "resources": _resources(pool.cpus, pool.memory, gpus)}
@@ -69,7 +69,7 @@ def worker_group(
     }
 
 
-def _pod(runtime: RuntimeSpec, spec: FineTuneSpec | EvaluationSpec, container: dict[str, Any], shared: str) -> dict[str, Any]:
+def _pod(runtime: RuntimeSpec, spec: JobSpec, container: dict[str, Any], shared: str) -> dict[str, Any]:
     volumes = [
         {"name": "medsd-tmp", "emptyDir": {}},
         {"name": "medsd-home", "emptyDir": {}},

@@ -7,7 +7,7 @@ import re
 from datetime import UTC
 
 from medsd_ray.operator.driver import Answer
-from medsd_ray.operator.manifests import output_of
+from medsd_ray.operator.manifests import output_of, report_of
 from medsd_ray.operator.objects import Addresses, FineTuneSpec, Progress
 from medsd_ray.operator.turn import Turn, stamp
 from medsd_ray.training.progress import duration
@@ -25,6 +25,7 @@ def progress_of(answer: Answer) -> Progress:
         step=answer.step,
         totalSteps=answer.total,
         loss=answer.loss if answer.loss is not None and math.isfinite(answer.loss) else None,
+        metric=answer.metric,
         imagesPerSecond=answer.images_per_second,
         etaSeconds=eta,
         timeLeft=duration(eta) if eta is not None and 0 <= eta < 10**9 else None,
@@ -82,12 +83,12 @@ def addresses(turn: Turn) -> None:
     status = (turn.facts.rayjob or {}).get("status") or {}
     running = turn.status.phase in ("Starting", "Running", "Suspending")
     dashboard = status.get("dashboardURL") if running else None
-    done = turn.status.phase == "Succeeded" and turn.spec.report is not None
+    done = turn.status.phase == "Succeeded"
     turn.set(
         addresses=Addresses(
             output=output,
             logs=f"{output}/logs",
-            report=f"{output}/report/report.html" if done else None,
+            report=f"{output}/{report}" if done and (report := report_of(turn.spec)) else None,
             dashboard=f"http://{dashboard}" if dashboard and "://" not in dashboard else dashboard,
         )
     )

@@ -8,22 +8,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from medsd_ray.errors import InputError
-from medsd_ray.operator.objects import EvaluationSpec, FineTuneSpec, RuntimeSpec, Status
+from medsd_ray.operator.objects import EvaluationSpec, FineTuneSpec, JobSpec, RuntimeSpec, Status, StudyJobSpec
 from medsd_ray.spec import parse_run
+from medsd_ray.study import parse_study
 
 LONGEST_NAME = 63
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A FineTune or an Evaluation. `refusal`: why the spec cannot be read, in words; then `spec` is None."""
+    """A FineTune, a Study or an Evaluation. `refusal`: why the spec cannot be read, in words; then `spec` is None."""
 
     kind: str
     namespace: str
     name: str
     uid: str
     generation: int
-    spec: FineTuneSpec | EvaluationSpec | None
+    spec: JobSpec | None
     status: Status
     refusal: str | None = None
 
@@ -48,13 +49,16 @@ def read_subject(made: dict[str, Any]) -> Subject:
     )
 
 
-def read_spec(kind: str, name: str, values: dict[str, Any]) -> FineTuneSpec | EvaluationSpec:
+def read_spec(kind: str, name: str, values: dict[str, Any]) -> JobSpec:
     """Raises InputError with every wrong field, one line."""
     if len(name) > LONGEST_NAME or "." in name:
         raise InputError(f"metadata.name: {name!r} is not a DNS label of at most {LONGEST_NAME} characters; choose another name")
     try:
         if kind == "Evaluation":
             return EvaluationSpec.model_validate(values)
+        if kind == "Study":
+            study = parse_study({**(values.get("study") or {}), "name": name}, source="spec.study")
+            return StudyJobSpec.model_validate({**values, "study": study})
         run = parse_run({**(values.get("run") or {}), "name": name}, source="spec.run")
         return FineTuneSpec.model_validate({**values, "run": run})
     except ValidationError as error:

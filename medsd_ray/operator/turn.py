@@ -9,7 +9,7 @@ from typing import Any
 from medsd_ray.operator.driver import Answer
 from medsd_ray.operator.manifests import Plan
 from medsd_ray.operator.naming import attempt_of
-from medsd_ray.operator.objects import Attempt, Condition, EvaluationSpec, FineTuneSpec, Phase, RuntimeSpec, Status
+from medsd_ray.operator.objects import Attempt, Condition, JobSpec, Phase, RuntimeSpec, Status
 from medsd_ray.operator.observe import Pod
 from medsd_ray.operator.subject import Subject
 
@@ -83,7 +83,7 @@ class Decision:
 @dataclass
 class Turn:
     subject: Subject
-    spec: FineTuneSpec | EvaluationSpec
+    spec: JobSpec
     facts: Facts
     now: datetime
     status: Status

@@ -13,8 +13,10 @@ READ = {"get", "list", "watch"}
 OPERATOR_MAY = {
     ("medsd.io", "runtimes"): READ,
     ("medsd.io", "finetunes"): READ | {"delete"},
+    ("medsd.io", "studies"): READ | {"delete"},
     ("medsd.io", "evaluations"): READ | {"delete"},
     ("medsd.io", "finetunes/status"): {"patch"},
+    ("medsd.io", "studies/status"): {"patch"},
     ("medsd.io", "evaluations/status"): {"patch"},
     ("ray.io", "rayjobs"): READ | {"create", "delete"},
     ("ray.io", "rayclusters"): {"patch"},

@@ -17,15 +17,22 @@ from kubernetes.client import ApiException, CoreV1Api, CustomObjectsApi
 from kubernetes.config import new_client_from_config
 from specs import BAD, GOOD, RUN, changed
 
-from medsd_ray.operator.objects import EvaluationSpec, FineTuneSpec, Phase, RuntimeSpec
+from medsd_ray.operator.objects import EvaluationSpec, FineTuneSpec, Phase, RuntimeSpec, StudyJobSpec
 from medsd_ray.spec import parse_run
 
 K8S = Path(__file__).parents[2] / "k8s"
 GROUP, VERSION = "medsd.test", "v1alpha1"
 REPORT = {"real": "s3://bucket/shards", "prompts": ["A chest x-ray"]}
+STUDY = {
+    "output": "s3://bucket/study",
+    "shards": "s3://bucket/shards",
+    "run": {"components": {"unet": "full"}, "training": {"max_steps": 10, "global_batch_size": 2}},
+    "space": {"components.text_encoder": {"choice": ["frozen", {"method": "full", "learning_rate": 1e-4}]}},
+}
 SPECS: dict[str, dict[str, Any]] = {
     "Runtime": {"image": "medsd:1", "pools": [{"name": "cpu"}]},
     "FineTune": {"run": RUN},
+    "Study": {"study": STUDY},
     "Evaluation": {"model": "s3://bucket/run", "report": REPORT, "output": "s3://bucket/evaluation"},
 }
 
@@ -122,6 +129,16 @@ def test_a_bad_run_is_refused_in_words(server: Server, changes: dict[str, Any], 
         ("FineTune", {"report": {"real": "s3://b/s", "prompts": ["two\nlines"]}}, "spec.report.prompts"),
         ("FineTune", {"retries.infrastructure": -1}, "spec.retries.infrastructure"),
         ("FineTune", {"runtime": "No_Name"}, "spec.runtime"),
+        ("Study", {"study.output": "out"}, "study.output must be an s3:// address"),
+        ("Study", {"study.shards": "out"}, "study.shards must be an s3:// address"),
+        ("Study", {"study.space": {"resources.num_workers": {"choice": [1, 2]}}}, "the trials share one cluster"),
+        ("Study", {"study.space": {"seed": {}}}, "give one of choice, uniform and loguniform"),
+        ("Study", {"study.space": {"a": {"choice": [1], "uniform": [0, 1]}}}, "give one of choice, uniform and loguniform"),
+        ("Study", {"study.space": {"a": {"loguniform": [0.0, 1.0]}}}, "loguniform: the first number must be above 0"),
+        ("Study", {"study.search": {"searcher": "tpe"}}, "num_samples is needed by random and tpe"),
+        ("Study", {"study.search": {"scheduler": "asha"}}, "grace_steps is needed by asha"),
+        ("Study", {"study.metric": "beauty"}, "spec.study.metric"),
+        ("Study", {"study.run": None}, "spec.study.run: Required value"),
         ("Evaluation", {"output": "out"}, "output must be an s3:// address"),
         ("Evaluation", {"model": None}, "spec.model: Required value"),
         ("Runtime", {"pools": []}, "spec.pools in body should have at least 1 items"),
@@ -153,12 +170,16 @@ def test_the_defaults_are_the_models_own(server: Server):
     )
     del finetune["run"]["name"]
     assert kept["FineTune"] == finetune
+    study = StudyJobSpec.model_validate(changed(SPECS["Study"], {"study.name": "x"})).model_dump(mode="json", exclude_none=True)
+    del study["study"]["name"]
+    assert kept["Study"] == study
     for kind, model in (("Runtime", RuntimeSpec), ("Evaluation", EvaluationSpec)):
         assert kept[kind] == model.model_validate(SPECS[kind]).model_dump(mode="json", exclude_none=True)
 
 
-CHANGES: dict[str, dict[str, Any]] = {  # of each field that is held, for both kinds
+CHANGES: dict[str, dict[str, Any]] = {  # of each field that is held, for each kind
     "FineTune": {"run": changed(RUN, {"seed": 1}), "report": REPORT},
+    "Study": {"study": {**STUDY, "seeds": [1]}},
     "Evaluation": {"model": "s3://bucket/other", "base": "medsd-small", "report": {**REPORT, "seed": 1}, "numWorkers": 2},
 }
 for held in CHANGES.values():

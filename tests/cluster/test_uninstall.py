@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cluster.kube import Cluster, Run
 
-CRDS = {f"{plural}.medsd.io" for plural in ("runtimes", "finetunes", "evaluations")}
+CRDS = {f"{plural}.medsd.io" for plural in ("runtimes", "finetunes", "studies", "evaluations")}
 
 
 def crds(cluster: Cluster) -> set[str]:

@@ -18,8 +18,10 @@ pytestmark = pytest.mark.usefixtures("with_helm")
 READ = {"get", "list", "watch"}
 NAMESPACED = {
     ("medsd.io", "finetunes"): READ | {"delete"},
+    ("medsd.io", "studies"): READ | {"delete"},
     ("medsd.io", "evaluations"): READ | {"delete"},
     ("medsd.io", "finetunes/status"): {"patch"},
+    ("medsd.io", "studies/status"): {"patch"},
     ("medsd.io", "evaluations/status"): {"patch"},
     ("ray.io", "rayjobs"): READ | {"create", "delete"},
     ("ray.io", "rayclusters"): {"patch"},
@@ -220,17 +222,26 @@ def test_users_get_their_runs_with_view_and_edit():
     assert view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
     assert edit["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-edit"] == "true"
     assert set(rules(view)) == {
-        ("medsd.io", name) for name in ("finetunes", "finetunes/status", "evaluations", "evaluations/status", "runtimes")
+        ("medsd.io", name)
+        for name in (
+            "finetunes",
+            "finetunes/status",
+            "studies",
+            "studies/status",
+            "evaluations",
+            "evaluations/status",
+            "runtimes",
+        )
     }
     assert all(verbs == READ for verbs in rules(view).values())
     writing = {"create", "update", "patch", "delete", "deletecollection"}
-    assert rules(edit) == {("medsd.io", "finetunes"): writing, ("medsd.io", "evaluations"): writing}
+    assert rules(edit) == {("medsd.io", kind): writing for kind in ("finetunes", "studies", "evaluations")}
 
 
 def test_crds_are_upgraded_and_kept():
     found = {it["metadata"]["name"]: it for it in render(crds=True) if it["kind"] == "CustomResourceDefinition"}
     files = [yaml.safe_load(path.read_text()) for path in (CHART / "files" / "crds").glob("*.yaml")]
-    assert set(found) == {it["metadata"]["name"] for it in files} and len(files) == 3
+    assert set(found) == {it["metadata"]["name"] for it in files} and len(files) == 4
     for file in files:
         crd = found[file["metadata"]["name"]]
         assert crd["spec"] == file["spec"] and "helm.sh/hook" not in crd["metadata"]["annotations"]

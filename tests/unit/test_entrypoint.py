@@ -25,6 +25,7 @@ from medsd_ray.operator.pod_job import PROMPTS, RUN, PodJob, Step, load_job, ste
 from medsd_ray.operator.pod_server import Board, serve
 from medsd_ray.spec import load_run
 from medsd_ray.storage import FolderStorage, open_storage
+from medsd_ray.study import load_study
 from medsd_ray.training.progress import PROGRESS
 
 RUN_VALUES = {
@@ -37,6 +38,13 @@ RUN_VALUES = {
     "output": "s3://b/out/",
 }
 REPORT = {"real": "s3://b/shards", "prompts": ["large left effusion", "normal"], "numImages": 6, "seed": 3, "label": "finding"}
+STUDY = {
+    "name": "s",
+    "output": "s3://b/study/",
+    "shards": "s3://b/shards",
+    "run": {"components": {"unet": "full"}, "training": {"max_steps": 8, "global_batch_size": 12}},
+    "space": {"components.text_encoder": ["frozen", "full"]},
+}
 EVALUATION = {"model": "s3://b/model", "base": "medsd-small", "output": "s3://b/eval", "numWorkers": 3, "useGpu": True}
 
 
@@ -84,11 +92,19 @@ def test_an_evaluation(tmp_path: Path):
     assert len(words({"evaluation": EVALUATION | {"base": None}, "report": REPORT}, tmp_path)) == 2
 
 
+def test_a_study(tmp_path: Path):
+    assert words({"study": STUDY}, tmp_path) == [Step("search", ["tune", str(tmp_path / "study.yaml"), "--auto-resume"])]
+    job = PodJob.model_validate({"attempt": 1, "study": STUDY})
+    write_inputs(job, tmp_path)
+    assert load_study(tmp_path / "study.yaml") == job.study and job.output == "s3://b/study"
+
+
 def test_the_verbs_know_these_words(tmp_path: Path):
     job = PodJob.model_validate({"attempt": 1, "run": RUN_VALUES, "report": REPORT})
     write_inputs(job, tmp_path)
     commands: Any = typer.main.get_command(app)
-    for step in [*steps(job, tmp_path), *words({"evaluation": EVALUATION, "report": REPORT}, tmp_path)]:
+    others = [*words({"study": STUDY}, tmp_path), *words({"evaluation": EVALUATION, "report": REPORT}, tmp_path)]
+    for step in [*steps(job, tmp_path), *others]:
         commands.commands[step.words[0]].make_context(step.words[0], list(step.words[1:]))  # raises for an unknown one
     assert load_run(tmp_path / RUN) == job.run
     assert (tmp_path / PROMPTS).read_text() == "large left effusion\nnormal\n"
@@ -101,8 +117,8 @@ def test_the_verbs_know_these_words(tmp_path: Path):
         ("a: [", "not YAML"),
         ("", "job.yaml"),
         (json.dumps({"run": RUN_VALUES}), "attempt"),
-        (json.dumps({"attempt": 1}), "either run or evaluation"),
-        (json.dumps({"attempt": 1, "run": RUN_VALUES, "evaluation": EVALUATION}), "either run or evaluation"),
+        (json.dumps({"attempt": 1}), "one of run, study and evaluation"),
+        (json.dumps({"attempt": 1, "run": RUN_VALUES, "evaluation": EVALUATION}), "one of run, study and evaluation"),
         (json.dumps({"attempt": 1, "evaluation": EVALUATION}), "needs a report"),
         (json.dumps({"attempt": 1, "run": RUN_VALUES, "report": REPORT | {"prompts": [" "]}}), "report.prompts"),
         (json.dumps({"attempt": 1, "run": RUN_VALUES | {"learning": 1}}), "run.learning"),
@@ -210,7 +226,8 @@ def test_polls(tmp_path: Path):
         code, said = ask(port, "/poll", json.dumps({"events": [event], "stop": stop}).encode())
     assert said == {
         "stage": "train", "exit_code": None, "error": None, "state": "running", "step": 7, "total": 8, "loss": 0.5,
-        "images_per_second": None, "eta_seconds": None, "lastUpdateTime": None, "warnings": ["w"], "checkpoint_step": 4,
+        "metric": None, "images_per_second": None, "eta_seconds": None, "lastUpdateTime": None, "warnings": ["w"],
+        "checkpoint_step": 4,
     }  # fmt: skip
     assert board.events == [event] and len(stops) == 1 and not board.told.is_set()
 

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from operator_world import evaluation, finetune, runtime, subject
+from operator_world import evaluation, finetune, runtime, study, subject
 
 from medsd_ray.errors import InputError
 from medsd_ray.operator.manifests import Refused, plan
@@ -16,6 +16,7 @@ from medsd_ray.operator.naming import LONGEST, attempt_name, owner_of
 from medsd_ray.operator.pods import amount, environment, object_store, whole_cpus
 from medsd_ray.operator.subject import read_runtime, read_spec
 from medsd_ray.spec import parse_run
+from medsd_ray.study import parse_study
 
 CRDS = Path(os.environ.get("MEDSD_KUBE", Path.home() / ".cache/medsd/kube")) / "kuberay-crds"
 
@@ -68,6 +69,7 @@ def rayjobs() -> jsonschema.Draft202012Validator:
         finetune(
             pool="a100", queue="research", priorityClassName="high", run={"resources": {"num_workers": 2, "max_workers": 6}}
         ),
+        study(pool="a100"),
         evaluation(pool="a100", numWorkers=3),
     ],
 )
@@ -196,11 +198,11 @@ def test_what_the_pod_runs():
     made = planned(finetune(pool="a100", report=report, retries={"infrastructure": 7}), 2)
     job = yaml.safe_load(made.configmap["data"]["job.yaml"])
     run = parse_run(job["run"])
-    assert job["attempt"] == 2 and job["evaluation"] is None and job["report"]["prompts"] == ["a chest x-ray"]
+    assert job["attempt"] == 2 and job["report"]["prompts"] == ["a chest x-ray"]
     assert run.name == "x" and run.resources.use_gpu is True and run.resources.max_failures == 7
     assert parse_run(yaml.safe_load(planned(finetune()).configmap["data"]["job.yaml"])["run"]).resources.use_gpu is False
     job = yaml.safe_load(planned(evaluation(base="medsd-small", numWorkers=2)).configmap["data"]["job.yaml"])
-    assert job["run"] is None and job["report"]["numImages"] == 64
+    assert set(job) == {"attempt", "report", "evaluation"} and job["report"]["numImages"] == 64
     assert job["evaluation"] == {
         "model": "s3://bucket/runs/x",
         "base": "medsd-small",
@@ -208,6 +210,16 @@ def test_what_the_pod_runs():
         "numWorkers": 2,
         "useGpu": False,
     }
+
+
+def test_a_study_has_room_for_one_trial_up_to_all_at_once():
+    made = planned(study(pool="a100", retries={"infrastructure": 7}))
+    job = yaml.safe_load(made.configmap["data"]["job.yaml"])
+    assert set(job) == {"attempt", "study"} and made.name == "x-s1"
+    assert job["study"]["run"]["resources"] == {"num_workers": 2, "use_gpu": True, "max_failures": 7}
+    assert parse_study(job["study"]).name == "x"
+    workers = planned(study()).rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert (workers["minReplicas"], workers["maxReplicas"]) == (2, 4)  # two trials of two workers, one of each pod
 
 
 @pytest.mark.parametrize(
@@ -221,6 +233,7 @@ def test_what_the_pod_runs():
         ),
         (finetune(run={"resources": {"num_workers": 1, "cpus_per_worker": 2}}), "PoolTooSmall", "cpus_per_worker"),
         (evaluation(numWorkers=9), "PoolTooSmall", "lower spec.numWorkers"),
+        (study(study={"search": {"max_concurrent": 3}}), "PoolTooSmall", "6 workers .* lower spec.study.search.max_concurrent"),
     ],
 )
 def test_what_a_runtime_cannot_run(made: dict[str, Any], reason: str, words: str):

@@ -11,11 +11,16 @@ import pytest
 import yaml
 
 from medsd_ray.operator import crds
-from medsd_ray.operator.objects import API_VERSION, EvaluationSpec, FineTuneSpec, RuntimeSpec
+from medsd_ray.operator.objects import API_VERSION, EvaluationSpec, FineTuneSpec, RuntimeSpec, StudyJobSpec
 from medsd_ray.spec import RunSpec, load_run
 
 FOLDER = Path(__file__).parents[2] / "k8s/samples"
-KINDS = {"runtime.yaml": RuntimeSpec, "finetune.yaml": FineTuneSpec, "evaluation.yaml": EvaluationSpec}
+KINDS = {
+    "runtime.yaml": RuntimeSpec,
+    "finetune.yaml": FineTuneSpec,
+    "study.yaml": StudyJobSpec,
+    "evaluation.yaml": EvaluationSpec,
+}
 # `# default`, `# default; words`, `# default: words`, or, where the sample shows another value, `# default 0; words`
 DEFAULT = re.compile(r"# default(?: ([^\s;:]+))?(?=[;:]|$)")
 
@@ -94,10 +99,11 @@ def test_the_sample_run_loads():
 @pytest.mark.parametrize("name", KINDS)
 def test_the_sample_objects_are_valid(name: str):
     value = yaml.safe_load((FOLDER / name).read_text())
-    assert value["apiVersion"] == API_VERSION and f"{value['kind']}Spec" == KINDS[name].__name__
+    assert value["apiVersion"] == API_VERSION
+    assert [kind.spec for kind in crds.KINDS if kind.name == value["kind"]] == [KINDS[name]]
     spec = value["spec"]
-    if "run" in spec:
-        spec["run"]["name"] = value["metadata"]["name"]
+    for named in {"run", "study"} & set(spec):
+        spec[named]["name"] = value["metadata"]["name"]
     KINDS[name].model_validate(spec)
 
 

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-KINDS = ("runtimes", "finetunes", "evaluations")
+KINDS = ("runtimes", "finetunes", "studies", "evaluations")
 
 
 def from_api(path: str) -> dict:
