@@ -1,0 +1,77 @@
+"""metrics.jsonl -> curves that a page can draw: finite, short, and the same shape as the whole."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from pydantic_core import from_json
+
+LIMIT = 200
+"""Points of a curve that the page gets at most."""
+
+Curve = dict[str, Any]
+"""`steps` and `values`, equally long, and `of`: how many points there were."""
+
+
+def read_records(data: bytes) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; those that are no JSON objects are left out."""
+    lines = [line for line in data.splitlines() if line.strip()]
+    try:
+        records = from_json(b"[" + b",".join(lines) + b"]")
+    except ValueError:  # one at a time, to lose no more than the broken one
+        records = [_record(line) for line in lines]
+    return [record for record in records if isinstance(record, dict) and _number(record.get("step")) is not None]
+
+
+def _record(line: bytes) -> Any:
+    try:
+        return from_json(line)
+    except ValueError:
+        return None
+
+
+def _number(value: Any) -> float | None:
+    """The value where it is a finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if number else None
+
+
+def series(records: list[dict[str, Any]], names: tuple[str, ...] | None = None) -> dict[str, Curve]:
+    """A curve, downsampled, for each figure in the records (or each of `names`); `learning_rates` become one each."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for record in records:
+        for name, value in _flat(record).items():
+            if names is None or name in names:
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(record["step"])
+                values.append(value)
+    return {name: downsample(steps, values) for name, (steps, values) in found.items()}
+
+
+def _flat(record: dict[str, Any]) -> dict[str, float]:
+    flat = {name: value for name, value in record.items() if name != "step" and _number(value) is not None}
+    rates = record.get("learning_rates")
+    if isinstance(rates, dict):
+        flat |= {f"learning_rate/{name}": value for name, value in rates.items() if _number(value) is not None}
+    return flat
+
+
+def downsample(steps: list[float], values: list[float], limit: int = LIMIT) -> Curve:
+    """At most `limit` points: of each of equally many neighbours the lowest and the highest, and both ends as they are.
+
+    So a spike is never lost, which every n-th point or a mean would do.
+    """
+    of = len(values)
+    if of > limit:
+        inner = np.asarray(values[1:-1], dtype=float)
+        edges = np.linspace(0, len(inner), (limit - 2) // 2 + 1).astype(int)
+        kept = {0, of - 1}
+        for start, end in pairwise(edges):
+            part = inner[start:end]
+            kept |= {1 + start + int(part.argmin()), 1 + start + int(part.argmax())}
+        order = sorted(kept)
+        steps, values = [steps[i] for i in order], [values[i] for i in order]
+    return {"steps": steps, "values": [float(f"{value:.5g}") for value in values], "of": of}

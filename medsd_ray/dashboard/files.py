@@ -1,0 +1,84 @@
+"""What the pages read of a storage: each file once for each of its states, whoever asks and how often."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_core import from_json
+
+from medsd_ray.errors import InputError
+from medsd_ray.storage import FileInfo, Storage
+
+KEPT = 20_000
+"""Files whose contents are remembered, such as the curves of as many trials."""
+
+
+def parse_json(data: bytes) -> Any:
+    """JSON as plain values; NaN and infinities, which JSON does not have, become null."""
+    return from_json(data, allow_inf_nan=False) if b"NaN" not in data and b"Infinity" not in data else _finite(from_json(data))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))) else value
+
+
+class Files:
+    """A storage as the pages see it. Threads may share it."""
+
+    def __init__(self, store: Storage):
+        self.store = store
+        self._known: OrderedDict[tuple[str, str], tuple[str, Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def level(self, folder: str) -> tuple[list[str], dict[str, FileInfo]]:
+        """Folders and files of one folder; nothing for one that is absent or leads elsewhere, as a link may."""
+        try:
+            return self.store.level(folder)
+        except InputError:
+            if folder:
+                return [], {}
+            raise
+
+    def get(self, key: str, stamp: str | None, parse: Callable[[bytes], Any], what: str = "") -> Any:
+        """`parse` of the file's bytes, made once for each stamp; None where the file is absent (stamp None) or unreadable.
+
+        `what` tells apart what different callers make of one file.
+        """
+        if stamp is None:
+            return None
+        with self._lock:
+            known = self._known.get((key, what))
+            if known and known[0] == stamp:
+                self._known.move_to_end((key, what))
+                return known[1]
+        try:
+            value = parse(self.store.read(key))
+        except (FileNotFoundError, ValueError):
+            value = None
+        with self._lock:
+            self._known[key, what] = stamp, value
+            self._known.move_to_end((key, what))
+            while len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return value
+
+    def json(self, folder: str, name: str, files: dict[str, FileInfo]) -> dict[str, Any]:
+        """A JSON object that is one of a folder's `files`; empty where it is absent or something else."""
+        value = self.get(join(folder, name), files[name].stamp if name in files else None, parse_json)
+        return value if isinstance(value, dict) else {}
+
+
+def join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def inside(path: str) -> bool:
+    """Whether a path from outside may be a folder below the root: plain names, one below the other."""
+    return path == "" or all(part not in ("", ".", "..") and part.isprintable() and "\\" not in part for part in path.split("/"))

@@ -1,0 +1,47 @@
+"""Where the studies and runs of a root are: a folder with study.json or study.yaml, or with run.yaml and progress.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from medsd_ray.dashboard.files import Files, join
+from medsd_ray.storage import FileInfo
+
+STUDY, STUDY_SPEC, TRIAL = "study.json", "study.yaml", "trial.json"
+RUN, PROGRESS = "run.yaml", "progress.json"
+DEPTH = 6
+
+
+@dataclass
+class Found:
+    """Folders below the root, each with its files. A root that is itself a study or run has the path ``."""
+
+    studies: dict[str, dict[str, FileInfo]] = field(default_factory=dict)
+    runs: dict[str, dict[str, FileInfo]] = field(default_factory=dict)
+
+
+def is_study(files: dict[str, FileInfo]) -> bool:
+    return STUDY in files or STUDY_SPEC in files
+
+
+def is_run(files: dict[str, FileInfo]) -> bool:
+    return RUN in files and PROGRESS in files and TRIAL not in files
+
+
+def find(files: Files, folder: str = "", depth: int = DEPTH) -> Found:
+    """Looks folder by folder, and not below a study or a run: those hold thousands of files."""
+    found = Found()
+    _look(files, folder, depth, found)
+    return found
+
+
+def _look(files: Files, folder: str, depth: int, found: Found) -> None:
+    folders, here = files.level(folder)
+    if is_study(here):
+        found.studies[folder] = here
+    elif is_run(here):
+        found.runs[folder] = here
+    elif RUN not in here and depth:
+        for name in folders:
+            if not name.startswith("."):
+                _look(files, join(folder, name), depth - 1, found)
