@@ -76,7 +76,7 @@ KINDS = (
             ("Done", "integer", ".status.progress.step", 0),
             ("Trials", "integer", ".status.progress.totalSteps", 0),
             ("Metric", "string", ".spec.study.metric", 0),
-            ("Best", "number", ".status.progress.metric", 0),
+            ("Best", "number", ".status.progress.best", 0),
             ("Left", "string", ".status.progress.timeLeft", 0),
             _MESSAGE,
             _AGE,

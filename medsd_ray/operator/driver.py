@@ -29,7 +29,7 @@ class Answer(BaseModel):
     step: int | None = None
     total: int | None = None
     loss: float | None = None  # of a run that diverges, not a number
-    metric: Number | None = None
+    best: Number | None = None
     images_per_second: Number | None = None
     eta_seconds: Number | None = None
     lastUpdateTime: datetime | None = None

@@ -257,7 +257,7 @@ class Progress(Part):
     stage: Stage | None = None
     step: int | None = Field(default=None, description="of a study: trials that have ended")
     totalSteps: int | None = Field(default=None, description="of a study: trials in all")
-    metric: float | None = Field(default=None, description="of a study: the best value of its metric so far")
+    best: float | None = Field(default=None, description="of a study: the best value of its metric so far")
     loss: float | None = None
     imagesPerSecond: float | None = None
     etaSeconds: float | None = None

@@ -21,7 +21,7 @@ from medsd_ray.training.steps import saved_steps
 READ_EVERY_S = 2.0
 LONGEST_BODY = 4 << 20
 MOST_EVENTS, MOST_WARNINGS = 1000, 20
-SHOWN = ("state", "step", "total", "loss", "metric", "images_per_second", "eta_seconds", "lastUpdateTime")
+SHOWN = ("state", "step", "total", "loss", "best", "images_per_second", "eta_seconds", "lastUpdateTime")
 
 
 class Board:

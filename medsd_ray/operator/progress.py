@@ -25,7 +25,7 @@ def progress_of(answer: Answer) -> Progress:
         step=answer.step,
         totalSteps=answer.total,
         loss=answer.loss if answer.loss is not None and math.isfinite(answer.loss) else None,
-        metric=answer.metric,
+        best=answer.best,
         imagesPerSecond=answer.images_per_second,
         etaSeconds=eta,
         timeLeft=duration(eta) if eta is not None and 0 <= eta < 10**9 else None,

@@ -69,6 +69,15 @@ def test_an_image_that_is_not_there(start: Callable[..., Run], runtime):
     wait_for("its pods to go", lambda: not run.parts("pods"), said=run.left)
 
 
+def test_a_quota_without_room(start: Callable[..., Run], cluster: Cluster):
+    meta = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight", "namespace": "research"}}
+    cluster.apply({**meta, "spec": {"hard": {"requests.memory": "1Mi"}}})
+    try:
+        waits_in_words(start("no-room", training={}), "exceeded quota: tight")
+    finally:
+        cluster.kubectl("delete", "resourcequota", "tight", "-n", "research")
+
+
 def test_a_runtime_that_is_not_there(start: Callable[..., Run]):
     run = start("no-runtime", training={}, spec={"runtime": "missing"})
     run.wait("words on the runtime", lambda status: "missing" in status.get("message", ""), KNOWN_S)

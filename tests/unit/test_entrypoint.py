@@ -226,7 +226,7 @@ def test_polls(tmp_path: Path):
         code, said = ask(port, "/poll", json.dumps({"events": [event], "stop": stop}).encode())
     assert said == {
         "stage": "train", "exit_code": None, "error": None, "state": "running", "step": 7, "total": 8, "loss": 0.5,
-        "metric": None, "images_per_second": None, "eta_seconds": None, "lastUpdateTime": None, "warnings": ["w"],
+        "best": None, "images_per_second": None, "eta_seconds": None, "lastUpdateTime": None, "warnings": ["w"],
         "checkpoint_step": 4,
     }  # fmt: skip
     assert board.events == [event] and len(stops) == 1 and not board.told.is_set()
