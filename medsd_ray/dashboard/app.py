@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from medsd_ray.dashboard.book import NAMES, Book
 from medsd_ray.dashboard.files import Files, inside, join
-from medsd_ray.dashboard.find import PROGRESS, RUN, TRIAL, find
+from medsd_ray.dashboard.find import PROGRESS, RUN, TRIAL, find, is_study
 from medsd_ray.dashboard.run import IMAGE, run_row, run_view
 from medsd_ray.dashboard.study import compare, safe_id, study_row, study_view, trial_images, trial_spec
 from medsd_ray.errors import InputError, RunError
@@ -168,8 +168,9 @@ def make_app(store: Storage) -> FastAPI:
 def _of_studies(app: FastAPI, board: Dashboard) -> None:
     files = board.files
 
-    def at_study(request: Request, at: str, make: Callable[[], Any]) -> Response:
-        return answer(request, make() if inside(at) else None, f"there is no study at {at!r}")
+    def at_study(request: Request, at: str, make: Callable[[], Any], missing: str = "") -> Response:
+        there = inside(at) and is_study(files.level(at)[1])
+        return answer(request, make() if there else None, missing or f"there is no study at {at!r}")
 
     @app.get("/api/study")
     def study(request: Request, at: str = "") -> Response:
@@ -194,8 +195,8 @@ def _of_studies(app: FastAPI, board: Dashboard) -> None:
 
     @app.get("/api/spec")
     def spec(request: Request, trial: str, at: str = "") -> Response:
-        found = trial_spec(files, at, trial) if inside(at) and safe_id(trial) else None
-        return answer(request, found, f"trial {trial!r} has no run yet")
+        missing = f"trial {trial!r} has no spec yet"
+        return at_study(request, at, lambda: trial_spec(files, at, trial) if safe_id(trial) else None, missing)
 
     @app.get("/api/diff")
     def diff(request: Request, a: str, b: str, at: str = "") -> Response:

@@ -35,28 +35,29 @@ def _record(line: bytes) -> Any:
 
 def _number(value: Any) -> float | None:
     """The value where it is a finite number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if number else None
+    if type(value) is float or type(value) is int:  # as JSON has them; a bool is neither
+        return value if math.isfinite(value) else None
+    return None
 
 
 def series(records: list[dict[str, Any]], names: tuple[str, ...] | None = None) -> dict[str, Curve]:
     """A curve, downsampled, for each figure in the records (or each of `names`); `learning_rates` become one each."""
     found: dict[str, tuple[list[float], list[float]]] = {}
     for record in records:
-        for name, value in _flat(record).items():
-            if names is None or name in names:
+        flat = _flat(record) if names is None else record
+        for name in flat if names is None else names:
+            value = _number(flat.get(name))
+            if value is not None:
                 steps, values = found.setdefault(name, ([], []))
                 steps.append(record["step"])
                 values.append(value)
     return {name: downsample(steps, values) for name, (steps, values) in found.items()}
 
 
-def _flat(record: dict[str, Any]) -> dict[str, float]:
-    flat = {name: value for name, value in record.items() if name != "step" and _number(value) is not None}
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
     rates = record.get("learning_rates")
-    if isinstance(rates, dict):
-        flat |= {f"learning_rate/{name}": value for name, value in rates.items() if _number(value) is not None}
-    return flat
+    named = {f"learning_rate/{name}": rate for name, rate in rates.items()} if isinstance(rates, dict) else {}
+    return {name: value for name, value in record.items() if name != "step"} | named
 
 
 def downsample(steps: list[float], values: list[float], limit: int = LIMIT) -> Curve:

@@ -116,13 +116,14 @@ function decades(logs) {
   return Array.from({ length: high - low + 1 }, (_, index) => low + index);
 }
 
-const short = (text) => (text.length > 22 ? `${text.slice(0, 21)}…` : text);
+const short = (text, length = 22) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
 export function drawParallel(element, { rows, parameters, metric, mode }) {
   const shown = rows.filter((row) => typeof row.metrics[metric] === "number");
+  const narrow = element.clientWidth < 900;
   const dimensions = parameters.map((parameter) => {
     const { values, ticks, texts } = scale(parameter, shown);
-    // A trial that a condition leaves without the parameter goes below the axis.
+    // Ticks are plain text here, unlike labels. A trial that a condition leaves without the parameter goes below the axis.
     const known = values.filter((value) => value !== null);
     const low = known.length ? Math.min(...known) : 0, high = known.length ? Math.max(...known) : 1;
     const gap = (high - low || 1) * 0.12, lacks = values.some((value) => value === null);
@@ -132,7 +133,7 @@ export function drawParallel(element, { rows, parameters, metric, mode }) {
       label: escape(short(title(parameter.name))),
       values: values.map((value) => value ?? low - gap),
       range: [lacks ? low - gap : low - (high === low ? 0.5 : 0), high === low ? high + 0.5 : high],
-      ...(named && { tickvals: lacks ? [low - gap, ...named] : named, ticktext: [...(lacks ? ["–"] : []), ...named.map((tick) => escape(short(texts[ticks.indexOf(tick)])))] }),
+      ...(named && { tickvals: lacks ? [low - gap, ...named] : named, ticktext: [...(lacks ? ["–"] : []), ...named.map((tick) => short(texts[ticks.indexOf(tick)], narrow ? 12 : 22))] }),
     };
   });
   const values = shown.map((row) => row.metrics[metric]);
@@ -140,13 +141,13 @@ export function drawParallel(element, { rows, parameters, metric, mode }) {
   const trace = {
     type: "parcoords",
     dimensions,
-    line: { color: values, colorscale: "Viridis", reversescale: mode === "min", showscale: true, colorbar: { thickness: 10, outlinewidth: 0 } },
+    line: { color: values, colorscale: "Viridis", reversescale: mode === "min" },
     labelfont: { size: 12 },
     tickfont: { size: 11, color: css("--ink"), shadow: "none" },
     rangefont: { size: 10, color: css("--soft"), shadow: "none" },
     unselected: { line: { color: css("--line"), opacity: 0.25 } },
   };
-  draw(element, shown.length ? [trace] : [], { margin: { l: 130, r: 60, t: 54, b: 28 } });
+  draw(element, shown.length ? [trace] : [], { margin: { l: narrow ? 84 : 130, r: 60, t: 54, b: 28 } });
 }
 
 // The same for a trial at each drawing.
