@@ -12,7 +12,21 @@ from pathlib import Path
 import pytest
 from command import MEDSD, assert_refused, medsd
 
-VERBS = ["prepare", "encode", "train", "generate", "evaluate", "export", "demo", "submit", "status", "logs", "cancel", "download"]
+VERBS = [
+    "prepare",
+    "encode",
+    "train",
+    "generate",
+    "evaluate",
+    "export",
+    "demo",
+    "dashboard",
+    "submit",
+    "status",
+    "logs",
+    "cancel",
+    "download",
+]
 
 
 def test_help_names_every_verb():
