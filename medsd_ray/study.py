@@ -169,6 +169,8 @@ class StudySpec(Strict):
                 raise ValueError(f"space.{path}: the study gives this field; see {OWN[path.split('.')[0]]}")
             if dimension.choice is None and self.search.searcher == "grid":
                 raise ValueError(f"space.{path}: a grid takes choices alone; list values, or let search.searcher draw")
+            if self.search.scheduler != "none" and path.startswith("objective."):
+                raise ValueError(f"space.{path}: {self.search.scheduler} compares validation losses, which this changes")
             if dimension.choice is None and path.startswith(("components.vae", "vae_objective")):
                 raise ValueError(f"space.{path}: each way of the VAE is a stage of its own, so that it takes choices alone")
         if wrong := [name for name in OWN if name in self.run]:
@@ -185,8 +187,8 @@ class StudySpec(Strict):
         for path, dimension in self.space.items():
             if dimension.choice is not None or dimension.when:
                 raise ValueError(f"space.{path}: pbt changes numbers as it runs; give uniform or loguniform, without when")
-            if not path.startswith(("training.", "objective.")) and not path.endswith(".learning_rate"):
-                raise ValueError(f"space.{path}: pbt changes training, objective and learning rates alone")
+            if not path.startswith("training.") and not path.endswith(".learning_rate"):
+                raise ValueError(f"space.{path}: pbt changes training and learning rates alone")
         if not self.space:
             raise ValueError("space: pbt needs a dimension to change")
 
@@ -198,6 +200,11 @@ class StudySpec(Strict):
             if count > MOST_COMBINATIONS * len(self._ends()):
                 raise ValueError(f"space: more than {MOST_COMBINATIONS} combinations of choices; narrow it")
             run, stage = self._check(combination)
+            if self.search.scheduler != "none" and plan.methods(self, combination)["vae"] in ("full", "scratch"):
+                raise ValueError(
+                    f"space.components.vae: {self.search.scheduler} compares validation losses, and latents of another encoder "
+                    "have losses of their own; try frozen and decoder, or set search.scheduler to none"
+                )
             trained, vae = trained or run, vae or stage
         if not trained:
             raise ValueError("run.components: text_encoder and unet are frozen in every combination; set one to be trained")

@@ -74,11 +74,10 @@ def latents(study: StudySpec, combination: Combination) -> str:
 
 def trial_run(study: StudySpec, combination: Combination, seed: int, trial: str) -> RunSpec | None:
     """The run that trains U-Net and text encoder; None where both are frozen. Raises ValidationError, a ValueError."""
-    how = methods(study, combination)
-    if how["text_encoder"] == how["unet"] == "frozen":
-        return None
-    values = apply(study.run, combination)
-    values["components"] = {name: value for name, value in values["components"].items() if name != "vae"}
+    how, values = methods(study, combination), apply(study.run, combination)
+    components = {name: value for name, value in (values.get("components") or {}).items() if name != "vae"}
+    frozen = how["text_encoder"] == how["unet"] == "frozen"
+    values["components"] = components | ({"unet": "full"} if frozen else {})  # frozen: the rest of it is checked all the same
     given = {
         "name": f"{study.name[:48]}-{trial}",
         "seed": seed,
@@ -86,7 +85,8 @@ def trial_run(study: StudySpec, combination: Combination, seed: int, trial: str)
         "data": {"train": latents(study, combination)},
         "output": f"{study.output}/{TRIALS}/{trial}",
     }
-    return RunSpec.model_validate(_looked_at(study, values) | given)
+    run = RunSpec.model_validate(_looked_at(study, values) | given)
+    return None if frozen else run
 
 
 def _looked_at(study: StudySpec, values: dict[str, Any]) -> dict[str, Any]:

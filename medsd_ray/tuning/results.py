@@ -147,7 +147,7 @@ def table(study: StudySpec, trials: Sequence[Trial]) -> str:
     lines = [[*parts, *others, *metrics, "trials", "steps", "minutes"]]
     for row in rows:
         group = [by_id[name] for name in row["trials"]]
-        values = [_shown(row["params"].get(path)) for path in others]
+        values = [shown(row["params"].get(path)) for path in others]
         figures = [_figure(row["metrics"].get(name)) for name in metrics]
         counts = [str(max(trial["steps"] for trial in group)), f"{sum(trial['seconds'] for trial in group) / 60:.1f}"]
         lines.append([*(row["components"][part] for part in parts), *values, *figures, _statuses(group), *counts])
@@ -159,7 +159,7 @@ def _statuses(group: Sequence[Trial]) -> str:
     return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     value = short(value)
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "/")
 

@@ -1,0 +1,158 @@
+"""The search itself, by Ray Tune: its searcher hook asks the ledger for trials, its callback writes what became of them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import Searcher
+
+from medsd_ray.storage import Storage, pyarrow_filesystem
+from medsd_ray.study import StudySpec
+from medsd_ray.training.progress import read_metrics
+from medsd_ray.tuning import plan
+from medsd_ray.tuning.ledger import Ledger
+from medsd_ray.tuning.space import apply, combinations
+from medsd_ray.tuning.trial import trial
+
+LOSS = "validation_loss"
+CPUS = 0
+"""Of a trial's own actor: it waits for the workers of its run, which have theirs."""
+
+
+class Proposals(Searcher):
+    """Ray Tune's way to the ledger's trials; none is given once the study is asked to stop."""
+
+    def __init__(self, ledger: Ledger, stop: threading.Event):
+        super().__init__()
+        self.ledger, self.asked = ledger, stop
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        found = None if self.asked.is_set() or self.ledger.out_of_time else self.ledger.next()
+        return {"trial": found["id"]} if found else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """The ledger hears of it from `Books`, which Ray Tune calls for every kind of search."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the study's memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as for `save`."""
+
+
+class Books(tune.Callback):
+    """Writes into the ledger what Ray Tune says of trials."""
+
+    def __init__(self, ledger: Ledger):
+        self.ledger = ledger
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.ledger.started(trial.config["trial"], trial.config.get("params", {}))
+        print(self.ledger.line(trial.config["trial"]), flush=True)
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if LOSS in result:
+            self.ledger.heard(trial.config["trial"], result["step"], result[LOSS])
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        name, result = trial.config["trial"], trial.last_result
+        if result.get("interrupted"):
+            self.ledger.ended(name, "pending")
+        elif error := result.get("error"):
+            self.ledger.ended(name, "failed", error=error)
+        elif final := result.get("final"):
+            metrics = dict(final)
+            self.ledger.ended(name, "done", steps=metrics.pop("steps"), metrics=metrics)
+        else:
+            self.ledger.ended(name, "stopped")
+        print(self.ledger.line(name), flush=True)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        name = trial.config["trial"]
+        self.ledger.ended(name, "failed", error="its process was lost; Ray's logs say more")
+        print(self.ledger.line(name), flush=True)
+
+
+def run_trials(ledger: Ledger, prompts: list[str], judged: bool, concurrent: int, stop: threading.Event) -> None:
+    """Runs every trial that is left, `concurrent` at a time. Raises what Ray Tune raises; a trial's failure is no error."""
+    study, population = ledger.study, ledger.study.search.scheduler == "pbt"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # CSV and JSON files of its own for each trial
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    path, filesystem = pyarrow_filesystem(ledger.output)
+    given = {"study": study.model_dump(mode="json"), "prompts": prompts, "judged": judged}
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(trial, **given), {"CPU": CPUS}),
+        param_space=_population(ledger) if population else {},
+        tune_config=tune.TuneConfig(
+            num_samples=1 if population else -1,
+            search_alg=None if population else Proposals(ledger, stop),
+            scheduler=scheduler(study, ledger),
+            max_concurrent_trials=concurrent,
+        ),
+        run_config=tune.RunConfig(
+            name=uuid.uuid4().hex[:8],
+            storage_path=f"{path}/{plan.TUNE}",
+            storage_filesystem=filesystem,
+            callbacks=[Books(ledger)],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=study.run.get("resources", {}).get("max_failures", 0)),
+        ),
+    )
+    tuner.fit()
+
+
+def _population(ledger: Ledger) -> dict[str, Any]:
+    """pbt takes no searcher: all of its trials are there from the start."""
+    trials = {one["id"]: one["params"] for one in ledger.plan_all()}
+    return {
+        "trial": tune.grid_search(list(trials)),
+        "params": {path: tune.sample_from(_of(trials, path)) for path in ledger.study.space},
+    }
+
+
+def _of(trials: dict[str, dict[str, Any]], path: str) -> Any:
+    return lambda config: trials[config["trial"]][path]
+
+
+def scheduler(study: StudySpec, ledger: Ledger) -> TrialScheduler:
+    """Ray Tune's own. asha is told again what earlier starts of this study's driver had told it."""
+    how = study.search
+    if how.scheduler == "pbt":
+        ranges = {path: (tune.loguniform if d.loguniform else tune.uniform)(*d.bounds) for path, d in study.space.items()}
+        return PopulationBasedTraining(
+            time_attr="step", metric=LOSS, mode="min", perturbation_interval=how.interval_steps or 1,
+            hyperparam_mutations={"params": ranges}, require_attrs=False,
+        )  # fmt: skip
+    if how.scheduler != "asha":
+        return FIFOScheduler()
+    longest = max(apply(study.run, one)["training"]["max_steps"] for one in combinations(study.space, end=1))
+    # At its last step a trial is not stopped any more: its images are what the study is for.
+    grace = how.grace_steps or 1
+    asha = ASHAScheduler(
+        time_attr="step", metric=LOSS, mode="min", grace_period=grace, max_t=max(grace, longest - 1),
+        reduction_factor=how.reduction_factor, stop_last_trials=False,
+    )  # fmt: skip
+    for one in ledger.trials:
+        if one["status"] in ("done", "stopped"):
+            _tell_again(asha, one["id"], ledger.output.child(f"{plan.TRIALS}/{one['id']}"))
+    return asha
+
+
+class _Earlier:
+    """As much of a trial as asha looks at."""
+
+    def __init__(self, trial_id: str):
+        self.trial_id = trial_id
+
+
+def _tell_again(asha: Any, name: str, output: Storage) -> None:
+    earlier = _Earlier(name)
+    asha.on_trial_add(None, earlier)
+    for record in read_metrics(output):
+        if LOSS in record:
+            asha.on_trial_result(None, earlier, {"step": record["step"], LOSS: record[LOSS]})

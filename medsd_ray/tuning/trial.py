@@ -1,0 +1,165 @@
+"""One trial, in an actor of Ray Tune: a Ray Train run inside, then images of it and their score.
+
+Whatever it did before is there when it starts again: training goes on from its newest checkpoint, images that are made
+are kept. So a trial may be lost with its machine, or with the whole study, at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from medsd_ray.errors import InputError, Interrupted, RunError
+from medsd_ray.evaluation import detector
+from medsd_ray.generation.generate import generate
+from medsd_ray.spec import Resources, RunSpec
+from medsd_ray.storage import Storage, open_storage
+from medsd_ray.study import StudySpec, parse_study
+from medsd_ray.training.progress import STOP
+from medsd_ray.training.run import train
+from medsd_ray.training.steps import step_folder
+from medsd_ray.tuning import plan
+from medsd_ray.tuning.fork import adopt, fork
+from medsd_ray.tuning.score import score
+from medsd_ray.tuning.space import Combination, apply
+
+LOOK_EVERY_S = 1.0
+CHECKPOINT_S = 60.0
+Report = Callable[..., None]
+
+
+def trial(config: dict[str, Any], study: dict[str, Any], prompts: list[str], judged: bool) -> None:
+    """Ray Tune's function trainable. Its last report has `final`, with metrics, or `error`, or neither after an interrupt.
+
+    `config` names the trial; `params` in it are those that pbt may change.
+    """
+    from ray import tune
+
+    try:
+        final = Work(parse_study(study), config["trial"], config.get("params", {}), prompts, judged).run(tune.report)
+    except Interrupted:
+        tune.report({"interrupted": True})
+    except (InputError, RunError) as error:
+        tune.report({"error": str(error)})
+    except Exception as error:  # a fault in one trial must not end the others; Ray's logs have the rest of it
+        traceback.print_exc()
+        tune.report({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]})
+    else:
+        tune.report({"final": final})
+
+
+class Work:
+    """A trial's way through train, generate and score; ends with Interrupted where the study is asked to stop."""
+
+    def __init__(self, study: StudySpec, name: str, changed: dict[str, Any], prompts: list[str], judged: bool):
+        self.study, self.name, self.prompts, self.judged = study, name, prompts, judged
+        self.store = open_storage(study.output)
+        record = self.store.read_json(f"{plan.TRIALS}/{name}/trial.json")
+        self.params: Combination = record["params"] | changed
+        self.seed: int = record["seed"]
+        self.stop = threading.Event()
+
+    def run(self, report: Report) -> dict[str, Any]:
+        """The trial's metrics, and its `steps`."""
+        if self.store.exists(STOP):
+            raise Interrupted("the study was asked to stop")
+        run = plan.trial_run(self.study, self.params, self.seed, self.name)
+        found: dict[str, Any] = {"steps": 0}
+        with watched(self.store, self.stop):
+            if run is not None:
+                found = self._train(run, report)
+            if self.judged:
+                self._go_on()
+                found |= self._judge(run)
+        return found
+
+    def _train(self, run: RunSpec, report: Report) -> dict[str, Any]:
+        pbt = self.study.search.scheduler == "pbt"
+        if pbt:
+            take_over(run, self.store)
+
+        def tell(record: dict[str, Any]) -> None:
+            if "validation_loss" not in record:
+                return
+            seen = {"step": record["step"], "validation_loss": record["validation_loss"]}
+            if not pbt:
+                report(seen)
+            elif record["step"] < run.training.max_steps:  # at the end there is nothing to take over any more
+                self._report_checkpoint(run, seen, report)
+
+        result = train(run, auto_resume=True, stop=self.stop, tell=tell)
+        return {"steps": result["step"], "validation_loss": result["validation_loss"], "training_loss": result["loss"]}
+
+    def _report_checkpoint(self, run: RunSpec, seen: dict[str, Any], report: Report) -> None:
+        """To Ray Tune a checkpoint is a note of where medsd's own is."""
+        from ray import tune
+
+        mark = f"{step_folder(seen['step'])}/COMPLETE"
+        end = time.monotonic() + CHECKPOINT_S
+        output = open_storage(run.output)
+        while not output.exists(mark):
+            if time.monotonic() > end:
+                return report(seen)
+            time.sleep(0.2)
+        with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
+            Path(folder, "medsd.json").write_text(json.dumps({"trial": self.name, "step": seen["step"]}))
+            report(seen, checkpoint=tune.Checkpoint.from_directory(folder))
+
+    def _judge(self, run: RunSpec | None) -> dict[str, Any]:
+        how, values = self.study.evaluation, apply(self.study.run, self.params)
+        resources = run.resources if run else Resources.model_validate(values.get("resources") or {})
+        images = f"{self.study.output}/{plan.TRIALS}/{self.name}/images"
+        generate(
+            run.output if run else plan.base_model(self.study, self.params), images, prompts=self.prompts,
+            num_images=how.num_images, seed=how.seed, guidance_scale=how.guidance_scale, scheduler=how.scheduler,
+            steps=how.steps, batch_size=how.batch_size, num_workers=resources.num_workers, use_gpu=resources.use_gpu,
+        )  # fmt: skip
+        self._go_on()
+        return score(self.study.shards, images, detector.read(self.store.child(plan.DETECTOR)), how.label)
+
+    def _go_on(self) -> None:
+        if self.stop.is_set():
+            raise Interrupted("the study was asked to stop")
+
+
+def take_over(run: RunSpec, store: Storage) -> None:
+    """Before a trial of pbt trains: the checkpoint that Ray Tune gave it, which may be another trial's, becomes its own, and
+    its settings those of `run`."""
+    from ray import tune
+
+    given = tune.get_checkpoint()
+    output = open_storage(run.output)
+    if given is not None:
+        with given.as_directory() as folder:
+            note = json.loads(Path(folder, "medsd.json").read_text())
+        source = store.child(f"{plan.TRIALS}/{note['trial']}")
+        if source.url != output.url:
+            fork(source, note["step"], output)
+    adopt(output, run)
+
+
+@contextlib.contextmanager
+def watched(store: Storage, stop: threading.Event) -> Iterator[None]:
+    """Sets `stop` as soon as the study's flag is there."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_EVERY_S):
+            with contextlib.suppress(Exception):  # the store may answer at the next look
+                if store.exists(STOP):
+                    stop.set()
+
+    thread = threading.Thread(target=look, name="stop", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
