@@ -24,7 +24,7 @@ from medsd_ray.models.load import save_pipeline
 from medsd_ray.storage import open_storage
 from medsd_ray.training.steps import saved_steps, step_folder
 
-STEPS = 240
+STEPS = 120
 EVENT = {"time": "2024-01-01T00:00:00Z", "reason": "Pulled", "message": "the image was there", "object": "Pod/head"}
 
 
@@ -126,7 +126,7 @@ def test_an_attempt_is_stopped_and_the_next_one_outlives_a_node(tmp_path: Path, 
             attempts.append(third := Attempt(tmp_path, nodes, 3, run))  # there is nothing left to do
             done = third.poll_until(lambda a: a["stage"] == "done")
             assert third.end() == 0 and done["checkpoint_step"] == STEPS
-            assert "done: 240 steps" in third.log.read_text() and "RayTrainWorker" not in third.log.read_text()
+            assert f"done: {STEPS} steps" in third.log.read_text() and "RayTrainWorker" not in third.log.read_text()
         finally:
             for attempt in attempts:
                 attempt.kill()
