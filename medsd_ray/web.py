@@ -126,6 +126,7 @@ def serve(app: ASGIApp, host: str, port: int, *, token: str | None, what: str) -
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
+            listener.listen()  # before the address is printed: who opens it at once is answered
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot listen at {host}:{port}: {reason}; choose another --host or --port") from error

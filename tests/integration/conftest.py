@@ -1,11 +1,18 @@
-"""A local Ray for the tests that call medsd in their own process."""
+"""A local Ray for the tests that call medsd in their own process, and a browser for those of its pages."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from s3_server import S3Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +25,19 @@ def ray_cluster(s3_session: S3Server) -> Iterator[None]:
     ensure_ray(4)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(notes: dict[str, str]) -> Iterator[Browser]:
+    """The Chromium of this machine; without one the tests are skipped, and that is said at the end. Not for the session:
+    while it runs, Playwright keeps an event loop in this thread, where others could start none."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if path is None:
+        notes["browser"] = "TESTS OF THE PAGES SKIPPED: no Chromium on the PATH (Debian: apt install chromium)."
+        pytest.skip("no Chromium on the PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -124,12 +124,12 @@ def test_a_folder_with_a_table_and_other_sizes(tmp_path: Path):
 
 def test_bad_input_is_one_clear_line_and_exit_2(study: Path, tmp_path: Path):
     shards, made = study.parent / "shards", study.parent / "made"
-    new = ("reader-study", "new", "--real", shards, "--generated", made, "--out")
-    assert_refused(medsd(*new, study), "not an empty folder")
-    assert_refused(medsd(*new, tmp_path / "out", "--num-images", 100), "only 12 images of each kind")
+    assert_refused(medsd("reader-study", "new", "--real", shards, "--generated", made, "--out", study), "not an empty folder")
     assert_refused(medsd("reader-study", "serve", tmp_path), "study.json", "reader-study new")
     assert_refused(medsd("reader-study", "serve", study, "--port", 99999), "cannot listen")
     assert_refused(medsd("reader-study", "serve", study, "--host", "0.0.0.0", MEDSD_READER_TOKEN="short"), "16")
+    with pytest.raises(InputError, match="only 12 images of each kind"):
+        new_study(str(shards), str(made), str(tmp_path / "out"), num_images=100)
     for given, words in ((1, "2 or more"), (0, "2 or more")):
         with pytest.raises(InputError, match=words):
             new_study(str(shards), str(made), str(tmp_path / "out"), num_images=given)
@@ -210,8 +210,8 @@ def test_the_page_serves_nothing_but_the_study_and_needs_no_key(study: Path, tmp
         kept.rename(study / KEY)
     name = next(iter(key_of(study)))
     for path in (
-        "/key.json", "/study.json", "/answers.sqlite", "/images/", f"/images/{name}", "/images/..%2Fkey.png",
-        "/images/../key.json", "/%2e%2e/key.json", "/images/0000000000000000.png", "/docs", "/openapi.json", "/report/report.json",
+        "/key.json", "/study.json", "/answers.sqlite", "/images/", f"/images/{name}", "/images/..%2Fkey.png", "/openapi.json",
+        "/report/report.json", "/images/../key.json", "/%2e%2e/key.json", "/images/0000000000000000.png", "/docs",
     ):  # fmt: skip
         assert page.get(path).status_code == 404, path
 
