@@ -142,6 +142,7 @@ def gpu_nodes(cluster: Cluster, number: int) -> Iterator[None]:
         }
         for index in range(number)
     ]
+    subprocess.run([ROOT / "tests/cluster/build.sh", CACHE, "kwok"], check=True)
     command = [CACHE / "bin" / "kwok", f"--kubeconfig={cluster.kubeconfig}", "--manage-nodes-with-label-selector=type=kwok"]
     with process(command, "kwok"):
         cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(nodes))

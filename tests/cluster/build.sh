@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds Kubernetes, etcd, CoreDNS, Helm, kwok and KubeRay's operator from their Go modules, and keeps them.
-# About 20 minutes on two cores the first time; nothing to do after that. Usage: build.sh DIR -> DIR/bin, DIR/kuberay-crds
+# Builds Kubernetes, etcd, CoreDNS, Helm and KubeRay's operator from their Go modules, and keeps them.
+# About 20 minutes on two cores the first time; nothing to do after that. Usage: build.sh DIR [kwok] -> DIR/bin,
+# DIR/kuberay-crds; kwok, which simulates nodes, is for bench/reconcile.py alone.
 set -euo pipefail
 mkdir -p "${1:?usage: build.sh DIR}/bin" "$1/src"
 dir=$(realpath "$1")
@@ -46,5 +47,6 @@ build github.com/ray-project/kuberay/ray-operator@v1.6.0 github.com/ray-project/
 mkdir -p "$dir/kuberay-crds"
 cp -f "$(go list -m -f '{{.Dir}}' github.com/ray-project/kuberay/ray-operator)"/config/crd/bases/*.yaml "$dir/kuberay-crds/"
 
+[ "${2:-}" = kwok ] || exit 0
 module kwok
 build sigs.k8s.io/kwok@v0.7.0 sigs.k8s.io/kwok/cmd/kwok

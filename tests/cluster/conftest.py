@@ -25,7 +25,7 @@ from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, build_versitygw
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 SYSTEM = "medsd-system"
-BINARIES = ("etcd", "kube-apiserver", "kubelet", "coredns", "ray-operator", "kwok", "kubectl", "helm")
+BINARIES = ("etcd", "kube-apiserver", "kubelet", "coredns", "ray-operator", "kubectl", "helm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

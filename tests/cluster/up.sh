@@ -56,7 +56,7 @@ END
 "$here/down.sh" "$state"
 rm -rf "${state:?}/log"
 mkdir -p "$state"/{pki,log,kubelet,cni}
-for binary in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl helm coredns ray-operator kwok; do
+for binary in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl helm coredns ray-operator; do
     [ -x "$cache/bin/$binary" ] || { "$here/build.sh" "$cache" && break; }
 done
 install_packages
