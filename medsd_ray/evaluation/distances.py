@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 from torchmetrics.image.kid import poly_mmd
 
 REPEATS = 200
@@ -168,3 +169,12 @@ def wilson(successes: int, count: int) -> Estimate:
     centre = (p + z * z / (2 * count)) / (1 + z * z / count)
     width = z / (1 + z * z / count) * np.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
     return Estimate(p, float(max(0.0, centre - width)), float(min(1.0, centre + width)))
+
+
+def mean_t(values: np.ndarray) -> Estimate:
+    """A mean with its 95% interval by Student's t. Raises ValueError below two values."""
+    if len(values) < 2:
+        raise ValueError("an interval of a mean needs two values or more")
+    mean = float(values.mean())
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Estimate(mean, mean - half, mean + half)

@@ -127,11 +127,11 @@ def read_inputs(real: str, generated: str, base: str | None, label: str) -> Inpu
     )
 
 
-def read_real(real: str, label: str) -> dict[str, ImageSet]:
-    """The real images by split, at the size of the first. Raises InputError as `read_inputs` does."""
+def read_real(real: str, label: str, size: tuple[int, int] | None = None) -> dict[str, ImageSet]:
+    """The real images by split, at `size` (height, width), or that of the first. Raises InputError as `read_inputs` does."""
     splits = _read_real(real, label)
     channels = 3 if any(raw.coloured for raw in splits.values()) else 1
-    size = next(iter(splits.values())).images[0].shape[:2]
+    size = size or next(iter(splits.values())).images[0].shape[:2]
     return {name: raw.stacked(size, channels) for name, raw in splits.items()}
 
 

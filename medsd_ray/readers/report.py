@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.distances import Estimate, wilson
+from medsd_ray.evaluation.distances import Estimate, mean_t, wilson
 from medsd_ray.evaluation.report import Missing, dumps, number, percent, put, span
 from medsd_ray.readers import statistics
 from medsd_ray.readers.answers import Answer, Answers
@@ -135,7 +135,7 @@ def _mean(rated: list[Rated], seed: int) -> Estimate | Missing:
     if len(values) < 2:
         return Missing("fewer than two images are rated")
     if _one_each(rated):
-        return statistics.mean_t(values)
+        return mean_t(values)
     return statistics.mean_by_image(values, np.array([one.answer.image for one in rated]), seed)
 
 

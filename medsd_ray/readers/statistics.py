@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import t as student
 
 from medsd_ray.evaluation.distances import Estimate
 
@@ -58,15 +57,6 @@ def bootstrap(count: int, figure: Callable[[np.ndarray], float], seed: int) -> t
         return None
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
-
-
-def mean_t(values: np.ndarray) -> Estimate:
-    """A mean with its 95% interval by Student's t. Raises ValueError below two values."""
-    if len(values) < 2:
-        raise ValueError("an interval of a mean needs two values or more")
-    mean = float(values.mean())
-    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return Estimate(mean, mean - half, mean + half)
 
 
 def mean_by_image(values: np.ndarray, images: np.ndarray, seed: int) -> Estimate:

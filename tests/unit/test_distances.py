@@ -130,3 +130,8 @@ def test_compare_is_a_function_of_its_seed():
 def test_wilson_agrees_with_scipy(right: int, count: int):
     wanted = scipy.stats.binomtest(right, count).proportion_ci(method="wilson")
     assert distances.wilson(right, count).interval == pytest.approx([wanted.low, wanted.high], abs=1e-6)
+
+
+def test_the_interval_of_a_mean_is_students():
+    found = distances.mean_t(np.array([1.0, 2, 3, 4, 5]))
+    assert (found.low, found.value, found.high) == pytest.approx((1.0368, 3.0, 4.9632), abs=1e-4)  # 3 ± 2.776·√2.5/√5

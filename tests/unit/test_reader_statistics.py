@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
-from medsd_ray.readers.statistics import agreement, bootstrap, cohen_kappa, fleiss_kappa, mean_by_image, mean_t
+from medsd_ray.readers.statistics import agreement, bootstrap, cohen_kappa, fleiss_kappa, mean_by_image
 
 # Fleiss 1971, table 1: 30 patients, 6 psychiatrists; depression, personality disorder, schizophrenia, neurosis, other.
 FLEISS_1971 = """
@@ -53,11 +53,6 @@ def test_three_readers_get_fleiss_and_two_get_cohen():
     counts = np.stack([(answers == c).sum(1) for c in range(2)], axis=1)
     assert agreement(answers, 2) == pytest.approx(fleiss_kappa(counts))
     assert agreement(np.zeros((5, 3), int), 2) != agreement(np.zeros((5, 3), int), 2)  # NaN: chance alone agrees
-
-
-def test_the_interval_of_a_mean_is_students():
-    found = mean_t(np.array([1.0, 2, 3, 4, 5]))
-    assert (found.low, found.value, found.high) == pytest.approx((1.0368, 3.0, 4.9632), abs=1e-4)  # 3 ± 2.776·√2.5/√5
 
 
 def test_the_bootstrap_draws_images_whole():
