@@ -1,18 +1,22 @@
 # `make demo` and `make test` install what they need first: Python 3.11, git, make and a C compiler are enough.
 #   make demo [DATA=folder with images and metadata.csv] [OUT=demo-out]
+#   make study [DATA=folder] [STUDY_OUT=study-out]
 #   make test
 SHELL := /bin/bash
 BIN := .venv/bin
 OUT ?= demo-out
+STUDY_OUT ?= study-out
+STUDY ?= tuning/chambon2022.yaml
 CLUSTER_TESTS ?= tests/cluster
 PYTEST := $(BIN)/python -m pytest
 # Commands of the clone first: `medsd`, and `ninja`, which DeepSpeed looks for on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test test-unit test-integration lint format crds crds-check test-cluster test-image base-model
+.PHONY: help install demo study study-phantoms study-xrays test test-unit test-integration lint format crds crds-check test-cluster test-image base-model
 
 help:
 	@echo "make demo [DATA=dir] [OUT=dir]   the whole pipeline on two CPU workers, and one page with its results"
+	@echo "make study [DATA=dir] [STUDY_OUT=dir]  the paper's grid on phantoms, and with DATA on those images too; goes on where it was"
 	@echo "make test                        lint, types, unit and integration tests"
 	@echo "make test-unit | test-integration | lint | format"
 	@echo "make crds | crds-check           write k8s/crds and the chart's copy from the models, or fail where they are stale"
@@ -28,6 +32,17 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/medsd demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
+
+# Each part goes on where an earlier call stopped, and does nothing where it is finished.
+study: study-phantoms $(if $(DATA),study-xrays)
+
+study-phantoms: install
+	$(BIN)/medsd prepare 1200 "$(STUDY_OUT)/phantoms/shards" --kind phantom --size 64 --shard-size 1MiB --splits 0.7,0.1,0.2
+	$(BIN)/medsd tune $(STUDY) --auto-resume --set "shards=$(STUDY_OUT)/phantoms/shards" --set "output=$(STUDY_OUT)/phantoms/study"
+
+study-xrays: install
+	$(BIN)/medsd prepare "$(DATA)" "$(STUDY_OUT)/xrays/shards" --kind folder --size 64 --shard-size 1MiB --splits 0.7,0.1,0.2
+	$(BIN)/medsd tune $(STUDY) --auto-resume --set "shards=$(STUDY_OUT)/xrays/shards" --set "output=$(STUDY_OUT)/xrays/study"
 
 test: lint
 	$(PYTEST) tests/unit tests/integration

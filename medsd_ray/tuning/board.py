@@ -16,6 +16,7 @@ from medsd_ray.tuning.space import short
 def write(trials: Sequence[Trial], output: Storage) -> None:
     """Replaces the logs by those of the trials that have metrics."""
     from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
 
     output.delete_tree(plan.BOARD)
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
@@ -25,7 +26,11 @@ def write(trials: Sequence[Trial], output: Storage) -> None:
                 continue
             settings: dict[str, Any] = {path: _plain(value) for path, value in trial["params"].items()}
             writer = SummaryWriter(f"{folder}/{trial['id']}")
-            writer.add_hparams(settings | {"seed": trial["seed"], "trial": trial["id"]}, metrics, run_name=".")
+            # `add_hparams` would write a second file beside the writer's own.
+            for part in hparams(settings | {"seed": trial["seed"], "trial": trial["id"]}, metrics):
+                writer._get_file_writer().add_summary(part)
+            for name, value in metrics.items():
+                writer.add_scalar(name, value)
             writer.close()
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():

@@ -7,6 +7,7 @@ after it, may be one change behind.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from typing import Any
 
@@ -109,6 +110,8 @@ class Ledger:
         return f"trial {name} of {self.total} ({what or 'the run as it is'}; seed {trial['seed']}) {trial['status']}{steps}{end}"
 
     def update(self, name: str, **changes: Any) -> None:
+        if "metrics" in changes:  # JSON has no NaN
+            changes["metrics"] = {n: v if v is not None and math.isfinite(v) else None for n, v in changes["metrics"].items()}
         self.trial(name).update(changes)
         self.write(self.trial(name))
 

@@ -108,7 +108,10 @@ def best(study: StudySpec, trials: Sequence[Trial]) -> dict[str, Any] | None:
 def summary(study: StudySpec, trials: Sequence[Trial], state: str, seconds: float, versions: dict[str, Any]) -> dict[str, Any]:
     """study.json."""
     judged = [trial for trial in trials if metric_of(study, trial) is not None]
-    weights, reason = importance(study, [t["params"] for t in judged], [t["metrics"][study.metric] for t in judged])
+    if state == "running":  # a matter of seconds with many trials, and this is written at each change of one
+        weights, reason = None, "computed when the study ends"
+    else:
+        weights, reason = importance(study, [t["params"] for t in judged], [t["metrics"][study.metric] for t in judged])
     found = best(study, trials)
     return {
         "name": study.name,

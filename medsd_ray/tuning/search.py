@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import uuid
@@ -20,8 +21,8 @@ from medsd_ray.tuning.space import apply, combinations
 from medsd_ray.tuning.trial import trial
 
 LOSS = "validation_loss"
-CPUS = 0
-"""Of a trial's own actor: it waits for the workers of its run, which have theirs."""
+SHARE = {"CPU": 0, "memory": 1 << 20}
+"""Of a trial's own actor: no CPU, as it waits for the workers of its run, which have theirs. Ray Tune refuses an empty one."""
 
 
 class Proposals(Searcher):
@@ -86,7 +87,7 @@ def run_trials(ledger: Ledger, prompts: list[str], judged: bool, concurrent: int
     path, filesystem = pyarrow_filesystem(ledger.output)
     given = {"study": study.model_dump(mode="json"), "prompts": prompts, "judged": judged}
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trial, **given), {"CPU": CPUS}),
+        tune.with_resources(tune.with_parameters(trial, **given), SHARE),
         param_space=_population(ledger) if population else {},
         tune_config=tune.TuneConfig(
             num_samples=1 if population else -1,
@@ -155,4 +156,6 @@ def _tell_again(asha: Any, name: str, output: Storage) -> None:
     asha.on_trial_add(None, earlier)
     for record in read_metrics(output):
         if LOSS in record:
-            asha.on_trial_result(None, earlier, {"step": record["step"], LOSS: record[LOSS]})
+            asha.on_trial_result(
+                None, earlier, {"step": record["step"], LOSS: record[LOSS] if math.isfinite(record[LOSS]) else math.inf}
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import tempfile
 import threading
 import time
@@ -88,7 +89,9 @@ class Work:
         def tell(record: dict[str, Any]) -> None:
             if "validation_loss" not in record:
                 return
-            seen = {"step": record["step"], "validation_loss": record["validation_loss"]}
+            loss = record["validation_loss"]
+            # asha would let a NaN go on, as it is below nothing.
+            seen = {"step": record["step"], "validation_loss": loss if math.isfinite(loss) else math.inf}
             if not pbt:
                 report(seen)
             elif record["step"] < run.training.max_steps:  # at the end there is nothing to take over any more
