@@ -119,6 +119,25 @@ def train(
 
 
 @app.command()
+def tune(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's spec")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="A field, such as run.training.max_steps=200")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study; no finished trial is run again")] = False,
+    auto_resume: Annotated[bool, typer.Option("--auto-resume", help="Go on where the output has a study, else start")] = False,
+) -> None:
+    """Search components and settings with Ray Tune; each trial is a training run, judged by its images.
+
+    Example: medsd tune tuning/chambon2022.yaml --set shards=s3://bucket/shards
+    """
+    from medsd_ray.study import load_study
+
+    spec = load_study(study_file, overrides)
+    from medsd_ray.tuning.tune import tune as run
+
+    run(spec, resume=resume, auto_resume=auto_resume)
+
+
+@app.command()
 def generate(
     model: Annotated[str, typer.Argument(help="Pipeline folder, checkpoint, s3://, hub name, or medsd-small")],
     out: Annotated[str, typer.Option(help="Folder or s3:// for the images")],
