@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from medsd_ray.errors import InputError, Interrupted, RunError
+from medsd_ray.evaluation import verbs as evaluation
 from medsd_ray.readers.verbs import reader_study
 
 app = typer.Typer(
@@ -201,6 +202,10 @@ def evaluate(
         real, generated, out, base=base, label=label, inception=inception, xrv=xrv, clip=clip, run=run, vae=vae, lpips=lpips,
         seed=seed,
     )  # fmt: skip
+
+
+app.command()(evaluation.insert)
+app.command()(evaluation.augment)
 
 
 @app.command()

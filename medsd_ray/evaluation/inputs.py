@@ -135,6 +135,11 @@ def read_real(real: str, label: str, size: tuple[int, int] | None = None) -> dic
     return {name: raw.stacked(size, channels) for name, raw in splits.items()}
 
 
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """One image, (h, w) or (h, w, 3) uint8, at `size` (height, width) as the others are: (H, W, C)."""
+    return _fitted(image, size, 3 if image.ndim == 3 else 1)
+
+
 def _fitted(image: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
     """(h, w) or (h, w, 3) uint8 -> (H, W, channels): cut to the aspect ratio about the centre, then resized."""
     picture = Image.fromarray(image).convert("RGB" if channels == 3 else "L")

@@ -71,7 +71,7 @@ def memorisation_pairs(check: SpaceCheck, generated: ImageSet, train: ImageSet, 
     ]
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -102,7 +102,7 @@ def loss_curve(metrics: list[dict]) -> str | None:
     validation = [(m["step"], m["validation_loss"]) for m in metrics if m.get("validation_loss") is not None]
     if not training and not validation:
         return None
-    figure, axes = _figure(8, 3)
+    figure, axes = new_figure(8, 3)
     if training:
         steps, losses = np.array(training, dtype=float).T
         window = max(1, len(losses) // 20)
@@ -124,7 +124,7 @@ def interval_plot(section: dict, label: str) -> str | None:
     names = [n for n in ("base", "generated", "real") if section.get(n) is not None]
     if not names:
         return None
-    figure, axes = _figure(8, 0.7 + 0.42 * len(names))
+    figure, axes = new_figure(8, 0.7 + 0.42 * len(names))
     for row, name in enumerate(names):
         low, high = section[f"{name}_interval"]
         axes.plot([low, high], [row, row], color=COLOURS[name], linewidth=3, solid_capstyle="round", alpha=0.6)
@@ -143,7 +143,7 @@ def interval_plot(section: dict, label: str) -> str | None:
 
 def ratio_plot(check: SpaceCheck) -> str:
     """How near images come to one training image: held-out real ones, generated ones and the threshold, as an SVG URI."""
-    figure, axes = _figure(8, 2.4)
+    figure, axes = new_figure(8, 2.4)
     bins = np.linspace(0, max(1.0, float(check.generated.ratio.max()), float(check.held_out.ratio.max())), 51)
     for name, found, words in (("real", check.held_out, "held-out real"), ("generated", check.generated, "generated")):
         weights = np.full(len(found.ratio), 1 / len(found.ratio))

@@ -59,18 +59,18 @@ def sample_images(
     Returns (N, H, W, 3) uint8. Raises RunError where the model gives values that are not numbers.
     """
     sampling = sampling or Sampling()
-    pipeline = _pipeline(components, sampling.scheduler)
+    pipeline = build_pipeline(components, sampling.scheduler)
     height, width = image_size(components)
-    lanes = 1 if pipeline.device.type == "cpu" and height * width > LARGE else LANES
+    lanes = lanes_for(pipeline.device, height * width)
     shape = (components.unet.config["in_channels"], height // _vae_factor(components), width // _vae_factor(components))
     images = np.empty((len(indices), height, width, 3), np.uint8)
-    with _one_thread(pipeline.device), torch.inference_mode():
+    with one_thread(pipeline.device), torch.inference_mode():
         for start in range(0, len(indices), lanes):
             rows = list(range(start, min(start + lanes, len(indices))))
             padded = rows + [start] * (lanes - len(rows))
             noise = keyed_noise(seed, [indices[row] for row in padded], shape, "sample")
             latents = _denoise(pipeline, [prompts[row] for row in padded], noise, sampling)[: len(rows)]
-            images[rows] = np.stack([_decode(components, latent) for latent in latents])
+            images[rows] = np.stack([decode(components, latent) for latent in latents])
     return images
 
 
@@ -87,7 +87,7 @@ def _denoise(pipeline: StableDiffusionPipeline, prompts: list[str], noise: Tenso
     )[0]
 
 
-def _decode(components: Components, latent: Tensor) -> np.ndarray:
+def decode(components: Components, latent: Tensor) -> np.ndarray:
     """(C, h, w) -> (H, W, 3) uint8. One at a time, which also bounds the memory of large images."""
     vae = components.vae
     pixels = vae.decode(latent[None] / vae.config["scaling_factor"]).sample[0].float()  # type: ignore[union-attr]
@@ -96,7 +96,12 @@ def _decode(components: Components, latent: Tensor) -> np.ndarray:
     return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
-def _pipeline(components: Components, scheduler: str) -> StableDiffusionPipeline:
+def lanes_for(device: torch.device, pixels: int) -> int:
+    """Images of one forward pass."""
+    return 1 if device.type == "cpu" and pixels > LARGE else LANES
+
+
+def build_pipeline(components: Components, scheduler: str) -> StableDiffusionPipeline:
     pipeline = StableDiffusionPipeline(
         vae=components.vae,
         text_encoder=components.text_encoder,  # type: ignore[arg-type]
@@ -116,7 +121,8 @@ def _vae_factor(components: Components) -> int:
 
 
 @contextlib.contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def one_thread(device: torch.device) -> Iterator[None]:
+    """One thread for what runs on a CPU within."""
     threads = torch.get_num_threads()
     try:
         if device.type == "cpu":

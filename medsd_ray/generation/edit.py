@@ -1,0 +1,125 @@
+"""A real image changed by a model, its noise schedule and a prompt: SDEdit, and blended latent diffusion within a mask.
+
+SDEdit (Meng et al. 2022, arXiv 2108.01073, alg. 1): z₀ = E(x) is noised to t₀, the share `strength` of the schedule,
+z = √ᾱ(t₀)·z₀ + √(1 - ᾱ(t₀))·ε, and denoised from there with the prompt. Strength 0 gives the VAE's reconstruction.
+
+Within a mask m (Lugmayr et al. 2022, arXiv 2201.09865, eq. 8, without its resampling; in latents Avrahami et al. 2023,
+arXiv 2206.02779, alg. 1): after each step to t, z ← m·z + (1 - m)·(√ᾱ(t)·z₀ + √(1 - ᾱ(t))·ε), so that what is known is
+noised anew to the level of the step, and is z₀ itself at the end. The decoder sees beyond a latent's own pixels, so
+outside of the mask the image is the VAE's reconstruction by a last step in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+from torch.nn import functional
+
+from medsd_ray.data.keyed import keyed_noise
+from medsd_ray.errors import InputError
+from medsd_ray.generation.sample import Sampling, build_pipeline, decode, image_size, lanes_for, one_thread
+from medsd_ray.models.load import Components
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Images after the edit and the VAE's reconstructions of those before it, (N, H, W, 3) uint8."""
+
+    after: np.ndarray
+    reconstruction: np.ndarray
+
+
+def edit(
+    components: Components, pixels: np.ndarray, prompt: str, *, seed: int, sampling: Sampling, strength: float,
+    mask: np.ndarray | None = None,
+) -> Edited:  # fmt: skip
+    """Changes images (N, H, W, C) uint8 of the model's size after `prompt`; within `mask` (H, W) bool alone, where given.
+
+    The mask grows to whole latents. Image i is a function of (model, pixels, prompt, settings, seed, i). Raises
+    InputError for a strength outside 0 to 1, images of another size, or a mask that leaves nothing to change.
+    """
+    if not 0 <= strength <= 1:
+        raise InputError(f"strength is {strength}; choose from 0 (the image stays) to 1 (nothing of it is kept)")
+    if pixels.shape[1:3] != image_size(components):
+        raise InputError(f"images of {pixels.shape[1:3]} pixels where the model makes {image_size(components)}")
+    pipeline = build_pipeline(components, sampling.scheduler)
+    free = None if mask is None else latent_mask(mask, pixels.shape[1] // _latents(components, pixels[:1]).shape[-2])
+    if free is not None and not bool(free.any()):
+        raise InputError("the mask has no white pixel, so there is nothing to change; give one that is white where it may")
+    lanes = lanes_for(pipeline.device, pixels.shape[1] * pixels.shape[2])
+    after, before = [], []
+    with one_thread(pipeline.device), torch.inference_mode():
+        text = _text(pipeline, prompt, sampling)
+        for start in range(0, len(pixels), lanes):
+            rows = list(range(start, min(start + lanes, len(pixels))))
+            padded = rows + [start] * (lanes - len(rows))  # one shape of every pass, as in sample.py
+            z0 = _latents(components, pixels[padded])
+            noise = keyed_noise(seed, padded, tuple(z0.shape[1:]), "edit").to(z0.device)
+            z = denoise(pipeline, z0, noise, text, sampling, strength, free)
+            after += [decode(components, one) for one in z[: len(rows)]]
+            before += [decode(components, one) for one in z0[: len(rows)]]
+    made, again = np.stack(after), np.stack(before)
+    if free is not None:
+        made = np.where(pixel_mask(free, pixels.shape[1:3])[None, ..., None], made, again)
+    return Edited(made, again)
+
+
+def denoise(
+    pipeline: StableDiffusionPipeline, z0: Tensor, noise: Tensor, text: Tensor, sampling: Sampling, strength: float,
+    free: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Latents (B, C, h, w) after the edit. `text` (1 or 2, L, D): the prompt's embedding, before it the negative prompt's
+    where there is guidance; `free` (h, w) is 1 where latents may change."""
+    scheduler: Any = pipeline.scheduler
+    unet: Any = pipeline.unet
+    scheduler.set_timesteps(sampling.steps, device=z0.device)
+    first = sampling.steps - int(sampling.steps * strength)
+    if first == sampling.steps:
+        return z0
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    timesteps = scheduler.timesteps[first:]
+    context = text.repeat_interleave(len(z0), dim=0)
+    z = scheduler.add_noise(z0, noise, timesteps[:1].expand(len(z0)))
+    for index, t in enumerate(timesteps):
+        predicted = unet(scheduler.scale_model_input(torch.cat([z] * len(text)), t), t, encoder_hidden_states=context).sample
+        if len(text) == 2:
+            without, wanted = predicted.chunk(2)
+            predicted = without + sampling.guidance_scale * (wanted - without)
+        z = scheduler.step(predicted, t, z, return_dict=False)[0]
+        if free is not None:
+            last = index + 1 == len(timesteps)
+            known = z0 if last else scheduler.add_noise(z0, noise, timesteps[index + 1].expand(len(z0)))
+            z = torch.where(free.to(z.device) > 0, z, known)
+    return z
+
+
+def latent_mask(mask: np.ndarray, factor: int) -> Tensor:
+    """(H, W) bool -> (H / factor, W / factor) float32: 1 where any pixel of the latent is in the mask."""
+    return functional.max_pool2d(torch.from_numpy(mask.astype(np.float32))[None], factor)[0]
+
+
+def pixel_mask(free: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """The pixels (H, W) bool of the latents that are free."""
+    return functional.interpolate(free[None, None], size=size, mode="nearest")[0, 0].numpy() > 0.5
+
+
+def _latents(components: Components, pixels: np.ndarray) -> Tensor:
+    """(N, H, W, C) uint8 -> (N, c, h, w): the posterior's means, scaled as the U-Net sees them."""
+    vae: Any = components.vae
+    x = torch.from_numpy(pixels).to(vae.device).permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1) / 127.5 - 1
+    with torch.inference_mode():
+        return vae.encode(x).latent_dist.mean * vae.config["scaling_factor"]
+
+
+def _text(pipeline: StableDiffusionPipeline, prompt: str, sampling: Sampling) -> Tensor:
+    guided = sampling.guidance_scale > 1
+    wanted, without = pipeline.encode_prompt(
+        prompt, pipeline.device, 1, guided, negative_prompt=sampling.negative_prompt if guided else None
+    )
+    return torch.cat([without, wanted]) if without is not None else wanted
