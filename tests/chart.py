@@ -28,6 +28,9 @@ EVERYTHING = (
     "serviceMonitor.enabled=true",
     "podMonitor.enabled=true",
     "image.pullSecrets={registry}",
+    "dashboard.enabled=true",
+    "dashboard.root=s3://bucket/studies",
+    "dashboard.token.secretName=dashboard-token",
     "runtime.spec.s3.secretName=s3-credentials",
 )
 

@@ -137,7 +137,7 @@ def test_kuberay_is_asked_for_in_words():
 
 def test_every_pod_satisfies_the_restricted_pod_security_standard():
     found = pod_specs(render(*EVERYTHING))
-    assert len(found) == 6, list(found)
+    assert len(found) == 7, list(found)
     for where, pod in found.items():
         security = pod["securityContext"]
         assert security["runAsNonRoot"] is True and security["runAsUser"] > 0, where

@@ -16,6 +16,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
 
+{{- define "medsd.dashboardLabels" -}}
+app.kubernetes.io/name: medsd
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: dashboard
+{{- end }}
+
 {{- define "medsd.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default (printf "%s-cuda" .Chart.AppVersion) }}
 {{- end }}
@@ -43,7 +49,7 @@ allowPrivilegeEscalation: false
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* What the pods of the operator's image have in common: the operator itself, the Runtime's hook and the test. */ -}}
+{{- /* What the chart's own pods have in common: the operator, the Runtime's hook, the test and the dashboard. */ -}}
 {{- define "medsd.operatorPod" -}}
 securityContext:
   runAsNonRoot: true
