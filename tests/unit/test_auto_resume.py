@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command import medsd
 
 from medsd_ray.errors import InputError
 from medsd_ray.spec import RunSpec, dump_run, parse_run
 from medsd_ray.storage import FolderStorage
-from medsd_ray.training.run import finished, started
+from medsd_ray.training.run import finished, started, train
 
 RESULT = {
     "step": 8, "loss": 0.25, "validation_loss": None, "images_per_second": 12.0, "optimizer_bytes_per_worker": 2_000_000,
@@ -38,12 +37,12 @@ def test_what_is_there_decides(tmp_path: Path):
         finished(output, spec(tmp_path, seed=1))
 
 
-def test_a_finished_run_ends_at_once_with_its_summary(tmp_path: Path):
+def test_a_finished_run_ends_at_once_with_its_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = spec(tmp_path)  # its data is not there: nothing but the output is looked at
     output = FolderStorage(tmp_path / "out")
     output.write("run.yaml", dump_run(run).encode())
     output.write_json("result.json", RESULT)
-    (tmp_path / "run.yaml").write_text(dump_run(run))
-    result = medsd("train", tmp_path / "run.yaml", "--auto-resume")
-    assert result.returncode == 0 and result.stdout.startswith("done: 8 steps, loss 0.2500")
-    assert medsd("train", tmp_path / "run.yaml").returncode == 2  # without it, the output is safe
+    assert train(run, resume=False, auto_resume=True) == RESULT
+    assert capsys.readouterr().out.startswith("done: 8 steps, loss 0.2500")
+    with pytest.raises(InputError, match="--resume"):  # without it, the output is safe
+        train(run, resume=False)

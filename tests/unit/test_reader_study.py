@@ -22,7 +22,7 @@ from medsd_ray.errors import InputError
 from medsd_ray.readers.answers import Answer, Answers
 from medsd_ray.readers.new import Shown, choose, encode, new_study
 from medsd_ray.readers.report import report_study
-from medsd_ray.readers.serve import build_app
+from medsd_ray.readers.serve import build_app, serve_study
 from medsd_ray.readers.study import ANSWERS, KEY, open_study, order, reader_name
 
 
@@ -122,12 +122,16 @@ def test_a_folder_with_a_table_and_other_sizes(tmp_path: Path):
             assert image.mode == "L" and image.size == (SIZE, SIZE)
 
 
-def test_bad_input_is_one_clear_line_and_exit_2(study: Path, tmp_path: Path):
+def test_bad_input_is_one_clear_line_and_exit_2(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shards, made = study.parent / "shards", study.parent / "made"
-    assert_refused(medsd("reader-study", "new", "--real", shards, "--generated", made, "--out", study), "not an empty folder")
     assert_refused(medsd("reader-study", "serve", tmp_path), "study.json", "reader-study new")
-    assert_refused(medsd("reader-study", "serve", study, "--port", 99999), "cannot listen")
-    assert_refused(medsd("reader-study", "serve", study, "--host", "0.0.0.0", MEDSD_READER_TOKEN="short"), "16")
+    with pytest.raises(InputError, match="cannot listen"):
+        serve_study(str(study), "127.0.0.1", 99999)
+    monkeypatch.setenv("MEDSD_READER_TOKEN", "short")
+    with pytest.raises(InputError, match="choose 16 or more"):
+        serve_study(str(study), "0.0.0.0", 0)
+    with pytest.raises(InputError, match="not an empty folder"):
+        new_study(str(shards), str(made), str(study))
     with pytest.raises(InputError, match="only 12 images of each kind"):
         new_study(str(shards), str(made), str(tmp_path / "out"), num_images=100)
     for given, words in ((1, "2 or more"), (0, "2 or more")):
