@@ -124,12 +124,12 @@ def test_who_may_open_it():
 def test_the_notes_say_how_to_open_it(tmp_path: Path):
     chart = shutil.copytree(CHART, tmp_path / "medsd")
     (chart / "templates" / "NOTES.txt").rename(chart / "notes")  # Helm shows its notes only with a cluster
-    (chart / "templates" / "notes.yaml").write_text('{{ tpl (.Files.Get "notes") . | toJson }}')
+    (chart / "templates" / "notes.yaml").write_text('notes: {{ tpl (.Files.Get "notes") . | toJson }}')
     given = [word for value in (*ON, "dashboard.token.key=a.b", "kuberay.check=false") for word in ("--set", value)]
     done = helm(
         "template", "medsd", str(chart), "-n", NAMESPACE, "--kube-version", "1.34", "--show-only", "templates/notes.yaml", *given
     )
     assert done.returncode == 0, done.stderr
-    notes = yaml.safe_load(done.stdout)
+    notes = yaml.safe_load(done.stdout)["notes"]
     assert f"kubectl -n {NAMESPACE} port-forward service/medsd-dashboard 8650\n" in notes
     assert r"get secret dashboard-token -o jsonpath='{.data.a\.b}' | base64 -d" in notes
