@@ -21,11 +21,18 @@ from medsd_ray.tuning.space import apply, combinations
 from medsd_ray.tuning.trial import trial
 
 LOSS = "validation_loss"
-SHARE = {"CPU": 0, "memory": 1 << 20}
+SHARE: dict[str, float] = {"CPU": 0, "memory": 1 << 20}
 """Of a trial's own actor: no CPU, as it waits for the workers of its run, which have theirs. Ray Tune refuses an empty one."""
 
 
-class Proposals(Searcher):
+class Unpickled:
+    """Ray Tune pickles its parts for a restore of its own, which nobody asks for: the ledger is the study's memory."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Proposals(Unpickled, Searcher):
     """Ray Tune's way to the ledger's trials; none is given once the study is asked to stop."""
 
     def __init__(self, ledger: Ledger, stop: threading.Event):
@@ -40,13 +47,13 @@ class Proposals(Searcher):
         """The ledger hears of it from `Books`, which Ray Tune calls for every kind of search."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is the study's memory."""
+        """Nothing, as it is not restored from."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, as for `save`."""
 
 
-class Books(tune.Callback):
+class Books(Unpickled, tune.Callback):
     """Writes into the ledger what Ray Tune says of trials."""
 
     def __init__(self, ledger: Ledger):
@@ -83,6 +90,7 @@ def run_trials(ledger: Ledger, prompts: list[str], judged: bool, concurrent: int
     """Runs every trial that is left, `concurrent` at a time. Raises what Ray Tune raises; a trial's failure is no error."""
     study, population = ledger.study, ledger.study.search.scheduler == "pbt"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # CSV and JSON files of its own for each trial
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial's last report has no validation loss
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     path, filesystem = pyarrow_filesystem(ledger.output)
     given = {"study": study.model_dump(mode="json"), "prompts": prompts, "judged": judged}

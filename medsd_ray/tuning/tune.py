@@ -118,17 +118,22 @@ def check_output(output: Storage, study: StudySpec, resume: bool, auto_resume: b
         return False
     if not (resume or auto_resume):
         raise InputError(f"{output.url}: a study was started here; go on with --resume, or choose another output")
-    now, then = (one.model_dump(mode="json") for one in (study, known))
-    for field in now:
-        parts = [(f"{field}.{name}", now[field].get(name), then[field].get(name)) for name in now[field] | then[field]] if (
-            isinstance(now[field], dict) and isinstance(then[field], dict)
-        ) else [(field, now[field], then[field])]  # fmt: skip
-        for name, wanted, was in parts:
-            if wanted != was and not {field, name} & MAY_GROW:
-                raise InputError(
-                    f"--resume: {name} is {wanted!r}, but {was!r} in {output.url}/{SPEC}: set it back or choose another output"
-                )
+    now, then = (_fields(one) for one in (study, known))
+    for name in sorted(now.keys() | then.keys()):
+        if now.get(name) != then.get(name) and not {name, name.partition(".")[0]} & MAY_GROW:
+            raise InputError(
+                f"--resume: {name} is {now.get(name)!r}, but {then.get(name)!r} in {output.url}/{SPEC}: set it back or choose "
+                "another output"
+            )
     return True
+
+
+def _fields(study: StudySpec) -> dict[str, Any]:
+    """The fields by name, and those of a field that has its own as `search.seed`."""
+    found: dict[str, Any] = {}
+    for name, value in study.model_dump(mode="json").items():
+        found |= {f"{name}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
+    return found
 
 
 def _finished(output: Storage, study: StudySpec) -> dict[str, Any] | None:

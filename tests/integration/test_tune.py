@@ -3,6 +3,7 @@ trial runs twice, one fails alone, one is stopped early, and images are encoded 
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -92,6 +93,14 @@ def kill(process: subprocess.Popen[str]) -> None:
     assert not alive, "Ray outlives its driver"
 
 
+def train_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += [child] if "RayTrainWorker" in " ".join(child.cmdline()) else []
+    return found
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -127,6 +136,7 @@ def test_a_study_whose_driver_is_killed_and_stopped_runs_each_trial_once(root: P
     # kill -9, when the first three trials are over and the last one is half-done
     process = start()
     wait_for(lambda: last.exists(f"checkpoints/step-{EVERY:08d}/COMPLETE"), process)
+    assert len(train_workers(process)) == 1, "the stopped trial's run goes on"
     kill(process)
     assert states(output) == ["done", "stopped", "failed", "running"]
     over = contents(output, "trials/0000", "trials/0001", "trials/0002", "latents", "detector")
