@@ -26,7 +26,7 @@ def run_row(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
         "state": _text(progress.get("state")) or "starting",
         **{name: _number(progress.get(name)) for name in SHOWN},
         "updated": _text(progress.get("lastUpdateTime")),
-        "warnings": [text for text in progress.get("warnings") or [] if isinstance(text, str)],
+        "warnings": texts(progress.get("warnings")),
         "checkpoints": _checkpoints(files, at, here),
     }
 
@@ -40,6 +40,10 @@ def _number(value: Any) -> float | None:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def _checkpoints(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from medsd_ray.dashboard.files import Files, join
-from medsd_ray.dashboard.find import RUN, STUDY, STUDY_SPEC, TRIAL
-from medsd_ray.dashboard.run import PROGRESS, SHOWN, images, run_row
+from medsd_ray.dashboard.find import PROGRESS, RUN, STUDY, STUDY_SPEC, TRIAL
+from medsd_ray.dashboard.run import SHOWN, images, run_row, texts
 from medsd_ray.dashboard.specs import as_run_yaml, difference, label, read_spec
 from medsd_ray.storage import FileInfo
 
@@ -71,6 +71,7 @@ def study_view(files: Files, at: str) -> dict[str, Any] | None:
         "importance": {str(k): number(v) for k, v in _dict(raw.get("importance")).items()} or None,
         "importance_reason": _text(raw.get("importance_reason")),
         "stages": _stages(files, at) if "vae" in folders else [],
+        "warnings": texts(files.json(at, PROGRESS, here).get("warnings")),
     }
 
 
@@ -93,6 +94,7 @@ def trial_row(trial: dict[str, Any]) -> Trial:
         "id": trial["id"],
         "status": _text(trial.get("status")) or "pending",
         "error": _text(trial.get("error")),
+        "trains": trial.get("run", "") is not None,  # else U-Net and text encoder are frozen: a model judged as it is
         "seed": number(trial.get("seed")),
         "steps": number(trial.get("steps")),
         "seconds": number(trial.get("seconds")),

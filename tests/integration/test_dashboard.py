@@ -204,6 +204,7 @@ def test_text_from_storage_stays_text(page: Page, tmp_path: Path):
     trials[5]["error"] = EVIL
     study = summarise(trials, "running") | {"name": EVIL, "state": EVIL, "importance": {EVIL: 0.5}, "importance_reason": EVIL}
     write_json(tmp_path / "s/study.json", study)
+    write_json(tmp_path / "s/progress.json", {"warnings": [EVIL]})
     progress = json.loads((tmp_path / "s/trials/0000/progress.json").read_text())
     write_json(tmp_path / "s/trials/0000/progress.json", progress | {"warnings": [EVIL], "state": EVIL})
     with served(tmp_path) as address:

@@ -130,6 +130,14 @@ def test_a_study_in_short(tmp_path: Path, files: Files):
     assert study_view(files, "s/trials") is None and study_view(files, "nowhere") is None
 
 
+def test_a_studys_warnings_and_a_trial_that_trains_nothing(tmp_path: Path, files: Files):
+    write_json(tmp_path / "study.json", summarise([make_trial(0) | {"run": None}, make_trial(1)], "done"))
+    write_json(tmp_path / "progress.json", {"warnings": ["images are not judged: no labels", 3]})
+    view = study_view(files, "")
+    assert view and view["warnings"] == ["images are not judged: no labels"]
+    assert [trial["trains"] for trial in view["trials"]] == [False, True]
+
+
 def test_a_study_before_its_first_summary_is_its_trials(tmp_path: Path, files: Files):
     write_study(tmp_path, 8, with_images=False)
     (tmp_path / "study.json").unlink()

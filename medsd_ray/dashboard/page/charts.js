@@ -177,7 +177,7 @@ export function drawSlice(element, { rows, parameter, metric, palette, group, se
     },
     hovertemplate: "trial %{customdata}<br>%{text}<br>%{y:.5g}<extra></extra>",
   };
-  const named = ticks ? { tickvals: ticks, ticktext: texts.map((text) => escape(short(text))) } : {};
+  const named = ticks ? { tickvals: ticks, ticktext: texts.map((text) => escape(short(text, 16))) } : {};
   draw(element, [trace], {
     margin: { l: 52, r: 10, t: 8, b: 44 },
     xaxis: axis({ title: title(parameter.name), ...named, ...(word && { range: [-0.6, texts.length - 0.4], showgrid: false }) }),

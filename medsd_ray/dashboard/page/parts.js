@@ -6,6 +6,13 @@ export function tile(name, value, more) {
   return h("div", { class: "card tile" }, h("div", { class: "name" }, name), h("div", { class: "value" }, value), h("div", { class: "more" }, more));
 }
 
+const MOST_WARNINGS = 5;
+
+export function warnings(texts) {
+  const more = texts.length - MOST_WARNINGS;
+  return [...texts.slice(0, MOST_WARNINGS), ...(more > 0 ? [`… and ${more} more`] : [])].map((text) => h("p", { class: "warning" }, text));
+}
+
 export function picture(at, name, stamp, words) {
   const source = `/image?${new URLSearchParams({ at, name, v: stamp })}`;
   return h("figure", {}, h("img", { src: source, alt: words || name }), words && h("figcaption", {}, words));

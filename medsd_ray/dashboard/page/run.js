@@ -3,7 +3,7 @@
 import { ago, duration, fill, h, number, progress, runBadge, section } from "./dom.js";
 import { get } from "./api.js";
 import { clear, drawRun } from "./charts.js";
-import { copyButton, picture, tile } from "./parts.js";
+import { copyButton, picture, tile, warnings } from "./parts.js";
 
 const CHARTS = [
   { key: "losses", title: "Loss", names: (name) => name === "loss" || name === "validation_loss" },
@@ -51,7 +51,7 @@ export class Run {
       tile("Validation loss", number(run.validation_loss), ""),
       tile("Checkpoints", number(run.checkpoints.complete.length), run.checkpoints.complete.length ? `newest at step ${number(run.checkpoints.complete.at(-1))}` : "none yet"),
     );
-    fill(this.warnings, run.warnings.map((text) => h("p", { class: "warning" }, text)));
+    fill(this.warnings, warnings(run.warnings));
     this.#curves(run);
     this.#checkpoints(run.checkpoints);
     this.#samples(run);

@@ -52,7 +52,7 @@ export class Difference {
     if (pair === this.pair) return;
     const { data } = await get("/api/diff", { at: this.at, a, b });
     this.pair = data.difference === null ? "" : pair;
-    if (data.difference === null) return fill(this.element, h("p", { class: "soft" }, "One of the two has not begun, so it has no spec yet."));
+    if (data.difference === null) return fill(this.element, h("p", { class: "soft" }, "One of the two has no spec: it has not begun, or trains nothing."));
     const cell = (text, kind) => h("td", { class: kind }, text === null ? h("span", { class: "soft" }, "absent") : text);
     const rows = data.difference.map((one) => h("tr", {}, h("th", { scope: "row" }, one.field), cell(one.a, "old"), cell(one.b, "new")));
     const more = picked.length > 2 && h("p", { class: "note" }, "Of the trials selected, the first two.");
@@ -94,13 +94,14 @@ export class Drawer {
       this.copy.hidden = false;
     } catch (error) {
       this.copy.hidden = true;
-      setText(this.spec, error instanceof Missing ? "It has not begun, so it has no spec yet." : error.message);
+      const none = trial.trains ? "It has not begun, so it has no spec yet." : "Nothing is trained: U-Net and text encoder are frozen, and the model is judged as it is.";
+      setText(this.spec, error instanceof Missing ? none : error.message);
     }
   }
 
   update(trial) {
     fill(this.heading, `Trial ${trial.id} `, badge(trial.status));
-    fill(this.run, link("run", under(this.at, trial.id), "Its curves, checkpoints and samples"));
+    fill(this.run, trial.trains && link("run", under(this.at, trial.id), "Its curves, checkpoints and samples"));
     this.error.hidden = !trial.error;
     setText(this.error, trial.error ?? "");
     const pairs = [...Object.entries(trial.metrics), ...Object.entries(trial.params), ["seed", trial.seed], ["steps", trial.steps]];

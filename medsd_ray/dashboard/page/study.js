@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { clear, colors, drawCurves, drawImportance, drawParallel, drawSlice, selectedColor } from "./charts.js";
 import { Filter, searchable } from "./filter.js";
 import { runColumns } from "./home.js";
-import { tile } from "./parts.js";
+import { tile, warnings } from "./parts.js";
 import { Difference, Drawer, Images } from "./side.js";
 import { Table } from "./table.js";
 import { combinationColumns, trialColumns } from "./trials.js";
@@ -22,6 +22,7 @@ export class Study {
     this.picked = [];
     this.head = h("div", { class: "head" });
     this.tiles = h("div", { class: "tiles" });
+    this.warnings = h("div");
     this.filter = new Filter(() => this.#show());
     this.trials = new Table({ label: "Trials", empty: "No trial is like that.", rowClass: (row) => (this.picked.includes(row.id) ? "picked" : ""), onClick: (id) => this.#pick(id, !this.picked.includes(id)) });
     this.combinations = new Table({ label: "Combinations", empty: "None has ended yet." });
@@ -47,15 +48,24 @@ export class Study {
     main.append(
       this.head,
       this.tiles,
+      this.warnings,
       section("combinations", "Combinations", "Mean over seeds with its interval, best first.", this.combinations.element),
       this.filter.element,
       section("trials", "Trials", "Click a row to select it; its number shows its spec.", this.trials.element),
-      section("learning", "Learning curves", null, h("div", { class: "choices" }, which, scale), this.chart.curves, this.curveNote),
-      section("parallel", "Parallel coordinates", "A line is a trial, colored by the metric. Drag along an axis to keep a range.", this.chart.parallel),
+      h(
+        "div",
+        { class: "two" },
+        section("learning", "Learning curves", null, h("div", { class: "choices" }, which, scale), this.chart.curves, this.curveNote),
+        section("parallel", "Parallel coordinates", "A line is a trial, colored by the metric. Drag along an axis to keep a range.", this.chart.parallel),
+      ),
       section("slices", "Each parameter against the metric", null, this.slices),
-      section("importance", "Importance", "Of each dimension for the metric.", this.chart.importance, this.importanceNote),
       section("samples", "Samples side by side", null, this.pickedNote, this.images.element),
-      section("difference", "Difference of two specs", null, this.difference.element),
+      h(
+        "div",
+        { class: "two" },
+        section("importance", "Importance", "Of each dimension for the metric.", this.chart.importance, this.importanceNote),
+        section("difference", "Difference of two specs", null, this.difference.element),
+      ),
       this.stageCard,
       this.drawer.element,
     );
@@ -106,6 +116,7 @@ export class Study {
     const count = (name) => study.counts[name] ?? 0;
     const ended = count("done") + count("stopped") + count("failed");
     fill(this.head, h("h1", {}, study.name, " ", badge(study.state)), h("p", { class: "note" }, h("code", {}, study.at || "."), ` · ${study.mode === "min" ? "lowest" : "highest"} ${(study.metric ?? "metric").replaceAll("_", " ")} wins · updated ${ago(study.modified)}`));
+    fill(this.warnings, warnings(study.warnings));
     const running = study.trials.filter((trial) => trial.live);
     fill(
       this.tiles,
