@@ -42,7 +42,7 @@ class Dimension(Strict):
 
     cel: ClassVar = (
         (
-            "[has(self.choice), has(self.uniform), has(self.loguniform)].filter(given, given).size() == 1",
+            "!has(self.uniform) || !has(self.loguniform)",  # CEL does not see `choice`, whose values are of any type
             "give one of choice, uniform and loguniform",
         ),
         ("!has(self.uniform) || self.uniform[0] < self.uniform[1]", "uniform: the first number must be below the second"),

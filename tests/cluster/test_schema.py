@@ -17,6 +17,7 @@ from kubernetes.client import ApiException, CoreV1Api, CustomObjectsApi
 from kubernetes.config import new_client_from_config
 from specs import BAD, GOOD, RUN, changed
 
+from medsd_ray.operator.naming import PLURALS
 from medsd_ray.operator.objects import EvaluationSpec, FineTuneSpec, Phase, RuntimeSpec, StudyJobSpec
 from medsd_ray.spec import parse_run
 
@@ -66,7 +67,7 @@ class Server:
         return self._call(call, call, kind, {"status": status}, name=name)
 
     def _call(self, namespaced: Callable, cluster: Callable, kind: str, body: dict[str, Any], **options: Any) -> dict[str, Any]:
-        where = {"group": GROUP, "version": VERSION, "plural": f"{kind.lower()}s", "body": body, **options}
+        where = {"group": GROUP, "version": VERSION, "plural": PLURALS.get(kind, "runtimes"), "body": body, **options}
         try:
             return cluster(**where) if kind == "Runtime" else namespaced(namespace=self.namespace, **where)
         except ApiException as error:
@@ -93,7 +94,7 @@ def server(cluster) -> Iterator[Server]:
         core.delete_namespace(namespace)
 
 
-@pytest.mark.parametrize("name", ["runtime", "finetune", "evaluation"])
+@pytest.mark.parametrize("name", ["runtime", "finetune", "study", "evaluation"])
 @pytest.mark.parametrize("verb", [("create",), ("apply", "--server-side")], ids=" ".join)
 def test_the_samples_are_taken_by_kubectl(server: Server, cluster, name: str, verb: tuple[str, ...]):
     sample = own_group(K8S / f"samples/{name}.yaml")
@@ -132,8 +133,7 @@ def test_a_bad_run_is_refused_in_words(server: Server, changes: dict[str, Any], 
         ("Study", {"study.output": "out"}, "study.output must be an s3:// address"),
         ("Study", {"study.shards": "out"}, "study.shards must be an s3:// address"),
         ("Study", {"study.space": {"resources.num_workers": {"choice": [1, 2]}}}, "the trials share one cluster"),
-        ("Study", {"study.space": {"seed": {}}}, "give one of choice, uniform and loguniform"),
-        ("Study", {"study.space": {"a": {"choice": [1], "uniform": [0, 1]}}}, "give one of choice, uniform and loguniform"),
+        ("Study", {"study.space": {"a": {"uniform": [0, 1], "loguniform": [1, 2]}}}, "give one of choice, uniform and loguniform"),
         ("Study", {"study.space": {"a": {"loguniform": [0.0, 1.0]}}}, "loguniform: the first number must be above 0"),
         ("Study", {"study.search": {"searcher": "tpe"}}, "num_samples is needed by random and tpe"),
         ("Study", {"study.search": {"scheduler": "asha"}}, "grace_steps is needed by asha"),
@@ -179,7 +179,7 @@ def test_the_defaults_are_the_models_own(server: Server):
 
 CHANGES: dict[str, dict[str, Any]] = {  # of each field that is held, for each kind
     "FineTune": {"run": changed(RUN, {"seed": 1}), "report": REPORT},
-    "Study": {"study": {**STUDY, "seeds": [1]}},
+    "Study": {"study": {**STUDY, "run": {**STUDY["run"], "objective": {"snr_gamma": 1.0}}}},
     "Evaluation": {"model": "s3://bucket/other", "base": "medsd-small", "report": {**REPORT, "seed": 1}, "numWorkers": 2},
 }
 for held in CHANGES.values():
