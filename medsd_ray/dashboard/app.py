@@ -22,7 +22,7 @@ from medsd_ray.dashboard.find import PROGRESS, RUN, TRIAL, find, is_study
 from medsd_ray.dashboard.run import IMAGE, run_row, run_view
 from medsd_ray.dashboard.study import compare, safe_id, study_row, study_view, trial_images, trial_spec
 from medsd_ray.errors import InputError, RunError
-from medsd_ray.storage import Storage
+from medsd_ray.storage import FolderStorage, Storage, absolute, open_storage
 from medsd_ray.web import CSP, Guard, access_token, serve
 
 TOKEN = "MEDSD_DASHBOARD_TOKEN"
@@ -73,8 +73,12 @@ class Dashboard:
             return None
         try:
             data = self.files.store.read(join(at, name))
-        except (FileNotFoundError, InputError):  # the latter: a link that leads out of the root
+        except FileNotFoundError:
             return None
+        except InputError:
+            if isinstance(self.files.store, FolderStorage):  # a link that leads out of the root
+                return None
+            raise
         return data if data.startswith(PNG) else None
 
 
@@ -205,8 +209,6 @@ def _of_studies(app: FastAPI, board: Dashboard) -> None:
 
 def dashboard(root: str, host: str, port: int) -> None:
     """Serves the studies and runs below `root` until Ctrl-C. Raises InputError for a root that cannot be read."""
-    from medsd_ray.storage import FolderStorage, absolute, open_storage
-
     store = absolute(open_storage(root))
     if isinstance(store, FolderStorage) and not store.root.is_dir():
         raise InputError(f"{root}: no such folder; name one with studies or runs below it, or an s3:// address")

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from medsd_ray.errors import InputError
-from medsd_ray.storage import FileInfo, Storage
+from medsd_ray.storage import FileInfo, FolderStorage, Storage
 
 KEPT = 20_000
 """Files whose contents are remembered, such as the curves of as many trials."""
@@ -38,13 +38,17 @@ class Files:
         self._lock = threading.Lock()
 
     def level(self, folder: str) -> tuple[list[str], dict[str, FileInfo]]:
-        """Folders and files of one folder; nothing for one that is absent or leads elsewhere, as a link may."""
+        """Folders and files of one folder; nothing for one that is absent or closed to us."""
         try:
             return self.store.level(folder)
-        except InputError:
-            if folder:
+        except (InputError, PermissionError) as error:
+            if folder and self._closed(error):
                 return [], {}
             raise
+
+    def _closed(self, error: Exception) -> bool:
+        """Whether this one file or folder may not be read: it is a link that leads out of the root, or not ours."""
+        return isinstance(error, PermissionError) or isinstance(self.store, FolderStorage)
 
     def get(self, key: str, stamp: str | None, parse: Callable[[bytes], Any], what: str = "") -> Any:
         """`parse` of the file's bytes, made once for each stamp; None where the file is absent (stamp None) or unreadable.
@@ -61,6 +65,10 @@ class Files:
         try:
             value = parse(self.store.read(key))
         except (FileNotFoundError, ValueError):
+            value = None
+        except (InputError, PermissionError) as error:
+            if not self._closed(error):
+                raise
             value = None
         with self._lock:
             self._known[key, what] = stamp, value

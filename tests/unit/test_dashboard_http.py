@@ -175,6 +175,17 @@ def test_no_other_file_is_handed_out(root: Path, page: TestClient):
         assert "secret" not in page.get(path).text and page.get(path).status_code == 404
 
 
+def test_a_link_out_of_the_root_is_not_followed_and_breaks_nothing(root: Path, tmp_path: Path):
+    (tmp_path / "inner/study").mkdir(parents=True)
+    (tmp_path / "inner/study/study.json").symlink_to(root / "studies/one/study.json")
+    (tmp_path / "inner/runs").symlink_to(root / "runs", target_is_directory=True)
+    page = client(tmp_path / "inner")
+    overview = page.get("/api/overview").json()
+    assert [one["trials"] for one in overview["studies"]] == [0] and overview["runs"] == []
+    assert page.get("/api/study", params={"at": "study"}).json()["trials"] == []
+    assert page.get("/api/run", params={"at": "runs/alone"}).status_code == 404
+
+
 def test_a_storage_that_is_away_is_said_in_a_line(root: Path, monkeypatch: pytest.MonkeyPatch):
     def away(*_: object) -> None:
         raise InputError("s3://bucket: no S3 server answers at http://localhost:1; check AWS_ENDPOINT_URL")
