@@ -1,4 +1,7 @@
-"""Where the studies and runs of a root are: a folder with study.json or study.yaml, or with run.yaml and progress.json."""
+"""Where the studies and runs of a root are: folders with study.json, with study.yaml and progress.json, or with run.yaml and it.
+
+A study.yaml or run.yaml alone may be what a user wrote, with outputs below its folder.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ class Found:
 
 
 def is_study(files: dict[str, FileInfo]) -> bool:
-    return STUDY in files or STUDY_SPEC in files
+    return STUDY in files or (STUDY_SPEC in files and PROGRESS in files)
 
 
 def is_run(files: dict[str, FileInfo]) -> bool:
@@ -41,7 +44,7 @@ def _look(files: Files, folder: str, depth: int, found: Found) -> None:
         found.studies[folder] = here
     elif is_run(here):
         found.runs[folder] = here
-    elif RUN not in here and depth:
+    elif depth:
         for name in folders:
             if not name.startswith("."):
                 _look(files, join(folder, name), depth - 1, found)

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from medsd_ray.dashboard.files import Files, join
-from medsd_ray.dashboard.find import PROGRESS, RUN, STUDY, STUDY_SPEC, TRIAL
+from medsd_ray.dashboard.find import PROGRESS, RUN, STUDY, STUDY_SPEC, TRIAL, is_study
 from medsd_ray.dashboard.run import SHOWN, images, run_row, texts
 from medsd_ray.dashboard.specs import as_run_yaml, difference, label, read_spec
 from medsd_ray.storage import FileInfo
@@ -56,7 +56,7 @@ def _raw(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
 def study_view(files: Files, at: str) -> dict[str, Any] | None:
     """All that the page of one study shows but curves and images; None where there is no study."""
     folders, here = files.level(at)
-    if STUDY not in here and STUDY_SPEC not in here:
+    if not is_study(here):
         return None
     raw = _raw(files, at, here)
     trials = [trial_row(trial) for trial in _dicts(raw.get("trials")) if safe_id(trial.get("id"))]

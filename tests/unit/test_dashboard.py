@@ -99,8 +99,10 @@ def test_studies_and_runs_are_found_and_nothing_below_them(tmp_path: Path, files
     write_run(tmp_path / "runs/one", make_trial(0))
     write_run(tmp_path / "runs/.hidden", make_trial(0))
     (tmp_path / "shards/train").mkdir(parents=True)
-    (tmp_path / "starting").mkdir()
+    write_json(tmp_path / "starting/progress.json", {"state": "running"})
     (tmp_path / "starting/study.yaml").write_text("name: soon\nmetric: fid\nmode: min\n")
+    for name in ("study.yaml", "run.yaml", "runs/run.yaml"):  # a user's own, beside the outputs
+        (tmp_path / name).write_text("name: mine\n")
     (tmp_path / "runs/elsewhere").symlink_to("/usr", target_is_directory=True)
     found = find(files)
     assert sorted(found.studies) == ["a/study", "starting"] and sorted(found.runs) == ["runs/one"]
@@ -140,6 +142,7 @@ def test_a_studys_warnings_and_a_trial_that_trains_nothing(tmp_path: Path, files
 
 def test_a_study_before_its_first_summary_is_its_trials(tmp_path: Path, files: Files):
     write_study(tmp_path, 8, with_images=False)
+    write_json(tmp_path / "progress.json", {"state": "running"})
     (tmp_path / "study.json").unlink()
     view = study_view(files, "")
     assert view and [trial["id"] for trial in view["trials"]] == [f"{index:04d}" for index in range(7)]  # the last is pending
