@@ -17,6 +17,7 @@ from medsd_ray.study import StudySpec
 from medsd_ray.training.progress import PROGRESS, now
 from medsd_ray.tuning import plan, results, suggest
 from medsd_ray.tuning.results import OVER, Trial
+from medsd_ray.tuning.space import within
 
 STUDY, BEST, TABLE = "study.json", "best.yaml", "study.md"
 
@@ -90,7 +91,7 @@ class Ledger:
     def started(self, name: str, params: dict[str, Any]) -> None:
         """`params` are pbt's own by now, where it has changed them."""
         self._started[name] = time.monotonic()
-        self.update(name, status="running", error=None, params=self.trial(name)["params"] | params)
+        self.update(name, status="running", error=None, params=within(self.study.space, self.trial(name)["params"] | params))
 
     def ended(self, name: str, status: str, **changes: Any) -> None:
         """`pending` is the status of a trial that was interrupted: it goes on with the study."""

@@ -60,15 +60,15 @@ class Books(Unpickled, tune.Callback):
         self.ledger = ledger
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.ledger.started(trial.config["trial"], trial.config.get("params", {}))
-        print(self.ledger.line(trial.config["trial"]), flush=True)
+        self.ledger.started(str(trial), trial.config.get("params", {}))
+        print(self.ledger.line(str(trial)), flush=True)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
         if LOSS in result:
-            self.ledger.heard(trial.config["trial"], result["step"], result[LOSS])
+            self.ledger.heard(str(trial), result["step"], result[LOSS])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        name, result = trial.config["trial"], trial.last_result
+        name, result = str(trial), trial.last_result
         if result.get("interrupted"):
             self.ledger.ended(name, "pending")
         elif error := result.get("error"):
@@ -81,7 +81,7 @@ class Books(Unpickled, tune.Callback):
         print(self.ledger.line(name), flush=True)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        name = trial.config["trial"]
+        name = str(trial)
         self.ledger.ended(name, "failed", error="its process was lost; Ray's logs say more")
         print(self.ledger.line(name), flush=True)
 
@@ -101,6 +101,8 @@ def run_trials(ledger: Ledger, prompts: list[str], judged: bool, concurrent: int
             num_samples=1 if population else -1,
             search_alg=None if population else Proposals(ledger, stop),
             scheduler=scheduler(study, ledger),
+            # A trial's name, to Ray Tune too, is the ledger's: pbt gives it another one's config.
+            trial_name_creator=lambda one: one.config["trial"],
             max_concurrent_trials=concurrent,
         ),
         run_config=tune.RunConfig(

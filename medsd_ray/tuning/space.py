@@ -90,3 +90,13 @@ def apply(template: dict[str, Any], combination: Combination) -> dict[str, Any]:
         else:
             inner[last] = copy.deepcopy(value)
     return values
+
+
+def within(space: Space, params: Combination) -> Combination:
+    """The values with those of ranges brought back between their ends, which pbt's steps may leave."""
+    found = dict(params)
+    for path, value in params.items():
+        if space[path].choice is None:
+            low, high = space[path].bounds
+            found[path] = min(max(value, low), high)
+    return found

@@ -29,7 +29,7 @@ from medsd_ray.training.steps import step_folder
 from medsd_ray.tuning import plan
 from medsd_ray.tuning.fork import adopt, fork
 from medsd_ray.tuning.score import score
-from medsd_ray.tuning.space import Combination, apply
+from medsd_ray.tuning.space import Combination, apply, within
 
 LOOK_EVERY_S = 1.0
 CHECKPOINT_S = 60.0
@@ -39,12 +39,14 @@ Report = Callable[..., None]
 def trial(config: dict[str, Any], study: dict[str, Any], prompts: list[str], judged: bool) -> None:
     """Ray Tune's function trainable. Its last report has `final`, with metrics, or `error`, or neither after an interrupt.
 
-    `config` names the trial; `params` in it are those that pbt may change.
+    `params` of the config are those that pbt may change.
     """
     from ray import tune
 
     try:
-        final = Work(parse_study(study), config["trial"], config.get("params", {}), prompts, judged).run(tune.report)
+        final = Work(parse_study(study), tune.get_context().get_trial_name(), config.get("params", {}), prompts, judged).run(
+            tune.report
+        )
     except Interrupted:
         tune.report({"interrupted": True})
     except (InputError, RunError) as error:
@@ -63,7 +65,7 @@ class Work:
         self.study, self.name, self.prompts, self.judged = study, name, prompts, judged
         self.store = open_storage(study.output)
         record = self.store.read_json(f"{plan.TRIALS}/{name}/trial.json")
-        self.params: Combination = record["params"] | changed
+        self.params: Combination = within(study.space, record["params"] | changed)
         self.seed: int = record["seed"]
         self.stop = threading.Event()
 

@@ -141,6 +141,17 @@ def test_the_budget_ends_a_search(tmp_path: Path):
     assert late.out_of_time
 
 
+def test_what_pbt_changes_stays_within_its_range(tmp_path: Path):
+    how = {"searcher": "random", "num_samples": 2, "scheduler": "pbt", "interval_steps": 10}
+    space = {"training.learning_rate": {"loguniform": [1e-5, 1e-3]}}
+    ledger = Ledger(
+        study_of(space=space, search=how, seeds=[0], **{"run.components": {"unet": "full"}}), FolderStorage(tmp_path), {}
+    )
+    assert len(ledger.plan_all()) == 2
+    ledger.started("0001", {"training.learning_rate": 2e-3})
+    assert Ledger(ledger.study, ledger.output, {}).trial("0001")["params"] == {"training.learning_rate": 1e-3}
+
+
 def test_progress_is_in_the_form_of_a_runs(ledger: Ledger, tmp_path: Path):
     first, second = ledger.next(), ledger.next()
     assert first and second
