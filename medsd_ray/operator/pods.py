@@ -6,12 +6,14 @@ import math
 import re
 from typing import Any
 
-from medsd_ray.operator.objects import JobSpec, Pool, RuntimeSpec
+from medsd_ray.operator.objects import JobSpec, Pool, RuntimeSpec, StudyJobSpec
 
 DRIVER_PORT = 8799
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "medsd": DRIVER_PORT}
 AGENT_PORT = 52365
 HEAD_SHARED_MEMORY = "512Mi"
+TRIAL_MIB = 2560
+"""Measured: 1.2 GB and 0.8 GB, most of it PyTorch's and Ray's code."""
 LEAST_OBJECT_STORE = 80 * 10**6
 """Bytes; Ray refuses less than 75 MiB."""
 UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -28,10 +30,11 @@ STARTUP_PROBE = {
 def head_group(runtime: RuntimeSpec, spec: JobSpec, name: str, labels: dict[str, str]) -> dict[str, Any]:
     """`name`: of the ConfigMap with job.yaml."""
     head = runtime.head
+    memory = head_memory(head.memory, spec)
     container = {
         **_container(runtime, "ray-head"),
         "ports": [{"name": port, "containerPort": number} for port, number in HEAD_PORTS.items()],
-        "resources": _resources(head.cpus, head.memory, {}),
+        "resources": _resources(head.cpus, memory, {}),
     }
     pod = _pod(runtime, spec, container, HEAD_SHARED_MEMORY)
     container["volumeMounts"].append({"name": "medsd-job", "mountPath": "/etc/medsd", "readOnly": True})
@@ -46,6 +49,14 @@ def head_group(runtime: RuntimeSpec, spec: JobSpec, name: str, labels: dict[str,
         },
         "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
     }
+
+
+def head_memory(quantity: str, spec: JobSpec) -> str:
+    """The runtime's, and in a study as much more as its trials take there: in the head each has a process of its own, and Ray
+    Train's controller. Without it Ray kills one of them, and the trial with it."""
+    if not isinstance(spec, StudyJobSpec):
+        return quantity
+    return f"{math.ceil(amount(quantity) / 2**20) + TRIAL_MIB * spec.study.search.max_concurrent}Mi"
 
 
 def worker_group(

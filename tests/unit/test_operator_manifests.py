@@ -218,6 +218,8 @@ def test_a_study_has_room_for_one_trial_up_to_all_at_once():
     assert set(job) == {"attempt", "study"} and made.name == "x-s1"
     assert job["study"]["run"]["resources"] == {"num_workers": 2, "use_gpu": True, "max_failures": 7}
     assert parse_study(job["study"]).name == "x"
+    head = groups(made)[0]["template"]["spec"]["containers"][0]["resources"]
+    assert head["requests"]["memory"] == head["limits"]["memory"] == f"{4096 + 2 * 2560}Mi"
     workers = planned(study()).rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     assert (workers["minReplicas"], workers["maxReplicas"]) == (2, 4)  # two trials of two workers, one of each pod
 
