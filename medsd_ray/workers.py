@@ -40,7 +40,8 @@ def _over_actors(worker: Any, tasks: Sequence[Task], num_workers: int, use_gpu: 
     ensure_ray(num_workers)
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise InputError("no GPU in this Ray cluster; leave --use-gpu out")
-    kind: Any = ray.remote(num_cpus=1, num_gpus=int(use_gpu))(_Actor)
+    # "DEFAULT": also in a trial of Ray Tune, whose own placement group has no room for workers and would hold them.
+    kind: Any = ray.remote(num_cpus=1, num_gpus=int(use_gpu), scheduling_strategy="DEFAULT")(_Actor)
     shared = ray.put(worker)
     actors = [kind.remote(shared) for _ in range(min(num_workers, len(tasks)))]
     running: dict[Any, tuple[Any, Task | None]] = {actor.ready.remote(): (actor, None) for actor in actors}
