@@ -6,6 +6,23 @@ const PALETTE = ["#3b76c4", "#d9822b", "#3a9a5b", "#b8477c", "#7b62c9", "#2a9aa3
 const SELECTED = ["#e0352b", "#1857b8", "#0d7d4d", "#9a2fb0", "#c46a00", "#00838f", "#5d4037", "#37474f"];
 const webgl = Boolean(document.createElement("canvas").getContext("webgl"));
 
+let loading = null;
+
+// Plotly's five megabytes are fetched when a page first needs a chart, after its tables are there.
+export function plotly() {
+  loading ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.onload = resolve;
+    script.onerror = () => {
+      loading = null;
+      reject(new Error("The server did not send plotly.min.js; the page tries again."));
+    };
+    script.src = "/page/plotly.min.js";
+    document.head.append(script);
+  });
+  return loading;
+}
+
 export const escape = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 export const selectedColor = (index) => SELECTED[index % SELECTED.length];
 

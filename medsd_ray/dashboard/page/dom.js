@@ -20,6 +20,14 @@ export function fill(element, ...children) {
   if (fresh.length !== old.length || fresh.some((node, index) => !node.isEqualNode(old[index]))) element.replaceChildren(...fresh);
 }
 
+// Once what is there has been painted; soon, where the window is hidden and nothing is.
+export function painted() {
+  return new Promise((resolve) => {
+    requestAnimationFrame(() => setTimeout(resolve));
+    setTimeout(resolve, 200);
+  });
+}
+
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

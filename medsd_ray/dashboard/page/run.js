@@ -2,7 +2,7 @@
 
 import { ago, duration, fill, h, number, progress, runBadge, section } from "./dom.js";
 import { get } from "./api.js";
-import { clear, drawRun } from "./charts.js";
+import { clear, drawRun, plotly } from "./charts.js";
 import { copyButton, picture, tile, warnings } from "./parts.js";
 
 const CHARTS = [
@@ -39,10 +39,10 @@ export class Run {
 
   async poll() {
     const { changed, data } = await get("/api/run", { at: this.at }, "run");
-    if (changed) this.data = data;
+    if (changed) [this.data, this.stale] = [data, true];
     const run = this.data;
     fill(this.head, h("h1", {}, run.name, " ", runBadge(run)), h("p", { class: "note" }, h("code", {}, run.at || "."), ` · updated ${ago(run.updated)}`));
-    if (!changed) return false;
+    if (!this.stale) return false;
     fill(
       this.tiles,
       tile("Progress", progress(run.step, run.total), run.state === "running" && run.eta_seconds ? `${duration(run.eta_seconds)} left` : "steps"),
@@ -52,10 +52,12 @@ export class Run {
       tile("Checkpoints", number(run.checkpoints.complete.length), run.checkpoints.complete.length ? `newest at step ${number(run.checkpoints.complete.at(-1))}` : "none yet"),
     );
     fill(this.warnings, warnings(run.warnings));
-    this.#curves(run);
     this.#checkpoints(run.checkpoints);
     this.#samples(run);
     fill(this.spec, run.yaml ?? "No run.yaml here yet.");
+    await plotly();
+    this.#curves(run);
+    this.stale = false;
     return false;
   }
 

@@ -1,8 +1,8 @@
 // One study: which combination is best, and all its trials in a table and in charts that share one filter and one selection.
 
-import { ago, badge, duration, fill, h, number, progress, section, setText, title } from "./dom.js";
+import { ago, badge, duration, fill, h, number, painted, progress, section, setText, title } from "./dom.js";
 import { get } from "./api.js";
-import { clear, colors, drawCurves, drawImportance, drawParallel, drawSlice, selectedColor } from "./charts.js";
+import { clear, colors, drawCurves, drawImportance, drawParallel, drawSlice, plotly, selectedColor } from "./charts.js";
 import { Filter, searchable } from "./filter.js";
 import { runColumns } from "./home.js";
 import { tile, warnings } from "./parts.js";
@@ -80,9 +80,15 @@ export class Study {
       this.filter.update(data);
     }
     this.#headline();
+    if (changed) {
+      this.#tables();
+      this.stale = true;
+      await painted();
+    }
+    await plotly();
+    if (this.stale) this.#charts();
     const { news, more } = await this.#fetchCurves();
-    if (changed) this.#show();
-    else if (news) this.#drawCurves(this.kept);
+    if (news) this.#drawCurves(this.kept);
     await this.#side();
     return more;
   }
@@ -136,9 +142,18 @@ export class Study {
 
   // All that depends on the filter or the selection.
   #show() {
+    if (!this.data) return;
+    this.#tables();
+    if (window.Plotly) this.#charts();
+  }
+
+  #metric() {
+    return this.filter.metric.value || this.data.metric;
+  }
+
+  #tables() {
     const study = this.data;
-    if (!study) return;
-    const metric = this.filter.metric.value || study.metric;
+    const metric = this.#metric();
     const chosen = this.#chosen();
     this.kept = this.filter.apply(study.trials);
     this.trials.setColumns(trialColumns({ study, metric, pick: (id, on) => this.#pick(id, on), isPicked: (id) => this.picked.includes(id), colorOf: (id) => chosen.get(id), more: (id) => this.#open(id) }));
@@ -147,13 +162,20 @@ export class Study {
     this.combinations.update(study.combinations.map((one, index) => ({ ...one, rank: index + 1, key: JSON.stringify(one.params) })));
     this.stages.update(study.stages.map((run) => ({ ...run, key: run.at })));
     this.stageCard.hidden = study.stages.length === 0;
-    if (this.drawer.id) this.drawer.update(this.#trial(this.drawer.id));
+    const open = this.#trial(this.drawer.id);
+    if (open) this.drawer.update(open);
+  }
+
+  #charts() {
+    const study = this.data;
+    const metric = this.#metric();
     const mode = metric === study.metric ? study.mode : /loss|fid|kid|distance/.test(metric ?? "") ? "min" : "max";
     this.palette = colors(study.trials.map(group));
     this.#drawCurves(this.kept);
     drawParallel(this.chart.parallel, { rows: this.kept, parameters: study.parameters, metric, mode });
     this.#drawSlices(metric);
     this.#drawImportance();
+    this.stale = false;
   }
 
   #trial(id) {
