@@ -106,7 +106,7 @@ export function drawCurves(element, { groups, palette, selected, metric, log, on
   const traces = [...groups].map(([name, curves]) => joined(curves, name, palette.get(name), false, { opacity: dim, showlegend: true }));
   selected.forEach(([id, curve, color]) => traces.push(joined([[id, curve]], `trial ${id}`, color, true, { showlegend: true })));
   draw(element, traces, {
-    xaxis: axis({ title: "step" }),
+    xaxis: axis({ title: "step", exponentformat: "none" }),
     yaxis: axis({ title: title(metric), type: log ? "log" : "linear" }),
     showlegend: true,
   });
@@ -231,7 +231,7 @@ export function drawRun(element, curves, heading, log) {
     hovertemplate: "step %{x}<br>%{y:.5g}<extra>%{fullData.name}</extra>",
   }));
   draw(element, traces, {
-    xaxis: axis({ title: "step" }),
+    xaxis: axis({ title: "step", exponentformat: "none" }),
     yaxis: axis({ title: heading, type: log ? "log" : "linear" }),
     showlegend: traces.length > 1,
   });

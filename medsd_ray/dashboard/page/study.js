@@ -88,7 +88,7 @@ export class Study {
     await plotly();
     if (this.stale) this.#charts();
     const { news, more } = await this.#fetchCurves();
-    if (news) this.#drawCurves(this.kept);
+    if (news && (!more || this.curves.size >= 2 * this.drawn)) this.#drawCurves(this.kept);
     await this.#side();
     return more;
   }
@@ -192,6 +192,7 @@ export class Study {
 
   #drawCurves(kept) {
     const chosen = this.#chosen();
+    this.drawn = this.curves.size;
     const groups = new Map([...this.palette.keys()].map((name) => [name, []]));
     const selected = [];
     for (const trial of kept) {
