@@ -177,35 +177,10 @@ def generate(
     )
 
 
-@app.command()
-def evaluate(
-    real: Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")],
-    generated: Annotated[str, typer.Option(help="Folder that generate wrote")],
-    out: Annotated[str, typer.Option(help="Folder or s3:// for report.html and report.json")],
-    base: Annotated[str | None, typer.Option(help="Images of the model before adaptation, as a reference")] = None,
-    label: Annotated[str, typer.Option(help="The field of the shards' labels that the classifier learns")] = "finding",
-    inception: Annotated[Path | None, typer.Option(help="Weight file of the FID Inception network (torch-fidelity's)")] = None,
-    xrv: Annotated[Path | None, typer.Option(help="Weight file of a torchxrayvision DenseNet-121")] = None,
-    clip: Annotated[str | None, typer.Option(help="Folder of a CLIP model, for the image-text score")] = None,
-    run: Annotated[str | None, typer.Option(help="Output of the training run, for its loss curve and speed")] = None,
-    vae: Annotated[str | None, typer.Option(help="Model whose VAE's reconstructions of real images are measured")] = None,
-    lpips: Annotated[Path | None, typer.Option(help="Weight file of torchvision's AlexNet, for LPIPS of --vae")] = None,
-    seed: Annotated[int, typer.Option(help="Of the classifier and the bootstrap")] = 0,
-) -> None:
-    """Measure generated images against real ones; write report.html and report.json.
-
-    Example: medsd evaluate --real shards/ --generated images/ --out report/
-    """
-    from medsd_ray.evaluation.evaluate import evaluate as run_evaluation
-
-    run_evaluation(
-        real, generated, out, base=base, label=label, inception=inception, xrv=xrv, clip=clip, run=run, vae=vae, lpips=lpips,
-        seed=seed,
-    )  # fmt: skip
-
-
+app.command()(evaluation.evaluate)
 app.command()(evaluation.insert)
 app.command()(evaluation.augment)
+app.command()(evaluation.prompts)
 
 
 @app.command()

@@ -58,16 +58,20 @@ def pairs_of_equals(captions: list[str], groups: list[str], seed: int, limit: in
 
 def similarity(pixels: np.ndarray, captions: list[str], groups: list[str], seed: int) -> Similarity:
     """MS-SSIM of images (N, H, W, C) uint8 that share a caption. Raises ValueError where no pair or no scale fits."""
-    betas = scales(min(pixels.shape[1:3]))
-    if not betas:
+    if not scales(min(pixels.shape[1:3])):
         raise ValueError(f"images of {pixels.shape[2]}x{pixels.shape[1]} px are smaller than SSIM's {WINDOW} px window")
     pairs = pairs_of_equals(captions, groups, seed)
     if not pairs:
         raise ValueError("no two images share a prompt")
-    values = []
+    found = of_pairs(pixels, pairs)
+    return Similarity(float(found.mean()), float(found.std()), len(pairs), len({captions[a] for a, _ in pairs}))
+
+
+def of_pairs(pixels: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
+    """MS-SSIM of each pair of images, at the scales that their size allows."""
+    betas, values = scales(min(pixels.shape[1:3])), []
     for start in range(0, len(pairs), 50):
         some = np.array(pairs[start : start + 50])
         one, other = (torch.from_numpy(pixels[some[:, i]]).permute(0, 3, 1, 2).float() / 255 for i in (0, 1))
         values.append(ms_ssim(one, other, data_range=1.0, betas=betas, reduction=None))
-    found = torch.cat(values).double().numpy()
-    return Similarity(float(found.mean()), float(found.std()), len(pairs), len({captions[a] for a, _ in pairs}))
+    return torch.cat(values).double().numpy()

@@ -14,8 +14,10 @@ from typing import Any
 
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation import classifier as classifying
-from medsd_ray.evaluation import features, memorisation, plots, reconstruction, report, sections
-from medsd_ray.evaluation.inputs import Inputs, RunRecord, concatenate, read_inputs, read_run
+from medsd_ray.evaluation import features, memorisation, plots, protocol_figures, reconstruction, report, sections
+from medsd_ray.evaluation.encoders import fetched
+from medsd_ray.evaluation.inputs import ImageSet, Inputs, RunRecord, concatenate, read_inputs, read_made, read_run
+from medsd_ray.evaluation.protocol_figures import Asked
 from medsd_ray.evaluation.report import Missing
 from medsd_ray.evaluation.sections import NO_TRAIN, Sets
 from medsd_ray.storage import Storage, open_storage
@@ -25,9 +27,9 @@ Say = Callable[[str], None]
 
 
 def evaluate(
-    real: str, generated: str, out: str, *, base: str | None = None, label: str = "finding", inception: Path | None = None,
-    xrv: Path | None = None, clip: str | None = None, run: str | None = None, vae: str | None = None,
-    lpips: Path | None = None, seed: int = 0,
+    real: str, generated: str, out: str, *, base: str | None = None, label: str = "finding", inception: str | None = None,
+    xrv: str | None = None, clip: str | None = None, run: str | None = None, vae: str | None = None,
+    lpips: str | None = None, protocol: Asked | None = None, seed: int = 0,
     held_out: Sequence[str] = ("test",), title: str = TITLE, extra: dict | None = None, say: Say = partial(print, flush=True),
 ) -> dict:  # fmt: skip
     """Measures generated images against real ones; writes report.html and report.json to `out` and returns the latter.
@@ -38,13 +40,17 @@ def evaluate(
     """
     started, store = time.monotonic(), open_storage(out)
     loaded: dict[str, features.Extractor | Missing] = {
-        name: features.EXTRACTORS[name](path) if path else Missing(f"no weight file was given (--{name})")
-        for name, path in (("inception", inception), ("xrv", xrv))
+        name: features.EXTRACTORS[name](fetched(address)) if address else Missing(f"no weight file was given (--{name})")
+        for name, address in (("inception", inception), ("xrv", xrv))
     }
-    carrier, perceptual = reconstruction.checked(vae, lpips)
+    clip_folder = str(fetched(clip)) if clip else None
+    given = protocol_figures.load(protocol, loaded, clip) if protocol else None
+    carrier, perceptual = reconstruction.checked(vae, fetched(lpips) if lpips else None)
     inputs, record = read_inputs(real, generated, base, label), read_run(run)
     words = {name: str(one if isinstance(one, Missing) else one.description) for name, one in loaded.items()}
     options = {"label": label, "seed": seed, "held_out": list(held_out), "clip": clip, "title": title} | words
+    seeds = _seeds(given, inputs)
+    options["protocol"] = given and [*given.words(), seeds if isinstance(seeds, Missing) else seeds.checksum()]
     options["vae"] = carrier if isinstance(carrier, Missing) else [carrier.model, carrier.fingerprint]
     options["lpips"] = perceptual if isinstance(perceptual, Missing) else perceptual.description
     checksum = _checksum(inputs, record, options)
@@ -58,7 +64,7 @@ def evaluate(
         "format": report.FORMAT,
         "title": title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _command(real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, seed),
+        "command": _command(real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, protocol, seed),
         "inputs_sha256": checksum,
         "model": inputs.manifest.get("model"),
         "model_fingerprint": inputs.manifest.get("model_fingerprint"),
@@ -66,8 +72,9 @@ def evaluate(
         "reference": sets.reference,
         "notes": inputs.notes,
     }
-    measured, checks = measure(sets, loaded, label, clip, seed, say)
+    measured, checks = measure(sets, loaded, label, clip_folder, seed, say)
     found |= measured
+    found["protocol"] = given and protocol_figures.section(given, sets, seeds, seed, say)
     found["vae"] = reconstruction.vae_section(carrier, perceptual, sets.held_out.pixels)
     found["train"] = sections.train_section(record)
     found["run"] = {"output": record.url, "spec": record.spec, "manifest": record.manifest, "result": record.result}
@@ -168,9 +175,20 @@ def _checksum(inputs: Inputs, record: RunRecord, options: dict) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _command(real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, seed) -> str:
+def _seeds(given: protocol_figures.Given | None, inputs: Inputs) -> ImageSet | Missing:
+    """The images of training prompts that a protocol compares with their training images."""
+    if given is None or given.reidentify is None:
+        return Missing("no images of training prompts were given (--reidentify)")
+    height, width, channels = inputs.generated.pixels.shape[1:]
+    return read_made(given.reidentify, (height, width), channels)
+
+
+def _command(real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, protocol, seed) -> str:
     parts = ["medsd", "evaluate", "--real", real, "--generated", generated, "--out", out, "--label", label, "--seed", str(seed)]
     named = {"base": base, "inception": inception, "xrv": xrv, "clip": clip, "run": run, "vae": vae, "lpips": lpips}
+    if protocol:
+        named |= {"protocol": protocol.name, "rad-dino": protocol.rad_dino, "alignment": protocol.alignment}
+        named |= {"siamese": protocol.siamese, "reidentify": protocol.reidentify}
     for name, value in named.items():
         parts += [f"--{name}", str(value)] if value else []
     return shlex.join(map(str, parts))

@@ -143,26 +143,40 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-def clip_score(folder: str, pixels: np.ndarray, prompts: list[str]) -> tuple[float, float]:
-    """Mean and deviation of 100·max(cos(image, prompt), 0) over images (Hessel et al. 2021, arXiv 2104.08718, unscaled).
-
-    `folder` is a CLIP model with safetensors weights and its processor. Raises InputError where it is not.
-    """
+def load_clip(folder: str | Path) -> tuple[Any, Any]:
+    """A CLIP model and its processor. Raises InputError where `folder` is not one with safetensors weights."""
     from transformers import CLIPModel, CLIPProcessor
 
     if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder; --clip names a local CLIP model")
+        raise InputError(f"{folder}: no such folder; give that of a CLIP model")
     try:
         model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         processor: Any = CLIPProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: not a CLIP model with safetensors weights and a processor ({_first_line(error)})") from error
-    model.to(device())
-    cosines: list[float] = []
+    return model.to(device()), processor
+
+
+def cosines(folder: str | Path, pixels: np.ndarray, texts: list[str]) -> np.ndarray:
+    """(N,) cosine of each image, (N, H, W, C) uint8, with its text by a model of CLIP's layout. Raises InputError as above."""
+    model, processor = load_clip(folder)
+    found: list[float] = []
     with torch.inference_mode():
         for i in range(0, len(pixels), 16):
-            images = list(np.broadcast_to(pixels[i : i + 16], (*pixels[i : i + 16].shape[:3], 3)))
-            values = processor(text=prompts[i : i + 16], images=images, return_tensors="pt", padding=True, truncation=True)
+            values = processor(
+                text=texts[i : i + 16], images=rgb(pixels[i : i + 16]), return_tensors="pt", padding=True, truncation=True
+            )
             out = model(**values.to(device()))
-            cosines += functional.cosine_similarity(out.image_embeds, out.text_embeds).clamp(min=0).double().tolist()
-    return float(100 * np.mean(cosines)), float(100 * np.std(cosines))
+            found += functional.cosine_similarity(out.image_embeds, out.text_embeds).double().tolist()
+    return np.array(found)
+
+
+def rgb(pixels: np.ndarray) -> list[np.ndarray]:
+    """(N, H, W, C) uint8, C 1 or 3, as the list of (H, W, 3) that transformers' processors take."""
+    return list(np.broadcast_to(pixels, (*pixels.shape[:3], 3)))
+
+
+def clip_score(folder: str | Path, pixels: np.ndarray, prompts: list[str]) -> tuple[float, float]:
+    """Mean and deviation of 100·max(cos(image, prompt), 0) over images (Hessel et al. 2021, arXiv 2104.08718, unscaled)."""
+    found = 100 * cosines(folder, pixels, prompts).clip(min=0)
+    return float(found.mean()), float(found.std())

@@ -38,6 +38,11 @@ class ImageSet:
     def patients(self) -> int:
         return len(set(self.groups))
 
+    def checksum(self) -> str:
+        digest = hashlib.sha256(self.pixels.tobytes())
+        digest.update(json.dumps([self.keys, self.captions, self.groups, self.labels]).encode())
+        return digest.hexdigest()
+
     def take(self, indices) -> ImageSet:
         picked = [int(i) for i in indices]
         lists = {name: [getattr(self, name)[i] for i in picked] for name in ("keys", "captions", "groups", "labels")}
@@ -125,6 +130,11 @@ def read_inputs(real: str, generated: str, base: str | None, label: str) -> Inpu
         manifest=manifest,
         notes=notes,
     )
+
+
+def read_made(url: str, size: tuple[int, int], channels: int) -> ImageSet:
+    """Generated images at `size` (height, width). Raises InputError as `read_inputs` does."""
+    return _read_generated(url)[0].stacked(size, channels)
 
 
 def read_real(real: str, label: str, size: tuple[int, int] | None = None) -> dict[str, ImageSet]:

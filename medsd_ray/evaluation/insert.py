@@ -20,10 +20,11 @@ from PIL import Image
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation import insertion
 from medsd_ray.evaluation.classifier import Classifier, prompt_labels, train_classifier
+from medsd_ray.evaluation.detector import read, train_once
 from medsd_ray.evaluation.inputs import ImageSet, decode, read_real, resized
 from medsd_ray.evaluation.outputs import finished, write_whole
 from medsd_ray.evaluation.report import Missing, dumps, number, percent, span, versions
-from medsd_ray.generation.edit import edit
+from medsd_ray.generation.edit import edit, editable
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sample import Sampling, image_size, sample_images
 from medsd_ray.models.load import Components, load_components
@@ -61,13 +62,15 @@ def insert(
     model: str, real: str, out: str, *, prompt: str, method: str = "inpaint", without: str | None = None,
     target: str | None = None, mask: Path | None = None, strength: float | None = None, label: str = "finding",
     normal: str = "No Finding", num_images: int = 16, seed: int = 0, guidance_scale: float = 4.0,
-    scheduler: str = "dpm-solver++", steps: int = 25, use_gpu: bool = False, say: Say = partial(print, flush=True),
+    scheduler: str = "dpm-solver++", steps: int = 25, use_gpu: bool = False, detector: str | None = None,
+    say: Say = partial(print, flush=True),
 ) -> dict:  # fmt: skip
     """Puts the finding of `prompt` into images and measures them; returns what insertion.json holds.
 
     `prompt`: pairs from the same noise, one from the prompt `without` the finding. `sdedit`, `inpaint`: real images of the
-    held-out split whose `label` is `normal`. Without `mask` the region is that of the shards' masks. Raises InputError for
-    settings that do not fit, a model that cannot be loaded, or images that cannot be read.
+    held-out split whose `label` is `normal`. Without `mask` the region is that of the shards' masks. `detector` is where
+    the classifier is kept, to be trained once for many insertions. Raises InputError for settings that do not fit, a model
+    that cannot be loaded, or images that cannot be read.
     """
     _check(method, without, mask, strength, num_images, seed)
     sampling = Sampling(guidance_scale=guidance_scale, scheduler=scheduler, steps=steps)
@@ -85,10 +88,10 @@ def insert(
         components.to_gpu()
     size = image_size(components)
     splits = read_real(real, label, size)
-    region = _region(method, mask, real, prompt, size)
-    classifier, wanted = _classifier(splits, prompt, target, seed, say)
+    region = _region(components, method, mask, real, prompt, size)
     say(f"insert: {method}, {num_images} images")
     images = _images(components, splits, region, settings)
+    classifier, wanted = _classifier(splits, settings, detector, say)
     figures, where = insertion.measure(images, region, classifier, wanted)
     found = {"format": "medsd-insertion/1", "settings": asdict(settings), **figures, "versions": versions()}
     _write(store, found, images, where, settings)
@@ -105,35 +108,50 @@ def _check(method: str, without: str | None, mask: Path | None, strength: float 
         raise InputError("--without is the other prompt of --method prompt; leave it out")
     if strength is not None and method == "prompt":
         raise InputError("--strength is of --method sdedit and inpaint; leave it out")
+    if strength is not None and not 0 <= strength <= 1:
+        raise InputError(f"strength is {strength}; choose from 0 (the image stays) to 1 (nothing of it is kept)")
     if mask is not None and not mask.is_file():
         raise InputError(f"{mask}: no such image; give one that is white where the finding may be")
 
 
-def _region(method: str, mask: Path | None, real: str, prompt: str, size: tuple[int, int]) -> insertion.Region:
+def _region(
+    components: Components, method: str, mask: Path | None, real: str, prompt: str, size: tuple[int, int]
+) -> insertion.Region:
     if mask is not None:
         white = resized(decode(mask.read_bytes(), str(mask)), size).mean(-1) > 127
-        return insertion.Region(white, f"the mask {mask}")
-    region = insertion.masked_region(real, prompt, size)
+        region = insertion.Region(white, f"the mask {mask}")
+    else:
+        region = insertion.masked_region(real, prompt, size)
     if region is None and method == "inpaint":
         raise InputError(
             f"{real}: no training image with the caption {prompt!r} has a mask; give --mask, an image that is white where the "
             "finding may be, or choose --method sdedit"
         )
-    return region or insertion.CHANGED_MOST
+    if region is None or region.mask is None:
+        return insertion.CHANGED_MOST
+    if method == "inpaint":
+        return insertion.Region(editable(components, region.mask), f"{region.source}, grown to whole latents")
+    return region
 
 
 def _classifier(
-    splits: dict[str, ImageSet], prompt: str, target: str | None, seed: int, say: Say
+    splits: dict[str, ImageSet], settings: Settings, detector: str | None, say: Say
 ) -> tuple[Classifier | Missing, str | Missing]:
     """The classifier of the real training images, and which of its classes the prompt asks for."""
     if "train" not in splits:
         return Missing("the real images have no training split with labels"), Missing("no classifier")
     train = splits["train"]
     try:
-        classifier = train_classifier(train, splits.get("validation"), seed, say)
+        if detector is None:
+            classifier = train_classifier(train, splits.get("validation"), settings.seed, say)
+        else:
+            kept = open_storage(detector)
+            train_once(settings.real, settings.label, settings.seed, kept, say)
+            classifier = read(kept)
     except ValueError as error:
         return Missing(str(error)), Missing("no classifier")
-    wanted = target or prompt_labels(train.captions, train.labels, classifier.classes).get(prompt)
+    target = settings.target
+    wanted = target or prompt_labels(train.captions, train.labels, classifier.classes).get(settings.prompt)
     if wanted is None:
         return classifier, Missing("the prompt is no caption of the training images; say with --target which label it asks for")
     if wanted not in classifier.classes:

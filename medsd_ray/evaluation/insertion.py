@@ -23,7 +23,7 @@ from medsd_ray.storage import open_storage
 
 REACH = 5  # pixels that SSIM's 11 px window sees beyond its centre
 CHANGED = 0.2  # share of the image that counts as the region where none is known
-SEEN = 0.02  # share of the masks that must cover a pixel to make it part of their region
+SEEN = 0.1  # share of the masks that must cover a pixel to make it part of their region
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`medsd insert` and `medsd augment`."""
+"""The verbs that measure: `medsd evaluate`, `insert`, `augment`, and `prompts` for the named protocols."""
 
 from __future__ import annotations
 
@@ -8,11 +8,53 @@ from typing import Annotated
 
 import typer
 
+from medsd_ray.errors import InputError
+
 
 class How(StrEnum):
     prompt = "prompt"
     sdedit = "sdedit"
     inpaint = "inpaint"
+
+
+class Protocols(StrEnum):
+    roentgen = "roentgen"
+    chexgenbench = "chexgenbench"
+
+
+def evaluate(
+    real: Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")],
+    generated: Annotated[str, typer.Option(help="Folder that generate wrote")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// for report.html and report.json")],
+    base: Annotated[str | None, typer.Option(help="Images of the model before adaptation, as a reference")] = None,
+    label: Annotated[str, typer.Option(help="The field of the shards' labels that the classifier learns")] = "finding",
+    inception: Annotated[str | None, typer.Option(help="Weight file of the FID Inception network (torch-fidelity's)")] = None,
+    xrv: Annotated[str | None, typer.Option(help="Weight file of a torchxrayvision DenseNet-121")] = None,
+    clip: Annotated[str | None, typer.Option(help="Folder of a CLIP model: image-text score, and roentgen's FID")] = None,
+    run: Annotated[str | None, typer.Option(help="Output of the training run, for its loss curve and speed")] = None,
+    vae: Annotated[str | None, typer.Option(help="Model whose VAE's reconstructions of real images are measured")] = None,
+    lpips: Annotated[str | None, typer.Option(help="Weight file of torchvision's AlexNet, for LPIPS of --vae")] = None,
+    protocol: Annotated[Protocols | None, typer.Option(help="The field's figures by name, in a section of their own")] = None,
+    rad_dino: Annotated[str | None, typer.Option(help="chexgenbench: folder of RadDINO")] = None,
+    alignment: Annotated[str | None, typer.Option(help="chexgenbench: folder of a radiology model in CLIP's layout")] = None,
+    siamese: Annotated[str | None, typer.Option(help="chexgenbench: weight file of the siamese ResNet-50")] = None,
+    reidentify: Annotated[str | None, typer.Option(help="chexgenbench: images of training prompts, 10 seeds each")] = None,
+    seed: Annotated[int, typer.Option(help="Of the classifier and the bootstrap")] = 0,
+) -> None:
+    """Measure generated images against real ones; write report.html and report.json. Weights may be on s3:// too.
+
+    Example: medsd evaluate --real shards/ --generated images/ --out report/
+    """
+    others = (rad_dino, alignment, siamese, reidentify)
+    if protocol is None and any(others):
+        raise InputError("--rad-dino, --alignment, --siamese and --reidentify belong to --protocol; name one")
+    from medsd_ray.evaluation.evaluate import Asked
+    from medsd_ray.evaluation.evaluate import evaluate as measure
+
+    measure(
+        real, generated, out, base=base, label=label, inception=inception, xrv=xrv, clip=clip, run=run, vae=vae, lpips=lpips,
+        protocol=Asked(protocol.value, *others) if protocol else None, seed=seed,
+    )  # fmt: skip
 
 
 def insert(
@@ -41,6 +83,9 @@ def insert(
     scheduler: Annotated[str, typer.Option(help="dpm-solver++ or ddim")] = "dpm-solver++",
     steps: Annotated[int, typer.Option(help="Denoising steps of the whole schedule")] = 25,
     use_gpu: Annotated[bool, typer.Option(help="On this machine's GPU")] = False,
+    detector: Annotated[
+        str | None, typer.Option(help="Folder or s3:// that keeps the classifier, to be trained once for many insertions")
+    ] = None,
 ) -> None:
     """Put a finding into images, and measure whether it shows and whether the rest stays.
 
@@ -51,7 +96,7 @@ def insert(
     run(
         model, real, out, prompt=prompt, method=method.value, without=without, target=target, mask=mask, strength=strength,
         label=label, normal=normal, num_images=num_images, seed=seed, guidance_scale=guidance_scale, scheduler=scheduler,
-        steps=steps, use_gpu=use_gpu,
+        steps=steps, use_gpu=use_gpu, detector=detector,
     )  # fmt: skip
 
 
@@ -71,3 +116,19 @@ def augment(
     from medsd_ray.evaluation.augment import augment as run
 
     run(real, generated, out, ratios=ratio or (0.5, 1.0, 2.0), num_seeds=num_seeds, seed=seed, label=label)
+
+
+def prompts(
+    protocol: Annotated[Protocols, typer.Argument(help="Whose prompts")],
+    real: Annotated[str, typer.Option(help="Image shards that prepare wrote, with a test split")],
+    out: Annotated[Path, typer.Option(help="Text file for the prompts, one a line")],
+    reidentify: Annotated[bool, typer.Option("--reidentify", help="Of training images, for `evaluate --reidentify`")] = False,
+    seed: Annotated[int, typer.Option(help="Of the choice among more captions than the protocol asks for")] = 0,
+) -> None:
+    """Write the prompts that a protocol generates images of, and say how many of each.
+
+    Example: medsd prompts chexgenbench --real shards/ --out prompts.txt
+    """
+    from medsd_ray.evaluation.protocols import write_prompts
+
+    write_prompts(protocol.value, real, out, reidentify=reidentify, seed=seed)

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from medsd_ray.data.keyed import keyed_noise
 from medsd_ray.errors import InputError
-from medsd_ray.generation.sample import Sampling, build_pipeline, decode, image_size, lanes_for, one_thread
+from medsd_ray.generation.sample import Sampling, build_pipeline, decode, image_size, lanes_for, one_thread, vae_factor
 from medsd_ray.models.load import Components
 
 
@@ -40,15 +40,13 @@ def edit(
 ) -> Edited:  # fmt: skip
     """Changes images (N, H, W, C) uint8 of the model's size after `prompt`; within `mask` (H, W) bool alone, where given.
 
-    The mask grows to whole latents. Image i is a function of (model, pixels, prompt, settings, seed, i). Raises
-    InputError for a strength outside 0 to 1, images of another size, or a mask that leaves nothing to change.
+    `strength` is from 0 to 1; the mask grows to whole latents. Image i is a function of (model, pixels, prompt, settings,
+    seed, i). Raises InputError for images of another size, or a mask that leaves nothing to change.
     """
-    if not 0 <= strength <= 1:
-        raise InputError(f"strength is {strength}; choose from 0 (the image stays) to 1 (nothing of it is kept)")
     if pixels.shape[1:3] != image_size(components):
         raise InputError(f"images of {pixels.shape[1:3]} pixels where the model makes {image_size(components)}")
     pipeline = build_pipeline(components, sampling.scheduler)
-    free = None if mask is None else latent_mask(mask, pixels.shape[1] // _latents(components, pixels[:1]).shape[-2])
+    free = None if mask is None else latent_mask(mask, vae_factor(components))
     if free is not None and not bool(free.any()):
         raise InputError("the mask has no white pixel, so there is nothing to change; give one that is white where it may")
     lanes = lanes_for(pipeline.device, pixels.shape[1] * pixels.shape[2])
@@ -104,9 +102,14 @@ def latent_mask(mask: np.ndarray, factor: int) -> Tensor:
     return functional.max_pool2d(torch.from_numpy(mask.astype(np.float32))[None], factor)[0]
 
 
-def pixel_mask(free: Tensor, size: tuple[int, int]) -> np.ndarray:
+def pixel_mask(free: Tensor, size: tuple[int, ...]) -> np.ndarray:
     """The pixels (H, W) bool of the latents that are free."""
     return functional.interpolate(free[None, None], size=size, mode="nearest")[0, 0].numpy() > 0.5
+
+
+def editable(components: Components, mask: np.ndarray) -> np.ndarray:
+    """The pixels (H, W) bool that an edit within `mask` (H, W) may change: whole latents."""
+    return pixel_mask(latent_mask(mask, vae_factor(components)), mask.shape)
 
 
 def _latents(components: Components, pixels: np.ndarray) -> Tensor:

@@ -46,7 +46,7 @@ class Sampling:
 
 def image_size(components: Components) -> tuple[int, int]:
     """Height and width in pixels of the images that a model makes."""
-    size, factor = components.unet.config["sample_size"], _vae_factor(components)
+    size, factor = components.unet.config["sample_size"], vae_factor(components)
     height, width = (size, size) if isinstance(size, int) else size
     return height * factor, width * factor
 
@@ -62,7 +62,7 @@ def sample_images(
     pipeline = build_pipeline(components, sampling.scheduler)
     height, width = image_size(components)
     lanes = lanes_for(pipeline.device, height * width)
-    shape = (components.unet.config["in_channels"], height // _vae_factor(components), width // _vae_factor(components))
+    shape = (components.unet.config["in_channels"], height // vae_factor(components), width // vae_factor(components))
     images = np.empty((len(indices), height, width, 3), np.uint8)
     with one_thread(pipeline.device), torch.inference_mode():
         for start in range(0, len(indices), lanes):
@@ -116,7 +116,8 @@ def build_pipeline(components: Components, scheduler: str) -> StableDiffusionPip
     return pipeline
 
 
-def _vae_factor(components: Components) -> int:
+def vae_factor(components: Components) -> int:
+    """Pixels of a latent's side."""
     return 2 ** (len(components.vae.config["block_out_channels"]) - 1)
 
 

@@ -64,7 +64,7 @@ def resolve_encoder(model: str) -> Path:
         return _from_hub(model, None, ["*.json", "*.txt", "*.model", "*.safetensors"])
     if not store.exists("config.json"):
         raise InputError(f"{store.url}: no config.json here; give the folder of a transformers encoder with its tokenizer")
-    return store.root if isinstance(store, FolderStorage) else _cached(store, ENCODER_FILES)
+    return store.root if isinstance(store, FolderStorage) else cached(store, ENCODER_FILES)
 
 
 def describe_checkpoint(store: Storage) -> dict:
@@ -166,7 +166,7 @@ def _checkpoint(store: Storage) -> Storage | None:
 def _local_pipeline(store: Storage) -> Path:
     if not store.exists(CARD):
         raise InputError(_why_no_pipeline(store))
-    return store.root if isinstance(store, FolderStorage) else _cached(store, _NEEDED)
+    return store.root if isinstance(store, FolderStorage) else cached(store, _NEEDED)
 
 
 def _why_no_pipeline(store: Storage) -> str:
@@ -185,7 +185,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medsd"
 
 
-def _cached(store: Storage, needed: re.Pattern[str]) -> Path:
+def cached(store: Storage, needed: re.Pattern[str]) -> Path:
     """A local copy of a remote model's files, made once for each state of them; appears whole or not at all."""
     keys = [key for key in store.list() if needed.fullmatch(key)]
     state = store.complete() or (store.etags() if isinstance(store, S3Storage) else {})

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import assert_refused, medsd
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -18,7 +19,7 @@ from medsd_ray.data.phantom import phantom_samples
 from medsd_ray.data.shards import Sample, ShardWriter
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation import classifier, features
-from medsd_ray.evaluation.evaluate import evaluate
+from medsd_ray.evaluation.evaluate import Asked, evaluate
 from medsd_ray.storage import open_storage
 
 SIZE = 32
@@ -172,6 +173,25 @@ def test_plain_folders_give_what_they_can(inputs: Inputs, tmp_path: Path):
     assert found["memorisation"]["passed"] is None and found["memorisation"]["passed_reason"]
     assert found["ms_ssim"]["generated"] is not None
     assert any("48x48 were resized" in line for line in found["cautions"])
+
+
+def test_a_protocol_has_a_section_of_its_own(inputs: Inputs, tmp_path: Path):
+    """roentgen without a weight file: each is named, its figure null, and what needs none is computed."""
+    (tmp_path / "real").mkdir()
+    for sample in phantom_samples(8, SIZE, seed=4):
+        Image.fromarray(np.asarray(sample.image)).save(tmp_path / "real" / f"{sample.key}.png")
+    write_generated(tmp_path / "made", [np.asarray(s.image) for s in phantom_samples(8, SIZE, seed=5)], ["<b>one", "two"] * 4)
+    found = evaluate(
+        str(tmp_path / "real"), str(tmp_path / "made"), str(tmp_path / "out"), protocol=Asked("roentgen"), say=quiet
+    )  # fmt: skip
+    figures = {(one["figure"], one["features"]): one for one in found["protocol"]["figures"]}
+    assert figures["fid", "clip"]["value"] is None and "--clip" in figures["fid", "clip"]["value_reason"]
+    assert figures["ms_ssim", None]["value"] > 0 and figures["ms_ssim", None]["pairs"] == 12
+    assert any("--xrv" in line for line in found["protocol"]["deviations"]) and "--protocol roentgen" in found["command"]
+    assert "Protocol: roentgen" in (tmp_path / "out" / "report.html").read_text()
+    words = ("evaluate", "--real", tmp_path / "real", "--generated", tmp_path / "made", "--out", tmp_path / "other")
+    assert_refused(medsd(*words, "--rad-dino", tmp_path), "--protocol")
+    assert_refused(medsd(*words, "--protocol", "none-such"), "none-such")
 
 
 def test_features_from_weight_files(tmp_path: Path):

@@ -18,6 +18,9 @@ VERBS = [
     "train",
     "generate",
     "evaluate",
+    "insert",
+    "augment",
+    "prompts",
     "export",
     "demo",
     "dashboard",
@@ -41,6 +44,12 @@ def test_each_verb_has_help_with_an_example(verb: str):
     result = medsd(verb, "--help")
     assert result.returncode == 0
     assert f"Example: medsd {verb} " in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["new", "serve", "report"])
+def test_the_reader_studys_verbs_have_an_example(verb: str):
+    result = medsd("reader-study", verb, "--help")
+    assert result.returncode == 0 and f"Example: medsd reader-study {verb} " in result.stdout
 
 
 def test_help_is_quick_because_it_loads_nothing_heavy():

@@ -1,0 +1,139 @@
+"""`medsd insert` and `medsd augment` as a user runs them, on phantoms with medsd-small, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import assert_refused, medsd
+from PIL import Image
+from reader_study import generated_images
+
+from medsd_ray.data.phantom import phantom_samples
+from medsd_ray.data.shards import ShardWriter
+from medsd_ray.errors import InputError
+from medsd_ray.evaluation import classifier
+from medsd_ray.evaluation.augment import augment
+from medsd_ray.evaluation.insert import insert
+from medsd_ray.storage import open_storage
+
+SIZE = 64
+PROMPT = "A chest x-ray. Heart size is normal. There is a large left pleural effusion."
+quiet = lambda _: None
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("insert") / "shards"
+    rest = phantom_samples(260, SIZE, seed=1)
+    for split, count in (("train", 200), ("validation", 30), ("test", 30)):
+        writer = ShardWriter(open_storage(root / split), 1 << 20, "image", split, size=SIZE)
+        for _ in range(count):
+            writer.write(next(rest))
+        writer.finish()
+    open_storage(root).write_json("index.json", {"format": "medsd-shards/1", "splits": ["train", "validation", "test"]})
+    return root
+
+
+@pytest.fixture(scope="module")
+def detector(shards: Path) -> str:
+    """Where the classifier is kept: trained by the first test, briefly, and read by the others."""
+    return str(shards.parent / "detector")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_training():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "PASSES", 800)
+        yield
+
+
+def test_inpainting_by_the_shards_masks(shards: Path, detector: str, tmp_path: Path, s3: str):
+    out = f"{s3}/insertion"
+    found = insert(
+        "medsd-small", str(shards), out, prompt=PROMPT, num_images=3, steps=3, detector=detector, say=quiet
+    )  # fmt: skip
+    store = open_storage(out)
+    assert store.read_json("insertion.json") == json.loads(json.dumps(found))
+    assert sorted(store.complete() or {}) == ["00000.png", "00001.png", "00002.png", "insertion.json", "pictures.png"]
+    assert found["ssim_outside_against_reconstruction"] == pytest.approx(1.0, abs=1e-6)
+    assert (
+        found["ssim_outside"] == pytest.approx(found["ssim_outside_of_reconstruction"], abs=1e-6) and found["ssim_outside"] > 0.5
+    )
+    assert "training images with this caption" in found["region"]["source"] and 0 < found["region"]["share_of_image"] < 0.5
+    response = found["response"]
+    assert response["target"] == "Effusion" and set(response) >= {"before", "reconstruction", "after", "gain"}
+    said: list[str] = []
+    again = insert("medsd-small", str(shards), out, prompt=PROMPT, num_images=3, steps=3, detector=detector, say=said.append)
+    assert again == store.read_json("insertion.json") and "nothing to do" in said[0]
+    with pytest.raises(InputError, match="other settings"):
+        insert("medsd-small", str(shards), out, prompt=PROMPT, num_images=2, steps=3, say=quiet)
+
+
+def test_sdedit_without_a_mask_says_which_region(shards: Path, detector: str, tmp_path: Path):
+    found = insert(
+        "medsd-small", str(shards), str(tmp_path / "out"), prompt="an effusion", method="sdedit", num_images=2, steps=4,
+        strength=0.5, target="Effusion", detector=detector, say=quiet,
+    )  # fmt: skip
+    assert "changed most" in found["region"]["source"] and found["response"]["target"] == "Effusion"
+    with Image.open(tmp_path / "out" / "00000.png") as image:
+        assert image.size == (SIZE, SIZE) and "a real image changed by a model" in image.info["notice"]
+    with Image.open(tmp_path / "out" / "pictures.png") as sheet:
+        assert sheet.width > 4 * SIZE
+
+
+def test_prompt_pairs_share_their_noise_and_a_mask_is_read(shards: Path, detector: str, tmp_path: Path):
+    mask = np.zeros((128, 128), np.uint8)
+    mask[64:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    found = insert(
+        "medsd-small", str(shards), str(tmp_path / "out"), prompt="the same words", without="the same words", method="prompt",
+        mask=tmp_path / "mask.png", num_images=2, steps=2, detector=detector, say=quiet,
+    )  # fmt: skip
+    assert found["ssim_outside"] == pytest.approx(1.0, abs=1e-6)  # the same prompt from the same noise is the same image
+    assert found["region"]["share_of_image"] == 0.5
+    assert found["response"]["gain"] is None and "--target" in found["response"]["gain_reason"]
+    assert "reconstruction" not in found["response"]
+
+
+def test_what_insert_refuses(shards: Path, tmp_path: Path):
+    words = ("insert", "medsd-small", "--real", shards, "--out", tmp_path / "out", "--prompt", "no caption of these")
+    assert_refused(medsd(*words), "--mask", "sdedit")
+    assert_refused(medsd(*words, "--method", "paint"), "paint")
+    for options, said in [
+        ({"method": "prompt", "strength": 0.5}, "--strength"),
+        ({"without": "x"}, "--without"),
+        ({"mask": tmp_path / "absent.png"}, "no such image"),
+        ({"num_images": 0}, "num_images"),
+        ({"prompt": PROMPT, "strength": 2.0}, "strength is 2"),
+        ({"prompt": PROMPT, "normal": "Fine"}, "'Fine'"),
+        ({"prompt": PROMPT, "num_images": 999}, "lower --num-images"),
+    ]:
+        with pytest.raises(InputError, match=said) as caught:
+            insert("medsd-small", str(shards), str(tmp_path / "out"), **{"prompt": "no caption of these"} | options, say=quiet)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_augmentation_is_scored_on_held_out_patients(shards: Path, tmp_path: Path):
+    generated_images(tmp_path / "made", 220, SIZE)
+    out = tmp_path / "out"
+    found = augment(str(shards), str(tmp_path / "made"), str(out), ratios=[0.5, 3.0], num_seeds=2, say=quiet)
+    assert [one["case"] for one in found["cases"]] == ["real", "generated", "real + 0.5x generated", "real + 3x generated"]
+    assert [one["images"] for one in found["cases"]][:3] == [200, 200, 300]
+    assert found["test"] == found["test_patients"] == 30
+    for one in found["cases"][:3]:
+        assert 0 <= one["accuracy"] <= 1 and one["auroc_interval"][0] <= one["auroc"] <= one["auroc_interval"][1]
+    assert found["cases"][3]["accuracy"] is None and "600 generated images are needed" in found["cases"][3]["accuracy_reason"]
+    rows = list(csv.DictReader((out / "augmentation.csv").open(newline="")))
+    assert len(rows) == 8 and {row["seed"] for row in rows} == {"0", "1"}
+    with Image.open(out / "augmentation.png") as plot:
+        assert plot.width > 600
+    said: list[str] = []
+    augment(str(shards), str(tmp_path / "made"), str(out), ratios=[0.5, 3.0], num_seeds=2, say=said.append)
+    assert "nothing to do" in said[0]
+    with pytest.raises(InputError, match="2 seeds or more"):
+        augment(str(shards), str(tmp_path / "made"), str(tmp_path / "other"), num_seeds=1, say=quiet)
