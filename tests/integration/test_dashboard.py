@@ -80,6 +80,7 @@ def open_study(page: Page, address: str, at: str = "study") -> None:
     page.goto(f"{address}#/study/{at}")
     page.wait_for_selector("#trials tbody tr")
     page.wait_for_function("document.querySelector('.chart.parallel').data?.length === 1")
+    page.wait_for_function("document.querySelector('.chart.curves').data?.length > 0")
 
 
 def shown(page: Page) -> list[str]:
@@ -176,7 +177,9 @@ def test_it_is_live_and_keeps_what_the_reader_has_set(page: Page, browser: Brows
         assert shown(page) == ["0010", "0008", "0006", "0004", "0002", "0000"]
         assert row(page, "0010").locator("td").nth(2).inner_text() == "running"
         assert "300/600" in row(page, "0010").inner_text()
-        before = page.evaluate("document.querySelector('.chart.curves').data.reduce((n, t) => n + t.x.length, 0)")
+        points = "document.querySelector('.chart.curves').data?.reduce((n, t) => n + t.x.length, 0)"
+        page.wait_for_function(f"{points} > {5 * 12}")  # those of six trials
+        before = page.evaluate(points)
 
         progress = json.loads((tmp_path / "trials/0010/progress.json").read_text())
         write_json(tmp_path / "trials/0010/progress.json", progress | {"step": 450})
@@ -191,8 +194,7 @@ def test_it_is_live_and_keeps_what_the_reader_has_set(page: Page, browser: Brows
         assert shown(page) == ["0012", "0010", "0008", "0006", "0004", "0002", "0000"]
         assert page.input_value("#filter") == "seed=0" and row(page, "0002").get_by_role("checkbox").is_checked()
         assert page.locator("h1 .badge").inner_text() == "done" and page.evaluate("window.same")
-        count = "document.querySelector('.chart.curves').data.reduce((n, t) => n + t.x.length, 0)"
-        page.wait_for_function(f"{count} === {before + 2}")
+        page.wait_for_function(f"{points} === {before + 2}")
 
 
 def test_text_from_storage_stays_text(page: Page, tmp_path: Path):

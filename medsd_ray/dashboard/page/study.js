@@ -88,7 +88,8 @@ export class Study {
     await plotly();
     if (this.stale) this.#charts();
     const { news, more } = await this.#fetchCurves();
-    if (news && (!more || this.curves.size >= 2 * this.drawn)) this.#drawCurves(this.kept);
+    this.undrawn ||= news;
+    if (this.undrawn && (!more || this.curves.size >= 2 * this.drawn)) this.#drawCurves(this.kept);
     await this.#side();
     return more;
   }
@@ -192,7 +193,7 @@ export class Study {
 
   #drawCurves(kept) {
     const chosen = this.#chosen();
-    this.drawn = this.curves.size;
+    [this.drawn, this.undrawn] = [this.curves.size, false];
     const groups = new Map([...this.palette.keys()].map((name) => [name, []]));
     const selected = [];
     for (const trial of kept) {
