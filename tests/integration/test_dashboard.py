@@ -178,7 +178,7 @@ def test_it_is_live_and_keeps_what_the_reader_has_set(page: Page, browser: Brows
         assert row(page, "0010").locator("td").nth(2).inner_text() == "running"
         assert "300/600" in row(page, "0010").inner_text()
         points = "document.querySelector('.chart.curves').data?.reduce((n, t) => n + t.x.length, 0)"
-        page.wait_for_function(f"{points} > {5 * 12}")  # those of six trials
+        page.wait_for_function(f"{points} > {5 * 13}")  # those of six trials
         before = page.evaluate(points)
 
         progress = json.loads((tmp_path / "trials/0010/progress.json").read_text())
