@@ -102,8 +102,13 @@ def labelled(generated: ImageSet, train: ImageSet) -> ImageSet:
 
 
 def mixture(case: Case, train: ImageSet, made: ImageSet, seed: int) -> ImageSet:
-    """What the case trains on. Raises ValueError where there are fewer generated images than its ratio asks for."""
+    """What the case trains on; without real images as many generated ones as those, or all where there are fewer.
+
+    Raises ValueError where there are fewer generated images than the ratio to the real ones asks for.
+    """
     count = round(case.ratio * len(train))
+    if not case.real:
+        count = min(count, len(made))
     if count > len(made):
         raise ValueError(f"{count} generated images are needed, there are {len(made)} with a label")
     parts = [train] if case.real else []

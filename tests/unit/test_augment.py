@@ -32,8 +32,9 @@ def test_the_cases_and_what_they_train_on():
     assert len(mixed) == 30 and mixed.keys[:20] == TRAIN.keys and (mixed.pixels[20:] == 255).all()
     assert len(set(mixed.keys)) == 30
     assert mixture(half, TRAIN, made, 0).keys == mixed.keys != mixture(half, TRAIN, made, 1).keys
-    with pytest.raises(ValueError, match="20 generated images are needed, there are 16"):
-        mixture(generated, TRAIN, made, 0)
+    with pytest.raises(ValueError, match="40 generated images are needed, there are 16"):
+        mixture(double, TRAIN, made, 0)
+    assert sorted(mixture(generated, TRAIN, made, 0).keys) == sorted(made.keys)  # fewer than the real ones: all
     alone = mixture(Case("generated", False, 0.5), TRAIN, made, 0)
     assert len(alone) == 10 and not set(alone.keys) & set(TRAIN.keys)
 
