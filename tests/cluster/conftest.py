@@ -56,6 +56,9 @@ def why_none() -> str | None:
         return "the pods are Debian 12 and take Python from this machine, which is not"
     if not all((CACHE / "bin" / name).exists() for name in BINARIES) and not shutil.which("go"):
         return "there is no Go to build Kubernetes with"
+    for folder in (REPOSITORY, REPOSITORY / ".venv", Path(sys.base_prefix)):
+        if folder.stat().st_mode & 0o005 != 0o005:
+            return f"other users cannot read {folder}, and the pods are not root"
     return None
 
 
@@ -115,8 +118,6 @@ def values(cluster: Cluster, ours: bool, s3_in_cluster: S3Server, tmp_path_facto
     pycache = CACHE / "pycache"
     pycache.mkdir(parents=True, exist_ok=True)
     pycache.chmod(0o1777)
-    for folder in (REPOSITORY, REPOSITORY / ".venv", Path(sys.base_prefix)):
-        assert folder.stat().st_mode & 0o005 == 0o005, f"{folder}: other users cannot read it, and the pods are not root"
     path = tmp_path_factory.mktemp("chart") / "values.yaml"
     path.write_text(fill("values.yaml", repository=REPOSITORY, python=sys.base_prefix, pycache=pycache))
     return path
