@@ -111,7 +111,7 @@ def run_trials(ledger: Ledger, prompts: list[str], judged: bool, concurrent: int
             storage_filesystem=filesystem,
             callbacks=[Books(ledger)],
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=study.run.get("resources", {}).get("max_failures", 0)),
+            failure_config=tune.FailureConfig(max_failures=(study.run.get("resources") or {}).get("max_failures", 0)),
         ),
     )
     tuner.fit()

@@ -29,7 +29,7 @@ from medsd_ray.models.resolve import SMALL
 from medsd_ray.spec import Resources
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage import absolute as absolute_store
-from medsd_ray.study import StudySpec, dump_study, parse_study
+from medsd_ray.study import Dimension, StudySpec, dump_study, parse_study
 from medsd_ray.training.display import stop_on_signals
 from medsd_ray.training.progress import STOP
 from medsd_ray.training.run import train
@@ -72,35 +72,36 @@ def tune(study: StudySpec, resume: bool = False, auto_resume: bool = False) -> d
 
 
 def absolute(study: StudySpec) -> StudySpec:
-    """The study with its folders named from the root: trials run in working directories of their own. A space's values
-    are addresses where their path is `model` or ends so."""
+    """The study with its folders named from the root: trials run in working directories of their own."""
 
-    def path(address: str) -> str:
-        return absolute_store(open_storage(address)).url
+    def rooted(dimension: Dimension, path: str) -> Dimension:
+        if dimension.choice is None:
+            return dimension
+        return dimension.model_copy(update={"choice": [_rooted(path, value) for value in dimension.choice]})
 
-    def model(address: Any) -> Any:
-        if not isinstance(address, str) or address == SMALL or not Path(address).expanduser().is_dir():
-            return address
-        return path(address)
-
-    run = absolute_values(study.run, model)
-    space = {
-        name: d.model_copy(update={"choice": [absolute_values({name: one}, model)[name] for one in d.choice]}) if d.choice else d
-        for name, d in study.space.items()
-    }
-    return study.model_copy(update={"output": path(study.output), "shards": path(study.shards), "run": run, "space": space})
+    return study.model_copy(
+        update={
+            "output": _folder(study.output),
+            "shards": _folder(study.shards),
+            "run": {name: _rooted(name, value) for name, value in study.run.items()},
+            "space": {path: rooted(dimension, path) for path, dimension in study.space.items()},
+        }
+    )
 
 
-def absolute_values(values: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Every value whose field is called `model`, however deep, by `model`."""
-    return {
-        name: absolute_values(value, model)
-        if isinstance(value, dict)
-        else model(value)
-        if name.rpartition(".")[2] == "model"
-        else value
-        for name, value in values.items()
-    }
+def _folder(address: str) -> str:
+    return absolute_store(open_storage(address)).url
+
+
+def _rooted(path: str, value: Any) -> Any:
+    """The value at a dotted path of a run, with the addresses in it named from the root. A model's may be a hub name."""
+    if isinstance(value, dict):
+        return {name: _rooted(f"{path}.{name}", inner) for name, inner in value.items()}
+    if not isinstance(value, str):
+        return value
+    if path == "prior.data" or (path.rpartition(".")[2] == "model" and value != SMALL and Path(value).expanduser().is_dir()):
+        return _folder(value)
+    return value
 
 
 # --- before the trials

@@ -40,7 +40,7 @@ def study(root: Path, output: str) -> dict[str, Any]:
             "model": str(root / "model"),
             # Many micro batches make a step slow enough to be hit in its middle.
             "training": {
-                "max_steps": STEPS, "global_batch_size": 64, "micro_batch_size": 1, "learning_rate": 1e-3, "log_every": 1,
+                "max_steps": STEPS, "global_batch_size": 16, "micro_batch_size": 1, "learning_rate": 1e-3, "log_every": 1,
             },
             "checkpoint": {"every_steps": EVERY, "keep_last": 9},
         },

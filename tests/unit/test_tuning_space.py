@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from specs import changed
 from medsd_ray.study import StudySpec, parse_study
 from medsd_ray.tuning import plan
 from medsd_ray.tuning.space import apply, combinations, fill, holds, ordered
-from medsd_ray.tuning.tune import ways
+from medsd_ray.tuning.tune import absolute, ways
 
 LORA = {"method": "lora", "lora": {"rank": 4}}
 STUDY: dict[str, Any] = {
@@ -134,3 +135,18 @@ def test_pbt_has_a_checkpoint_at_each_look():
     }  # fmt: skip
     run = plan.trial_run(parse_study(changed(STUDY, changes)), {"training.learning_rate": 1e-4}, 0, "0000")
     assert run and run.training.validate_every == run.checkpoint.every_steps == 30
+
+
+def test_folders_are_named_from_the_root_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "radbert"):
+        (tmp_path / name).mkdir()
+    swap = {"method": "swap", "swap": {"model": "radbert"}}
+    space = {"components.text_encoder": [swap, "full"], "model": ["base", "medsd-small", "hub/name"]}
+    changes = {"space": space, "vae": None, "output": "out", "shards": "s3://b/s", "run.prior": {"data": "class"}}
+    found = absolute(parse_study(changed(STUDY, changes)))
+    assert (found.output, found.shards) == (str(tmp_path / "out"), "s3://b/s")
+    assert found.run["prior"]["data"] == str(tmp_path / "class")
+    assert found.space["model"].choice == [str(tmp_path / "base"), "medsd-small", "hub/name"]
+    encoders = found.space["components.text_encoder"].choice
+    assert encoders == [{"method": "swap", "swap": {"model": str(tmp_path / "radbert")}}, "full"]
