@@ -1,0 +1,105 @@
+"""What is trained, encoded and drawn in the benchmarks: drawn chest phantoms, and models in Stable Diffusion's layout.
+
+Weights of the large layouts are random: none can be had without a network, and speed does not depend on them. All is made
+once a machine, in the benchmarks' cache.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from common import CACHE
+
+LAYOUTS = ("small", "sd1", "sd2")
+
+
+def model(layout: str) -> str:
+    """The address of a model: `medsd-small`, or a folder of random weights in the layout of SD 1.x or SD 2 base."""
+    if layout == "small":
+        return "medsd-small"
+    folder = CACHE / "models" / layout
+    if not (folder / "model_index.json").is_file():
+        unfinished = folder.with_suffix(".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _save(layout, unfinished)
+        unfinished.rename(folder)
+    return str(folder)
+
+
+def _save(layout: str, folder: Path) -> None:
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from medsd_ray.models.load import Components, save_pipeline
+    from medsd_ray.models.small import build_tokenizer
+
+    wide = layout == "sd2"  # OpenCLIP ViT-H's text tower, less its last layer, in place of CLIP ViT-L's
+    width, layers, heads = (1024, 23, 16) if wide else (768, 12, 12)
+    tokenizer = build_tokenizer()
+    tokenizer.model_max_length = 77
+    text = CLIPTextConfig(
+        vocab_size=49408, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
+        max_position_embeddings=77, projection_dim=width, hidden_act="gelu" if wide else "quick_gelu",
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    down, up = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    components = Components(
+        vae=AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
+            down_block_types=down, up_block_types=up, cross_attention_dim=width,
+            attention_head_dim=(5, 10, 20, 20) if wide else 8, use_linear_projection=wide,
+        ),
+        scheduler=DDPMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1,
+        ),
+    )  # fmt: skip
+    save_pipeline(components, folder)
+
+
+def shards(count: int, size: int, shard_size: str = "1MiB") -> str:
+    """Image shards of `count` drawn phantoms, nearly all in `train`."""
+    from medsd_ray.data.prepare import prepare
+
+    folder = CACHE / "shards" / f"{count}-{size}-{shard_size}"
+    prepare(str(count), str(folder), kind="phantom", size=size, shard_size=shard_size, splits="0.9,0.05,0.05")
+    return str(folder)
+
+
+def latents(images: str, layout: str, device: str) -> str:
+    """Those images encoded by a layout's VAE and text encoder."""
+    from medsd_ray.data.encode import encode
+
+    folder = CACHE / "latents" / f"{Path(images).name}-{layout}"
+    encode(images, str(folder), model=model(layout), text_embeddings=True, batch_size=8, use_gpu=device == "cuda")
+    return str(folder)
+
+
+def run(layout: str, data: str, output: str, **training) -> dict:
+    """A spec of U-Net training alone, as plain values: full fine-tuning, frozen text encoder, no moving average."""
+    settings = {"max_steps": 100, "global_batch_size": 32, "ema": None, "log_every": 10, "learning_rate": 1e-5}
+    return {
+        "name": "bench",
+        "model": model(layout),
+        "data": {"train": data},
+        "components": {"unet": "full"},
+        "objective": {"snr_gamma": None, "conditioning_dropout": 0.0},
+        "training": settings | training,
+        "output": output,
+    }
+
+
+def join_group(device: str, folder: Path, rank: int = 0, world_size: int = 1) -> None:
+    """torch.distributed of a few processes of this machine, which meet in a file in `folder`."""
+    import torch.distributed as dist
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "DS_ACCELERATOR": device}
+    store = dist.FileStore(str(folder / "store"), world_size)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world_size)

@@ -1,0 +1,63 @@
+"""The benchmarks' own arithmetic: goals, and how much of a run that fails is useful."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+FIELDS = {"name", "ours", "peer", "unit", "ratio", "goal", "met", "device", "versions"}
+
+
+@pytest.fixture(autouse=True)
+def bench_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+def test_no_benchmark_hides_a_module_of_the_standard_library():
+    assert not {path.stem for path in BENCH.glob("*.py")} & set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", sorted((BENCH / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_results_have_the_agreed_fields_and_true_verdicts(path):
+    met = importlib.import_module("common").met
+    for row in json.loads(path.read_text()):
+        assert set(row) == FIELDS, row["name"]
+        if isinstance(row["goal"], str):
+            assert row["met"] == met(row["goal"], row["ours"], row["ratio"]), row["name"]
+
+
+def test_a_goal_is_met_by_the_figure_that_it_names():
+    met = importlib.import_module("common").met
+    assert met("ours < 0.5", 0.4, None) is True
+    assert met("ratio >= 2", 100.0, 1.9) is False
+    assert met("ratio >= 2", None, None) is None
+    assert met(None, 1.0, 1.0) is None
+
+
+@pytest.mark.parametrize("upload", [0.0, 30.0])
+def test_the_simulated_goodput_is_the_closed_forms(upload):
+    outages = importlib.import_module("outages")
+    costs, mtbf = outages.Costs(stall=5, upload=upload, restart=120), 3600.0
+    interval = outages.best_interval(costs, mtbf)
+    runs = [outages.simulate(costs, mtbf, interval, segments=2000, seed=seed) for seed in range(10)]
+    assert statistics.mean(runs) == pytest.approx(outages.expected(costs, mtbf, interval), rel=0.02)
+
+
+def test_no_other_interval_is_better_than_dalys():
+    outages = importlib.import_module("outages")
+    costs, mtbf = outages.Costs(stall=5, upload=0, restart=120), 3600.0
+    best = outages.best_interval(costs, mtbf)
+    assert max((best / 3, best, 3 * best), key=lambda interval: outages.expected(costs, mtbf, interval)) == best
+
+
+def test_a_save_waits_for_the_upload_before_it():
+    outages = importlib.import_module("outages")
+    slow = outages.Costs(stall=0.1, upload=60, restart=10)
+    assert outages.best_interval(slow, 3600.0) == 60
+    assert 0 < outages.simulate(slow, 3600.0, 10, segments=500, seed=0) < 0.2
