@@ -132,9 +132,11 @@ class Arm:
     the same conditions, each with warm code and memory of its own. Its stderr goes to a file in `options["folder"]`.
     """
 
-    def __init__(self, name: str, options: dict[str, Any], *, python: str = sys.executable, **env: str):
+    def __init__(
+        self, name: str, options: dict[str, Any], *, python: str = sys.executable, script: str | None = None, **env: str
+    ):
         self.name, self._env = name, env
-        self._command = [python, sys.argv[0], "--arm", json.dumps({"name": name} | options)]
+        self._command = [python, script or sys.argv[0], "--arm", json.dumps({"name": name} | options)]
         self._log = Path(options["folder"]) / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.log"
         self._process: subprocess.Popen[str] | None = None
 
@@ -159,6 +161,12 @@ class Arm:
             if line.startswith("ANSWER "):
                 return json.loads(line.removeprefix("ANSWER "))
         raise SystemExit(f"{self.name} ended with {self._process.wait()}: {self._log.read_text()[-2000:]}")
+
+    def __enter__(self) -> Arm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def running(self) -> bool:

@@ -1,0 +1,173 @@
+"""Images/s of `medsd generate` against a loop over diffusers' pipeline, and FID's seconds: `python bench/generate.py`.
+
+The same model, sampler (DPM-Solver++, 25 steps), guidance and prompts. The peer's loops are what its users write: a prompt at a
+time, or prompts in batches; each image saved as PNG. medsd's images do not depend on batch or worker, for which its CPU
+forward passes have one shape and one thread: it uses more cores by more workers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import subject
+from common import THREADS, Arm, Row, alternate, arguments, median, pending, row, save, serve
+
+PACKAGES = ("torch", "diffusers", "ray", "torchmetrics", "torch-fidelity", "scipy")
+CASES = {"cpu": ("small", 64, 32), "cuda": ("sd1", 512, 32)}
+PROMPTS = ["a chest x-ray with a large left pleural effusion", "a normal chest x-ray"]
+BATCH, STEPS, GUIDANCE = 8, 25, 4.0
+FEATURES = 10_000, 2048
+
+
+def main() -> None:
+    parser = arguments(__doc__, repetitions=5)
+    parser.add_argument("--part", choices=("images", "fid"), help="one of the two alone")
+    given = parser.parse_args()
+    if given.arm:
+        options = json.loads(given.arm)
+        return serve_fid() if options["name"] == "fid" else arm(options)
+    layout, size, _ = CASES[given.device]
+    rows = []
+    if given.part != "fid":
+        rows += images(layout, size, given)
+    if given.part != "images" and given.device == "cpu":
+        rows += fid(given)
+    gpu = [
+        pending("sd1 512 px: generate, over the pipeline one prompt at a time", "images/s", "ratio > 1"),
+        pending("sd1 512 px: generate, over the pipeline in batches", "images/s", "ratio >= 1"),
+    ]
+    save("generate", rows, gpu)
+
+
+def images(layout: str, size: int, given: Any) -> list[Row]:
+    on_cpu = given.device == "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"folder": folder, "layout": layout, "device": given.device, "count": CASES[given.device][2]}
+        names = ["ours", "one at a time", "batches", *(["two workers"] if on_cpu else [])]
+        arms = [Arm(name, options) for name in names]
+        answers = alternate(arms, given.repetitions, {"warm": True}, alive=on_cpu)
+        for one in arms:
+            one.close()
+    speed = {name: median(found, "images_per_second") for name, found in answers.items()}
+
+    def line(name: str, ours: float, peer: float, goal: str | None = None) -> Row:
+        notes = {"batch": BATCH, "steps": STEPS, "guidance": GUIDANCE}
+        return row(f"{layout} {size} px: {name}", ours, peer, "images/s", given.device, goal, PACKAGES, **notes)
+
+    rows = [
+        line("generate, over the pipeline one prompt at a time", speed["ours"], speed["one at a time"], "ratio > 1"),
+        line("generate, over the pipeline in batches", speed["ours"], speed["batches"], "ratio >= 1"),
+    ]
+    if on_cpu:
+        rows.append(line("generate with 2 workers of one core, over 1", speed["two workers"], speed["ours"], "ratio >= 1.8"))
+    return rows
+
+
+def arm(options: dict[str, Any]) -> None:
+    import torch
+
+    from medsd_ray.generation.generate import Painter, make_plan
+    from medsd_ray.generation.sample import Sampling, build_pipeline
+    from medsd_ray.models.load import load_components
+    from medsd_ray.storage import open_storage
+
+    torch.set_num_threads(THREADS)
+    model, count, on_gpu = subject.model(options["layout"]), options["count"], options["device"] == "cuda"
+    components = load_components(model)
+    if on_gpu:
+        components.to_gpu()
+    sampling = Sampling("", GUIDANCE, "dpm-solver++", STEPS)
+    plan = make_plan(model, "", PROMPTS, count, 0, sampling)
+    chunks = [list(range(at, min(at + BATCH, count))) for at in range(0, count, BATCH)]
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(dir=options["folder"]) as out:
+            painter = Painter(components, plan, open_storage(out), on_gpu)
+            if options["name"] == "two workers":
+                return {"images_per_second": rate(painter, chunks)}
+            began = time.perf_counter()
+            if options["name"] == "ours":
+                for chunk in chunks:
+                    painter.run(chunk)
+            else:
+                batch = 1 if options["name"] == "one at a time" else BATCH
+                pipeline_loop(build_pipeline(components, "dpm-solver++"), count, batch, Path(out))
+            return {"images_per_second": count / (time.perf_counter() - began)}
+
+    serve(answer)
+
+
+def rate(painter: Any, chunks: list[list[int]]) -> float:
+    """Images/s of two workers between the ends of their first chunks and of the last: their start does not count."""
+    from medsd_ray.workers import run_tasks
+
+    counts, times = [], []
+    for _, count in run_tasks(painter, chunks, 2):
+        counts.append(count)
+        times.append(time.perf_counter())
+    return sum(counts[2:]) / (times[-1] - times[1])
+
+
+def pipeline_loop(pipeline: Any, count: int, batch: int, out: Path) -> None:
+    prompts = [PROMPTS[index % len(PROMPTS)] for index in range(count)]
+    for at in range(0, count, batch):
+        made = pipeline(prompts[at : at + batch], num_inference_steps=STEPS, guidance_scale=GUIDANCE).images
+        for number, image in enumerate(made):
+            image.save(out / f"{at + number:05d}.png")
+
+
+def fid(given: Any) -> list[Row]:
+    """From features in memory to the distance, for two sets of 10,000 by 2,048: what follows the extraction."""
+    with tempfile.TemporaryDirectory() as folder:
+        one = Arm("fid", {"folder": folder})
+        found = alternate([one], min(3, given.repetitions))["fid"]
+        one.close()
+    ours, differs = median(found, "ours"), max(answer["difference"] for answer in found)
+    return [
+        row(
+            f"FID of 2 x {FEATURES[0]:,} features of {FEATURES[1]}, over {peer}", ours, median(found, key), "s", given.device,
+            "ours < 5", PACKAGES, difference=f"{differs:.1e}",
+        )
+        for peer, key in (("torchmetrics", "torchmetrics"), ("torch-fidelity", "fidelity"))
+    ]  # fmt: skip
+
+
+def serve_fid() -> None:
+    import numpy as np
+    import torch
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torchmetrics.image.fid import _compute_fid
+
+    from medsd_ray.evaluation.distances import frechet_distance
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((FEATURES[1], FEATURES[1])) / FEATURES[1] ** 0.5
+    x, y = (np.maximum(rng.standard_normal(FEATURES) @ mix + shift, 0) for shift in (0.0, 0.1))
+
+    def moments(features: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        tensor = torch.from_numpy(features)
+        return tensor.mean(0), torch.cov(tensor.T)
+
+    def answer(_: dict[str, Any]) -> dict[str, Any]:
+        marks = [time.perf_counter()]
+        ours = frechet_distance(x, y)
+        marks.append(time.perf_counter())
+        theirs = float(_compute_fid(*moments(x), *moments(y)))
+        marks.append(time.perf_counter())
+        statistics = (fid_features_to_statistics(torch.from_numpy(f)) for f in (x, y))
+        fid_statistics_to_metric(*statistics, verbose=False)
+        marks.append(time.perf_counter())
+        seconds = dict(zip(("ours", "torchmetrics", "fidelity"), np.diff(marks).tolist(), strict=True))
+        return seconds | {"difference": abs(ours - theirs)}
+
+    serve(answer)
+
+
+if __name__ == "__main__":
+    main()
