@@ -25,17 +25,20 @@ PROMPT = "A chest x-ray. Heart size is normal. There is a large left pleural eff
 quiet = lambda _: None
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("insert") / "shards"
-    rest = phantom_samples(260, SIZE, seed=1)
-    for split, count in (("train", 200), ("validation", 30), ("test", 30)):
-        writer = ShardWriter(open_storage(root / split), 1 << 20, "image", split, size=SIZE)
+def write_shards(root: Path, size: int, counts: dict[str, int]) -> Path:
+    rest = phantom_samples(sum(counts.values()), size, seed=1)
+    for split, count in counts.items():
+        writer = ShardWriter(open_storage(root / split), 1 << 20, "image", split, size=size)
         for _ in range(count):
             writer.write(next(rest))
         writer.finish()
-    open_storage(root).write_json("index.json", {"format": "medsd-shards/1", "splits": ["train", "validation", "test"]})
+    open_storage(root).write_json("index.json", {"format": "medsd-shards/1", "splits": list(counts)})
     return root
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("insert") / "shards", SIZE, {"train": 80, "validation": 10, "test": 20})
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def detector(shards: Path) -> str:
 @pytest.fixture(autouse=True, scope="module")
 def short_training():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "PASSES", 800)
+        patch.setattr(classifier, "PASSES", 300)
         yield
 
 
@@ -118,16 +121,17 @@ def test_what_insert_refuses(shards: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_augmentation_is_scored_on_held_out_patients(shards: Path, tmp_path: Path):
-    generated_images(tmp_path / "made", 220, SIZE)
+def test_augmentation_is_scored_on_held_out_patients(tmp_path: Path):
+    shards = write_shards(tmp_path / "shards", 24, {"train": 60, "validation": 10, "test": 20})
+    generated_images(tmp_path / "made", 70, 24)
     out = tmp_path / "out"
     found = augment(str(shards), str(tmp_path / "made"), str(out), ratios=[0.5, 3.0], num_seeds=2, say=quiet)
     assert [one["case"] for one in found["cases"]] == ["real", "generated", "real + 0.5x generated", "real + 3x generated"]
-    assert [one["images"] for one in found["cases"]][:3] == [200, 200, 300]
-    assert found["test"] == found["test_patients"] == 30
+    assert [one["images"] for one in found["cases"]][:3] == [60, 60, 90]
+    assert found["test"] == found["test_patients"] == 20
     for one in found["cases"][:3]:
         assert 0 <= one["accuracy"] <= 1 and one["auroc_interval"][0] <= one["auroc"] <= one["auroc_interval"][1]
-    assert found["cases"][3]["accuracy"] is None and "600 generated images are needed" in found["cases"][3]["accuracy_reason"]
+    assert found["cases"][3]["accuracy"] is None and "180 generated images are needed" in found["cases"][3]["accuracy_reason"]
     rows = list(csv.DictReader((out / "augmentation.csv").open(newline="")))
     assert len(rows) == 8 and {row["seed"] for row in rows} == {"0", "1"}
     with Image.open(out / "augmentation.png") as plot:
