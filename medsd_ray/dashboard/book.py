@@ -9,12 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from medsd_ray.dashboard.curves import LIMIT, Curve, read_records, series
+from medsd_ray.dashboard.curves import LIMIT, Curve, downsample, read_records, series
 from medsd_ray.dashboard.files import Files, join
 from medsd_ray.dashboard.run import METRICS
 
 NAMES = ("validation_loss", "loss")
 AT_ONCE = 16
+BUDGET, FEWEST = 60_000, 40
+"""Points that a chart of all trials draws quickly without a GPU; and those that a curve keeps, however many trials there are."""
 ENDED = ("done", "stopped", "failed")
 PATIENCE_S = 1.0
 """How long one answer may look for curves; what it has not reached comes with the next."""
@@ -36,11 +38,14 @@ class Book:
             ready = self._refresh(wanted)
             boot, _, seen = (version or "").partition(".")
             after = int(seen) if boot == self.boot and seen.isdecimal() else 0
-            new = {key: found[name] for key, (_, at, found) in self.curves.items() if at > after and name in found}
+            limit = max(FEWEST, min(LIMIT, BUDGET // max(1, len(wanted))))
+            new = {
+                key: _at_most(limit, found[name]) for key, (_, at, found) in self.curves.items() if at > after and name in found
+            }
             return {
                 "version": f"{self.boot}.{self.number}",
                 "whole": after == 0,
-                "limit": LIMIT,
+                "limit": limit,
                 "ready": ready,
                 "wanted": len(wanted),
                 "curves": new,
@@ -84,6 +89,10 @@ class Book:
             if not same:
                 self.number += 1
             self.curves[name] = (stamp, known[1] if known and same else self.number, curves)
+
+
+def _at_most(limit: int, curve: Curve) -> Curve:
+    return downsample(curve["steps"], curve["values"], limit) | {"of": curve["of"]}
 
 
 def _mark(trial: dict[str, Any]) -> str:

@@ -87,10 +87,6 @@ def shown(page: Page) -> list[str]:
     return page.locator("#trials tbody tr").evaluate_all("rows => rows.map(row => row.dataset.key)")
 
 
-def traces(page: Page, chart: str) -> list[str]:
-    return page.evaluate(f"document.querySelector('{chart}').data.map(trace => trace.name ?? trace.type)")
-
-
 def row(page: Page, trial: str):
     return page.locator(f"#trials tr[data-key='{trial}']")
 
@@ -122,7 +118,7 @@ def test_filter_and_sort(page: Page, address: str):
     stopped = shown(page)
     assert set(page.locator("#trials tbody td:nth-child(3)").all_inner_texts()) == {"stopped"} and len(stopped) == 3
     assert page.locator("#count").inner_text() == "3 of 24 trials"
-    assert sum(1 for x in page.evaluate("document.querySelector('.chart.parallel').data[0].line.color") if x) == 3
+    page.wait_for_function("document.querySelector('.chart.parallel').data[0].line.color.length === 3")
     page.get_by_role("button", name="Clear").click()
     page.select_option("#by-unet", "full")
     assert set(page.locator("#trials tbody tr td:nth-child(9)").all_inner_texts()) == {"full"}
@@ -145,10 +141,13 @@ def test_compare_two_trials(page: Page, address: str):
     assert page.locator("table.images thead th").all_inner_texts()[1].startswith("Trial 0000")
     page.wait_for_function("[...document.querySelectorAll('table.images img')].length === 6")
     page.wait_for_function("[...document.querySelectorAll('table.images img')].every(image => image.naturalWidth === 64)")
-    assert {"trial 0000", "trial 0002"} < set(traces(page, ".chart.curves"))
+    drawn = (
+        "document.querySelector('.chart.curves').data.filter(trace => trace.name.startsWith('trial')).map(trace => trace.name)"
+    )
+    page.wait_for_function(f"{drawn}.sort().join() === 'trial 0000,trial 0002'")
     row(page, "0000").click(position={"x": 300, "y": 8})
     page.wait_for_selector("table.difference", state="detached")
-    assert "trial 0000" not in traces(page, ".chart.curves")
+    page.wait_for_function(f"{drawn}.join() === 'trial 0002'")
 
 
 def test_a_trials_spec_is_copied_as_a_run(page: Page, address: str):

@@ -259,6 +259,19 @@ def test_curves_come_once_and_then_what_is_new(tmp_path: Path):
     assert set(book.since(view["trials"], "loss", "")["curves"]) == set(first["curves"])
 
 
+def test_many_curves_have_fewer_points_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trials = write_study(tmp_path, 8, with_images=False)
+    for trial in trials:
+        write_run(tmp_path / "trials" / trial["id"], trial, points=1000)
+    view = study_view(Files(FolderStorage(tmp_path)), "")
+    assert view
+    for budget, limit in ((10**6, LIMIT), (7 * 100, 100), (1, 40)):
+        monkeypatch.setattr("medsd_ray.dashboard.book.BUDGET", budget)
+        found = Book(Files(FolderStorage(tmp_path)), "").since(view["trials"], "loss", "")
+        assert found["limit"] == limit
+        assert all(limit - 10 < len(curve["steps"]) <= limit and curve["of"] == 1000 for curve in found["curves"].values())
+
+
 def test_a_slow_storage_gives_some_curves_now_and_the_rest_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("medsd_ray.dashboard.book.PATIENCE_S", -1.0)
     files = Files(FolderStorage(tmp_path))

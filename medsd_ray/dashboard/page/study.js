@@ -12,6 +12,7 @@ import { combinationColumns, trialColumns } from "./trials.js";
 
 const MOST_SLICES = 8;
 const SIDE_BY_SIDE = 6;
+const PAUSE_MS = 120;
 const group = (trial) => String(trial.components.unet ?? trial.components.text_encoder ?? trial.components.vae ?? "all");
 
 export class Study {
@@ -86,7 +87,7 @@ export class Study {
       await painted();
     }
     await plotly();
-    if (this.stale) this.#charts();
+    if (this.stale) await this.#charts();
     const { news, more } = await this.#fetchCurves();
     this.undrawn ||= news;
     if (this.undrawn && (!more || this.curves.size >= 2 * this.drawn)) this.#drawCurves(this.kept);
@@ -141,11 +142,12 @@ export class Study {
     this.#side().catch(() => {});
   }
 
-  // All that depends on the filter or the selection.
+  // All that depends on the filter or the selection: the tables now, the charts when the reader pauses.
   #show() {
     if (!this.data) return;
     this.#tables();
-    if (window.Plotly) this.#charts();
+    clearTimeout(this.pause);
+    this.pause = setTimeout(() => window.Plotly && this.#charts(), PAUSE_MS);
   }
 
   #metric() {
@@ -167,16 +169,24 @@ export class Study {
     if (open) this.drawer.update(open);
   }
 
-  #charts() {
-    const study = this.data;
-    const metric = this.#metric();
+  // One chart after another, so that the page answers in between; a newer call takes over from an older one.
+  async #charts() {
+    this.stale = false;
+    const turn = (this.turn = {});
+    const { study, metric } = { study: this.data, metric: this.#metric() };
     const mode = metric === study.metric ? study.mode : /loss|fid|kid|distance/.test(metric ?? "") ? "min" : "max";
     this.palette = colors(study.trials.map(group));
-    this.#drawCurves(this.kept);
-    drawParallel(this.chart.parallel, { rows: this.kept, parameters: study.parameters, metric, mode });
-    this.#drawSlices(metric);
-    this.#drawImportance();
-    this.stale = false;
+    const draws = [
+      () => this.#drawCurves(this.kept),
+      () => drawParallel(this.chart.parallel, { rows: this.kept, parameters: study.parameters, metric, mode }),
+      ...this.#slices(metric),
+      () => this.#drawImportance(),
+    ];
+    for (const draw of draws) {
+      draw();
+      await painted();
+      if (this.turn !== turn) return;
+    }
   }
 
   #trial(id) {
@@ -206,15 +216,16 @@ export class Study {
     drawCurves(this.chart.curves, { groups, palette: this.palette, selected, metric: this.which.value, log: this.scale.value === "log", onClick: (id) => this.#open(id) });
   }
 
-  #drawSlices(metric) {
+  #slices(metric) {
     const shown = this.data.parameters.slice(0, MOST_SLICES);
     while (this.slices.children.length > shown.length) {
       clear(this.slices.lastChild);
       this.slices.lastChild.remove();
     }
     while (this.slices.children.length < shown.length) this.slices.append(h("div", { class: "chart slice" }));
-    shown.forEach((parameter, index) =>
-      drawSlice(this.slices.children[index], { rows: this.kept, parameter, metric, palette: this.palette, group, selected: this.#chosen(), onClick: (id) => this.#open(id) }),
+    const onClick = (id) => this.#open(id);
+    return shown.map((parameter, index) => () =>
+      drawSlice(this.slices.children[index], { rows: this.kept, parameter, metric, palette: this.palette, group, selected: this.#chosen(), onClick }),
     );
   }
 
@@ -223,7 +234,9 @@ export class Study {
     this.chart.importance.hidden = !importance;
     this.importanceNote.hidden = Boolean(importance);
     setText(this.importanceNote, reason ?? "Not known before some trials have ended.");
-    if (importance) drawImportance(this.chart.importance, importance);
+    const sign = JSON.stringify(importance);
+    if (importance && sign !== this.importanceDrawn) drawImportance(this.chart.importance, importance);
+    this.importanceDrawn = sign;
   }
 
   // Images and differences of the selected trials; without a selection, images of the best.
@@ -243,6 +256,8 @@ export class Study {
   }
 
   close() {
+    this.turn = null;
+    clearTimeout(this.pause);
     document.removeEventListener("keydown", this.drawer.keys);
     [...Object.values(this.chart), ...this.slices.children].forEach(clear);
   }

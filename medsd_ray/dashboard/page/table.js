@@ -60,12 +60,7 @@ export class Table {
     this.data = data;
     const rows = this.#sorted(data);
     const wanted = new Set(rows.map((row) => row.key));
-    for (const [key, row] of this.rows) {
-      if (!wanted.has(key)) {
-        row.element.remove();
-        this.rows.delete(key);
-      }
-    }
+    for (const [key, row] of this.rows) if (!wanted.has(key)) row.element.remove(); // kept for when the filter lets it in again
     let next = this.body.firstChild;
     for (const row of rows) {
       const element = this.#row(row);
