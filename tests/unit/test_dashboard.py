@@ -261,7 +261,7 @@ def test_curves_come_once_and_then_what_is_new(tmp_path: Path):
 
 def test_many_curves_have_fewer_points_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trials = write_study(tmp_path, 8, with_images=False)
-    for trial in trials:
+    for trial in trials[:-1]:  # the last has not begun
         write_run(tmp_path / "trials" / trial["id"], trial, points=1000)
     view = study_view(Files(FolderStorage(tmp_path)), "")
     assert view
