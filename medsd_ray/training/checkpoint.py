@@ -121,10 +121,15 @@ def load_weights(checkpoint_store: Storage, raw: bool) -> dict[str, dict[str, Te
 
 
 class CheckpointWriter:
-    """Writes checkpoints while training goes on: `save` takes copies of the tensors and returns."""
+    """Writes checkpoints while training goes on: `save` takes copies of the tensors and returns. Worker 0 calls
+    `before_complete` once all of a checkpoint but its mark is there."""
 
-    def __init__(self, output: Storage, team: Team, keep: Checkpoint, warn: Callable[[str], None]):
+    def __init__(
+        self, output: Storage, team: Team, keep: Checkpoint, warn: Callable[[str], None],
+        before_complete: Callable[[], None] = lambda: None,
+    ):  # fmt: skip
         self.output, self.team, self.keep, self.warn = output, team, keep, warn
+        self.before_complete = before_complete
         self.last_step: int | None = None
         """Worker 0: the newest step whose checkpoint is complete."""
         self._group = team.new_group()
@@ -179,6 +184,7 @@ class CheckpointWriter:
             path.write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
             files = files | {DESCRIPTION: describe(path)}
             with_retries(lambda: store.upload(path, DESCRIPTION))
+        with_retries(self.before_complete)
         with_retries(lambda: store.mark_complete(files))
         self.last_step = step
         try:

@@ -80,6 +80,8 @@ class Reporter:
         self.progress: dict[str, Any] = {"step": first_step, "total": total, "state": "running", "warnings": warnings}
         self.stop_requested = False
         self._lock, self._ended = threading.Lock(), threading.Event()
+        self._writing = threading.Lock()
+        """Held while files are written, so that an older state never comes after a newer one."""
         self._dirty = True
         self._folder = tempfile.TemporaryDirectory(prefix="medsd-")
         self._board: Any = None
@@ -106,6 +108,12 @@ class Reporter:
             self.progress["warnings"] = [*self.progress["warnings"], text]
             self._dirty = True
 
+    def flush(self) -> None:
+        """Writes what was logged so far, or raises as the store does."""
+        with self._lock:
+            self._dirty = True
+        self._write(board=False)
+
     def close(self, state: str) -> None:
         """Writes all that is left; `state` is finished, interrupted or failed."""
         self.update(state=state)
@@ -129,6 +137,10 @@ class Reporter:
                 self._dirty = True
 
     def _write(self, board: bool) -> None:
+        with self._writing:
+            self._write_in_turn(board)
+
+    def _write_in_turn(self, board: bool) -> None:
         with self._lock:
             if not self._dirty:
                 return

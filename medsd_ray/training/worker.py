@@ -66,8 +66,11 @@ class Trainer:
         self.pieces = by_name(piece for part in everyones for piece in part)
         self.reporter = Reporter(self.output, self.training.max_steps, self.first, warnings) if self.team.rank == 0 else None
         self.writer = CheckpointWriter(
-            self.output, self.team, run.checkpoint, warn=self.reporter.warn if self.reporter else warnings.append
-        )
+            self.output, self.team, run.checkpoint,
+            warn=self.reporter.warn if self.reporter else warnings.append,
+            # Who goes on from a checkpoint finds the records of its steps, though this worker may be lost right after.
+            before_complete=self.reporter.flush if self.reporter else lambda: None,
+        )  # fmt: skip
         held_out = open_dataset(run, job.validation, self.stage.tokenizer) if job.validation else None
         self.validation = Validation(held_out, self.stage, self.engine, self.team, self.micro) if held_out else None
         self.sampler = Sampler(run, self.engine, self.owned, self.ema, self.pieces, self.team)

@@ -107,6 +107,15 @@ def test_last_ones_and_best_are_kept(output: FolderStorage, team: Team):
     assert saved_steps(output) == ([6], [])
 
 
+def test_what_belongs_to_a_checkpoint_is_written_before_its_mark(output: FolderStorage, team: Team):
+    seen: list[list[str]] = []
+    writer = CheckpointWriter(output, team, Checkpoint(), warn=seen.append, before_complete=lambda: seen.append(output.list()))  # type: ignore
+    save(writer, 5)
+    writer.wait()
+    assert len(seen) == 1 and seen[0] and not any(key.endswith("COMPLETE") for key in seen[0])
+    assert output.exists("checkpoints/step-00000005/COMPLETE")
+
+
 def test_a_checkpoint_without_its_mark_is_not_there(output: FolderStorage, team: Team):
     writer = writer_for(output, team)
     save(writer, 1)
