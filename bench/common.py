@@ -233,3 +233,15 @@ def environment(name: str, packages: Sequence[str]) -> str:
         subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), *packages], check=True)
         done.write_text(wanted)
     return str(python)
+
+
+def rate_over_workers(worker: Any, tasks: Sequence[Any], num_workers: int) -> float:
+    """Images/s of `worker`, whose tasks give how many they made, between the ends of each worker's first task, which warms it,
+    and of the last: their start does not count."""
+    from medsd_ray.workers import run_tasks
+
+    counts, times = [], []
+    for _, count in run_tasks(worker, tasks, num_workers):
+        counts.append(count)
+        times.append(time.perf_counter())
+    return sum(counts[num_workers:]) / (times[-1] - times[num_workers - 1])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import subject
-from common import THREADS, Arm, Row, alternate, arguments, median, pending, row, save, serve
+from common import THREADS, Arm, Row, alternate, arguments, median, pending, rate_over_workers, row, save, serve
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray")
 CASES = {"cpu": ("small", 64, 512, "200KiB"), "cuda": ("sd1", 512, 256, "4MiB")}
@@ -73,7 +73,7 @@ def arm(options: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(dir=options["folder"]) as out:
             encoder = Encoder(components, True, BATCH, on_gpu, {"train": store}, open_storage(out))
             if options["name"] == "over workers":
-                return {"one": rate(encoder, tasks, 1), "two": rate(encoder, tasks, 2)}
+                return {"one": rate_over_workers(encoder, tasks, 1), "two": rate_over_workers(encoder, tasks, 2)}
             began = time.perf_counter()
             if options["name"] == "ours":
                 for task in tasks:
@@ -84,18 +84,6 @@ def arm(options: dict[str, Any]) -> None:
             return {"images_per_second": index.samples / (time.perf_counter() - began)}
 
     serve(answer)
-
-
-def rate(encoder: Any, tasks: list, workers: int) -> float:
-    """Images/s between the ends of the first and the last of the tasks, so that the workers' start does not count."""
-    from medsd_ray.workers import run_tasks
-
-    counts, times = [], []
-    for _, count in run_tasks(encoder, tasks, workers):
-        counts.append(count)
-        times.append(time.perf_counter())
-    skipped = workers  # each worker's first task warms it
-    return sum(counts[skipped:]) / (times[-1] - times[skipped - 1])
 
 
 def plain_loop(components: Any, samples: list, batch: int, out: Path, on_gpu: bool) -> None:

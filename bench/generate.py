@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import subject
-from common import THREADS, Arm, Row, alternate, arguments, median, pending, row, save, serve
+from common import THREADS, Arm, Row, alternate, arguments, median, pending, rate_over_workers, row, save, serve
 
 PACKAGES = ("torch", "diffusers", "ray", "torchmetrics", "torch-fidelity", "scipy")
 CASES = {"cpu": ("small", 64, 32), "cuda": ("sd1", 512, 32)}
@@ -89,7 +89,7 @@ def arm(options: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(dir=options["folder"]) as out:
             painter = Painter(components, plan, open_storage(out), on_gpu)
             if options["name"] == "two workers":
-                return {"images_per_second": rate(painter, chunks)}
+                return {"images_per_second": rate_over_workers(painter, chunks, 2)}
             began = time.perf_counter()
             if options["name"] == "ours":
                 for chunk in chunks:
@@ -100,17 +100,6 @@ def arm(options: dict[str, Any]) -> None:
             return {"images_per_second": count / (time.perf_counter() - began)}
 
     serve(answer)
-
-
-def rate(painter: Any, chunks: list[list[int]]) -> float:
-    """Images/s of two workers between the ends of their first chunks and of the last: their start does not count."""
-    from medsd_ray.workers import run_tasks
-
-    counts, times = [], []
-    for _, count in run_tasks(painter, chunks, 2):
-        counts.append(count)
-        times.append(time.perf_counter())
-    return sum(counts[2:]) / (times[-1] - times[1])
 
 
 def pipeline_loop(pipeline: Any, count: int, batch: int, out: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medsd_ray.errors import InputError
-from medsd_ray.generation.prompts import choose_prompts
+from medsd_ray.generation.prompts import prompts_of_shards
 from medsd_ray.spec import RunSpec, dump_run, parse_run
 
 SIZE = 64
@@ -95,7 +95,6 @@ def demo(data: Path | None, out: Path) -> None:
     """Runs every step into `out` and prints where the page is. Raises InputError for a folder without metadata.csv."""
     from medsd_ray.data.encode import encode
     from medsd_ray.data.prepare import prepare
-    from medsd_ray.data.shards import iter_samples
     from medsd_ray.evaluation.evaluate import evaluate
     from medsd_ray.generation.generate import generate
     from medsd_ray.training.run import train
@@ -121,8 +120,7 @@ def demo(data: Path | None, out: Path) -> None:
         )  # fmt: skip
 
     watch("prepare", prepared)
-    known = [(s.caption, str(s.labels.get("finding", s.caption))) for s in iter_samples(paths["shards"], "train")]
-    prompts = choose_prompts(*map(list, zip(*known, strict=True)))
+    prompts = prompts_of_shards(paths["shards"], "finding")
     watch("adapt the VAE's decoder", lambda: trained(vae_run(paths["shards"], paths["vae"])))
     watch(
         "encode",

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medsd_ray.errors import InputError
-from medsd_ray.values import in_words, read_values, set_value
+from medsd_ray.values import in_words, read_values
 
 Positive = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
@@ -348,9 +348,7 @@ class RunSpec(Strict):
 
 def load_run(path: str | Path, overrides: list[str] | None = None) -> RunSpec:
     """Reads RUN.yaml and `--set a.b=value` overrides. Raises InputError with every wrong field, one line."""
-    values = read_values(path, "RUN.yaml", "a run is a mapping with name, data, components, training and output")
-    for override in overrides or []:
-        set_value(values, override)
+    values = read_values(path, "RUN.yaml", "a run is a mapping with name, data, components, training and output", overrides)
     return parse_run(values, source=str(path))
 
 

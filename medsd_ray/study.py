@@ -17,7 +17,7 @@ from medsd_ray.errors import InputError
 from medsd_ray.spec import Positive, Strict, Text, Training
 from medsd_ray.tuning import plan
 from medsd_ray.tuning.space import Combination, combinations, ordered, short
-from medsd_ray.values import in_words, read_values, set_value
+from medsd_ray.values import in_words, read_values
 
 MOST_COMBINATIONS = 4096
 OWN = {"name": "the study's name", "output": "output", "data": "shards", "seed": "seeds"}
@@ -234,9 +234,7 @@ class StudySpec(Strict):
 
 def load_study(path: str | Path, overrides: list[str] | None = None) -> StudySpec:
     """Reads STUDY.yaml and `--set a.b=value` overrides. Raises InputError with every wrong field, one line."""
-    values = read_values(path, "STUDY.yaml", "a study is a mapping with name, output, shards, run and space")
-    for override in overrides or []:
-        set_value(values, override)
+    values = read_values(path, "STUDY.yaml", "a study is a mapping with name, output, shards, run and space", overrides)
     return parse_study(values, source=str(path))
 
 

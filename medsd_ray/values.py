@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from medsd_ray.errors import InputError
 
 
-def read_values(path: str | Path, kind: str, shape: str) -> dict[str, Any]:
-    """The mapping in a YAML file. `kind` is what such a file is called, `shape` says what it must be. Raises InputError."""
+def read_values(path: str | Path, kind: str, shape: str, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file, with `a.b=value` overrides laid over it. `kind` is what such a file is called, `shape` says
+    what it must be. Raises InputError."""
     try:
         text = Path(path).read_text()
     except OSError as error:
@@ -26,6 +27,8 @@ def read_values(path: str | Path, kind: str, shape: str) -> dict[str, Any]:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: {shape}")
+    for override in overrides or []:
+        set_value(values, override)
     return values
 
 

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch.nn import functional
 
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.classifier import device
-from medsd_ray.evaluation.features import Extractor, as_state, check_shapes, load_clip, read_weights, rgb
+from medsd_ray.evaluation.features import Extractor, as_state, check_shapes, load_clip, load_encoder, read_weights, rgb
 from medsd_ray.models.resolve import ENCODER_FILES, cached
 from medsd_ray.storage import open_storage
 
@@ -71,14 +70,7 @@ def rad_dino(path: Path) -> Extractor:
     """
     from transformers import AutoImageProcessor, Dinov2Model
 
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder; give that of RadDINO")
-    try:
-        model: Any = Dinov2Model.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
-        processor: Any = AutoImageProcessor.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a DINOv2 model with safetensors weights and a processor ({str(error)[:160]})") from error
-    model.to(device())
+    model, processor = load_encoder(path, Dinov2Model, AutoImageProcessor, owner="RadDINO", what="a DINOv2 model")
 
     def batch(images: list[np.ndarray]) -> Tensor:
         size = (BENCHMARK_SIZE, BENCHMARK_SIZE)

@@ -147,13 +147,19 @@ def load_clip(folder: str | Path) -> tuple[Any, Any]:
     """A CLIP model and its processor. Raises InputError where `folder` is not one with safetensors weights."""
     from transformers import CLIPModel, CLIPProcessor
 
+    return load_encoder(folder, CLIPModel, CLIPProcessor, owner="a CLIP model", what="a CLIP model")
+
+
+def load_encoder(folder: str | Path, kind: Any, processors: Any, *, owner: str, what: str) -> tuple[Any, Any]:
+    """A model of transformers' class `kind` and its processor, on the device. Raises InputError where `folder` is not one with
+    safetensors weights, or is not there."""
     if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder; give that of a CLIP model")
+        raise InputError(f"{folder}: no such folder; give that of {owner}")
     try:
-        model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-        processor: Any = CLIPProcessor.from_pretrained(folder, local_files_only=True)
+        model = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        processor = processors.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: not a CLIP model with safetensors weights and a processor ({_first_line(error)})") from error
+        raise InputError(f"{folder}: not {what} with safetensors weights and a processor ({_first_line(error)})") from error
     return model.to(device()), processor
 
 

@@ -39,3 +39,11 @@ def choose_prompts(captions: list[str], labels: list[str]) -> list[str]:
     lists = [[caption for caption, _ in counts.most_common(16)] for _, counts in sorted(by_label.items())]
     turns = max(map(len, lists))
     return [captions[turn % len(captions)] for turn in range(turns) for captions in lists]
+
+
+def prompts_of_shards(shards: str, label: str) -> list[str]:
+    """`choose_prompts` of the training images; where one has no such label, its caption stands for it."""
+    from medsd_ray.data.shards import iter_samples
+
+    known = [(sample.caption, str(sample.labels.get(label, sample.caption))) for sample in iter_samples(shards, "train")]
+    return choose_prompts(*map(list, zip(*known, strict=True)))

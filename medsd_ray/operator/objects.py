@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsd_ray.spec import Resources, RunSpec, Text
 from medsd_ray.study import StudySpec
+from medsd_ray.tuning import plan
 
 GROUP, VERSION = "medsd.io", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -211,7 +212,7 @@ class StudyJobSpec(Job):
     @property
     def resources(self) -> Resources:
         """Of each trial."""
-        return Resources.model_validate(self.study.run.get("resources") or {})
+        return plan.resources(self.study, {})
 
 
 JobSpec = FineTuneSpec | StudyJobSpec | EvaluationSpec

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from medsd_ray.spec import RunSpec
+from medsd_ray.spec import Resources, RunSpec
 from medsd_ray.tuning.space import Combination, apply, short
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ def methods(study: StudySpec, combination: Combination) -> dict[str, str]:
     if not isinstance(given, dict):
         raise ValueError("run.components: give vae, text_encoder and unet, each with its method")
     return {name: str(short(given.get(name) or {}) or "frozen") for name in COMPONENTS}
+
+
+def resources(study: StudySpec, combination: Combination) -> Resources:
+    """Of a trial with this combination. Raises ValidationError, a ValueError."""
+    return Resources.model_validate(apply(study.run, combination).get("resources") or {})
 
 
 def vae_run(study: StudySpec, combination: Combination) -> RunSpec | None:

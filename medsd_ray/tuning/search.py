@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import uuid
@@ -18,7 +17,7 @@ from medsd_ray.training.progress import read_metrics
 from medsd_ray.tuning import plan
 from medsd_ray.tuning.ledger import Ledger
 from medsd_ray.tuning.space import apply, combinations
-from medsd_ray.tuning.trial import trial
+from medsd_ray.tuning.trial import as_seen, trial
 
 LOSS = "validation_loss"
 SHARE: dict[str, float] = {"CPU": 0, "memory": 1 << 20}
@@ -166,6 +165,4 @@ def _tell_again(asha: Any, name: str, output: Storage) -> None:
     asha.on_trial_add(None, earlier)
     for record in read_metrics(output):
         if LOSS in record:
-            asha.on_trial_result(
-                None, earlier, {"step": record["step"], LOSS: record[LOSS] if math.isfinite(record[LOSS]) else math.inf}
-            )
+            asha.on_trial_result(None, earlier, as_seen(record))

@@ -20,7 +20,7 @@ from typing import Any
 from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.evaluation import detector
 from medsd_ray.generation.generate import generate
-from medsd_ray.spec import Resources, RunSpec
+from medsd_ray.spec import RunSpec
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.study import StudySpec, parse_study
 from medsd_ray.training.progress import STOP
@@ -29,7 +29,7 @@ from medsd_ray.training.steps import step_folder
 from medsd_ray.tuning import plan
 from medsd_ray.tuning.fork import adopt, fork
 from medsd_ray.tuning.score import score
-from medsd_ray.tuning.space import Combination, apply, within
+from medsd_ray.tuning.space import Combination, within
 
 LOOK_EVERY_S = 1.0
 CHECKPOINT_S = 60.0
@@ -91,9 +91,7 @@ class Work:
         def tell(record: dict[str, Any]) -> None:
             if "validation_loss" not in record:
                 return
-            loss = record["validation_loss"]
-            # asha would let a NaN go on, as it is below nothing.
-            seen = {"step": record["step"], "validation_loss": loss if math.isfinite(loss) else math.inf}
+            seen = as_seen(record)
             if not pbt:
                 report(seen)
             elif record["step"] < run.training.max_steps:  # at the end there is nothing to take over any more
@@ -118,8 +116,7 @@ class Work:
             report(seen, checkpoint=tune.Checkpoint.from_directory(folder))
 
     def _judge(self, run: RunSpec | None) -> dict[str, Any]:
-        how, values = self.study.evaluation, apply(self.study.run, self.params)
-        resources = run.resources if run else Resources.model_validate(values.get("resources") or {})
+        how, resources = self.study.evaluation, plan.resources(self.study, self.params)
         images = f"{self.study.output}/{plan.TRIALS}/{self.name}/images"
         generate(
             run.output if run else plan.base_model(self.study, self.params), images, prompts=self.prompts,
@@ -132,6 +129,12 @@ class Work:
     def _go_on(self) -> None:
         if self.stop.is_set():
             raise Interrupted("the study was asked to stop")
+
+
+def as_seen(record: dict[str, Any]) -> dict[str, Any]:
+    """What a scheduler is told of a record of validation: asha would let a NaN go on, as it is below nothing."""
+    loss = record["validation_loss"]
+    return {"step": record["step"], "validation_loss": loss if math.isfinite(loss) else math.inf}
 
 
 def take_over(run: RunSpec, store: Storage) -> None:

@@ -20,13 +20,12 @@ import yaml
 
 from medsd_ray.cluster import ensure_ray
 from medsd_ray.data.encode import encode
-from medsd_ray.data.shards import iter_samples, list_splits, open_split
+from medsd_ray.data.shards import list_splits, open_split
 from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.evaluation import detector
 from medsd_ray.evaluation.report import versions
-from medsd_ray.generation.prompts import choose_prompts
+from medsd_ray.generation.prompts import prompts_of_shards
 from medsd_ray.models.resolve import SMALL
-from medsd_ray.spec import Resources
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage import absolute as absolute_store
 from medsd_ray.study import Dimension, StudySpec, dump_study, parse_study
@@ -35,7 +34,7 @@ from medsd_ray.training.progress import STOP
 from medsd_ray.training.run import train
 from medsd_ray.tuning import board, plan, results, suggest
 from medsd_ray.tuning.ledger import BEST, STUDY, TABLE, Ledger
-from medsd_ray.tuning.space import Combination, apply, combinations
+from medsd_ray.tuning.space import Combination, combinations
 
 SPEC = "study.yaml"
 MAY_GROW = {"output", "shards", "search.max_concurrent", "search.num_samples", "budget"}
@@ -164,7 +163,7 @@ def start_ray(study: StudySpec) -> int:
     all of them, so that on a small machine workers share cores."""
     import ray
 
-    found = [Resources.model_validate(apply(study.run, one).get("resources") or {}) for one in combinations(study.space)]
+    found = [plan.resources(study, one) for one in combinations(study.space)]
     wanted = study.search.max_concurrent
     ensure_ray(wanted * max(one.sizes[-1] * one.cpus_per_worker for one in found))
     gpus = max(one.num_workers if one.use_gpu else 0 for one in found)
@@ -191,10 +190,10 @@ def prepare(study: StudySpec, ledger: Ledger) -> bool:
             say(f"--- VAE, {stage.components.vae.method.value}")
             train(stage, auto_resume=True)
         say("--- encode")
-        workers, gpu = _workers(study, combination)
+        resources = plan.resources(study, combination)
         encode(
             study.shards, plan.latents(study, combination), model=plan.base_model(study, combination), text_embeddings=texts,
-            num_workers=workers, use_gpu=gpu,
+            num_workers=resources.num_workers, use_gpu=resources.use_gpu,
         )  # fmt: skip
     return judged
 
@@ -208,11 +207,6 @@ def ways(study: StudySpec, planned: list[Combination] | None) -> list[tuple[Comb
     return [(one, where in frozen) for where, one in reversed(found.items())]
 
 
-def _workers(study: StudySpec, combination: Combination) -> tuple[int, bool]:
-    resources = Resources.model_validate(apply(study.run, combination).get("resources") or {})
-    return resources.num_workers, resources.use_gpu
-
-
 # --- the trials, and after
 
 
@@ -221,7 +215,8 @@ def search(ledger: Ledger, judged: bool, concurrent: int) -> None:
     from medsd_ray.tuning.search import run_trials
 
     failures: list[BaseException] = []
-    prompts = prompts_of(ledger.study)
+    how = ledger.study.evaluation
+    prompts = list(how.prompts) or prompts_of_shards(ledger.study.shards, how.label)
     with stop_on_signals() as stop:
 
         def run() -> None:
@@ -248,14 +243,6 @@ def search(ledger: Ledger, judged: bool, concurrent: int) -> None:
     if stop.is_set() and not ledger.finished:
         over = sum(trial["status"] in results.OVER for trial in ledger.trials)
         raise Interrupted(f"after {over} of {ledger.total} trials; the same command with --resume goes on")
-
-
-def prompts_of(study: StudySpec) -> list[str]:
-    if study.evaluation.prompts:
-        return list(study.evaluation.prompts)
-    label = study.evaluation.label
-    known = [(s.caption, str(s.labels.get(label, s.caption))) for s in iter_samples(study.shards, "train")]
-    return choose_prompts(*map(list, zip(*known, strict=True)))
 
 
 def finish(ledger: Ledger) -> dict[str, Any]:
