@@ -6,13 +6,10 @@ The study is made up, in a temporary folder; nothing is trained. Beside the serv
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import os
 import re
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -20,13 +17,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 from common import ROOT, Row, row, save
 
 sys.path.insert(0, str(ROOT / "tests"))
-from studies import write_large_study
+from chromium import find_chromium
+from studies import served, write_large_study
 
 TRIALS, POINTS = 1000, 1000
 SHARED = 100
@@ -48,25 +45,10 @@ def main() -> None:
     save("dashboard", rows)
 
 
-@contextlib.contextmanager
-def served(root: Path) -> Iterator[tuple[str, int]]:
-    """The address and process id of a new server."""
-    command = [str(Path(sys.executable).parent / "medsd"), "dashboard", str(root), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found
-        yield found[0], process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
 def with_browser(study: Path) -> list[Row]:
     from playwright.sync_api import sync_playwright
 
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromium = find_chromium()
     assert chromium, "no Chromium on the PATH"
     with sync_playwright() as playwright, served(study) as (address, _):
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

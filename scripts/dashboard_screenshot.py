@@ -6,10 +6,6 @@ STUDY is the output of a `medsd tune`; a made-up one where absent. Needs Chromiu
 from __future__ import annotations
 
 import io
-import re
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +14,10 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+import studies  # noqa: E402
+from chromium import find_chromium  # noqa: E402
+
 WIDTH, HEIGHT = 1440, 2624
 
 
@@ -31,38 +31,26 @@ def main() -> None:
 
 
 def made_up(folder: Path) -> Path:
-    sys.path.insert(0, str(ROOT / "tests"))
-    import studies
-
     studies.PROMPTS = (*studies.PROMPTS[:2], "A chest x-ray with bilateral pleural effusions")
     studies.write_study(folder, 48)
     return folder
 
 
 def photograph(study: Path) -> Image.Image:
-    command = [str(Path(sys.executable).parent / "medsd"), "dashboard", str(study), "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout
-        found = re.search(r"http://\S+", server.stdout.readline())
-        assert found
-        with sync_playwright() as playwright:
-            path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
-            page.goto(f"{found[0]}#/study/")
-            page.locator("#trials th button").nth(3).wait_for()
-            for _ in range(2):  # highest value of the first metric first
-                page.locator("#trials th button").nth(2).click()
-            for row in (0, 3):
-                page.locator("#trials tbody input").nth(row).check()
-            page.wait_for_function("document.querySelector('.chart.parallel').data?.length === 1")
-            page.wait_for_timeout(4000)
-            data = page.screenshot()
-            browser.close()
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
+    with studies.served(study) as (address, _), sync_playwright() as playwright:
+        path = find_chromium()
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        page.goto(f"{address}#/study/")
+        page.locator("#trials th button").nth(3).wait_for()
+        for _ in range(2):  # highest value of the first metric first
+            page.locator("#trials th button").nth(2).click()
+        for row in (0, 3):
+            page.locator("#trials tbody input").nth(row).check()
+        page.wait_for_function("document.querySelector('.chart.parallel').data?.length === 1")
+        page.wait_for_timeout(4000)
+        data = page.screenshot()
+        browser.close()
     return Image.open(io.BytesIO(data))
 
 

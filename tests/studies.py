@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +220,18 @@ def write_large_study(root: Path, trials: int = 1000, points: int = 1000) -> Non
         end = trial["metrics"]["validation_loss"] - 0.35
         (folder / "metrics.jsonl").write_text(metrics_lines(points * 10, points, end, int(trial["id"]), every=0))
     write_json(root / "study.json", summarise(found, "done"))
+
+
+@contextlib.contextmanager
+def served(root: Path) -> Iterator[tuple[str, int]]:
+    """`medsd dashboard ROOT`, on a free port: its address and process id."""
+    command = [str(Path(sys.executable).parent / "medsd"), "dashboard", str(root), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found
+        yield found[0], process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from chromium import find_chromium
 from s3_server import S3Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +31,7 @@ def browser(notes: dict[str, str]) -> Iterator[Browser]:
     while it runs, Playwright keeps an event loop in this thread, where others could start none."""
     from playwright.sync_api import sync_playwright
 
-    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    path = find_chromium()
     if path is None:
         notes["browser"] = "TESTS OF THE PAGES SKIPPED: no Chromium on the PATH (Debian: apt install chromium)."
         pytest.skip("no Chromium on the PATH")
