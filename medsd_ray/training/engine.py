@@ -96,7 +96,7 @@ def deepspeed_config(training: Training, micro_batch_size: int, world_size: int,
 
 
 def build_optimizer(groups: list[dict[str, Any]], training: Training, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW. With offload DeepSpeed's CPU kernel where it builds; on a GPU torch's fused one; torch's own otherwise."""
+    """torch's AdamW, fused; with offload from a GPU DeepSpeed's CPU kernel, where that builds."""
     settings: dict[str, Any] = {"betas": training.adam_betas, "weight_decay": training.weight_decay}
     if training.offload.optimizer and device.type == "cuda":
         try:
@@ -105,8 +105,7 @@ def build_optimizer(groups: list[dict[str, Any]], training: Training, device: to
             return DeepSpeedCPUAdam(groups, adamw_mode=True, **settings)
         except Exception as error:  # no compiler, or another CUDA than torch's
             logging.getLogger(__name__).warning("DeepSpeed's CPU Adam does not build here (%s); torch's AdamW serves", error)
-    fused = device.type == "cuda" and not training.offload.optimizer
-    return torch.optim.AdamW(groups, fused=fused, **settings)
+    return torch.optim.AdamW(groups, fused=True, **settings)
 
 
 class Engine:
@@ -249,8 +248,7 @@ class Engine:
         for h in self.held:
             state = self.adam.state[h.tensor]
             if not state:
-                on = h.tensor.device if self.adam.defaults.get("fused") else "cpu"
-                state["step"] = torch.tensor(float(updates), device=on) if in_tensor else updates
+                state["step"] = torch.tensor(float(updates), device=h.tensor.device) if in_tensor else updates
                 for kind in MOMENTS:
                     state[kind] = torch.zeros_like(h.tensor, requires_grad=False)
             for kind, view in self.moments(h).items():

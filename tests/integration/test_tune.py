@@ -23,11 +23,12 @@ from medsd_ray.spec import parse_run
 from medsd_ray.storage import FolderStorage, Storage, open_storage
 
 STEPS, EVERY = 12, 2
+# asha lets the last one through at every look: the first, which it is compared with, hardly learns.
 TRIED: list[dict[str, Any]] = [
-    {"unet": "full"},
+    {"unet": {"method": "lora", "learning_rate": 1e-7}},
     {"unet": {"method": "full", "learning_rate": 0.9}},  # far too high: stopped at the first look
     {"text_encoder": {"method": "swap", "swap": {"model": "/no/such/encoder"}}},
-    {"unet": "lora", "vae": "frozen"},
+    {"unet": "full", "vae": "frozen"},
 ]
 
 
@@ -160,9 +161,8 @@ def test_a_study_whose_driver_is_killed_and_stopped_runs_each_trial_once(root: P
     assert steps == list(range(1, STEPS + 1))
     check_result(output, said)
 
-    process = start("--auto-resume")
-    assert "Best: trial" in ended(process, 0)
-    assert "--- encode" not in ended(start("--auto-resume"), 0)
+    said = ended(start("--auto-resume"), 0)
+    assert "Best: trial" in said and "--- encode" not in said
     assert_refused(medsd("tune", root / "study.yaml"), "a study was started here", "--resume")
     assert_refused(medsd("tune", root / "study.yaml", "--resume", "--set", "metric=kid"), "metric is 'kid'", "'fid'")
 
