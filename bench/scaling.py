@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import socket
 import struct
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ CASES = {"cpu": ("small", 64, 16), "cuda": ("sd1", 256, 16)}
 SENT = 200
 """Offset of tcpi_bytes_sent in Linux's struct tcp_info (include/uapi/linux/tcp.h)."""
 PARTS = ("data wait", "forward", "backward", "communication", "update", "rest")
+PREFIX = "medsd: "
 
 
 def main() -> None:
@@ -57,7 +60,8 @@ def main() -> None:
 
 
 def team(world: int, stage: int, data: str, given: Any, folder: str) -> dict[str, Any]:
-    """The median turn of `world` workers: images/s, bytes that a worker sent in a step, and seconds of each part."""
+    """The median turn of `world` workers: images/s and bytes that a worker sent in a step; worker 0's seconds of each part of
+    a step, from a turn of its own under torch's profiler."""
     Path(folder).mkdir()
     layout, _, batch = CASES[given.device]
     options = {"folder": folder, "layout": layout, "latents": data, "batch": batch, "device": given.device}
@@ -65,25 +69,27 @@ def team(world: int, stage: int, data: str, given: Any, folder: str) -> dict[str
         Arm(f"worker {rank}", options | {"rank": rank, "world": world, "stage": stage}, CUDA_VISIBLE_DEVICES=str(rank))
         for rank in range(world)
     ]
-    turns = []
+
+    def turn(profile: bool = False) -> list[dict[str, Any]]:
+        for one in arms:
+            one.tell(steps=given.steps, profile=profile)
+        return [one.answer() for one in arms]
+
     try:
-        for number in range(given.repetitions + 1):
-            for one in arms:
-                one.tell(steps=given.steps)
-            answers = [one.answer() for one in arms]
-            if number:  # the first one warms
-                turns.append(answers)
+        turn()  # warms
+        turns = sorted((turn() for _ in range(given.repetitions)), key=lambda answers: answers[0]["seconds"])
+        parts = turn(profile=True)[0]["parts"]
     finally:
         for one in arms:
             one.close()
-    turns.sort(key=lambda answers: answers[0]["seconds"])
     middle = turns[len(turns) // 2]
-    print(f"{world} workers, ZeRO {stage}: {world * batch * given.steps / middle[0]['seconds']:.1f} images/s", flush=True)
+    speed = world * batch * given.steps / middle[0]["seconds"]
+    print(f"{world} workers, ZeRO {stage}: {speed:.1f} images/s", flush=True)
     return {
-        "speed": world * batch * given.steps / middle[0]["seconds"],
+        "speed": speed,
         "sent": sum(answer["sent"] for answer in middle) / world / given.steps,
         "parameters": middle[0]["parameters"],
-        "parts": {name: seconds / given.steps for name, seconds in middle[0]["parts"].items()},
+        "parts": {name: seconds / given.steps for name, seconds in parts.items()},
     }
 
 
@@ -150,78 +156,86 @@ def arm(options: dict[str, Any]) -> None:
     )
     values["training"]["global_batch_size"] = options["batch"] * world
     values["resources"] = {"num_workers": world}
-    clock = watch(options["device"])
+    parts = Parts(options["device"])
     trainer = stepper.trainer(values, options["device"])
     parameters = sum(torch.Size(shape).numel() for shape in trainer.engine.shapes.values())
     step = stepper.stepping(trainer)
 
-    def answer(question: dict[str, Any]) -> dict[str, Any]:
-        trainer.team.wait()
-        sent, began = bytes_sent(), time.perf_counter()
-        clock.read()
-        for _ in range(question["steps"]):
+    def steps(count: int) -> float:
+        began = time.perf_counter()
+        for _ in range(count):
             step()
         stepper.finish(options["device"])
-        seconds, parts = time.perf_counter() - began, clock.read()
-        return {"seconds": seconds, "sent": bytes_sent() - sent, "parameters": parameters, "parts": parts}
+        return time.perf_counter() - began
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        trainer.team.wait()
+        if question["profile"]:
+            return {"parts": parts.profiled(lambda: steps(question["steps"]))}
+        sent = bytes_sent()
+        return {"seconds": steps(question["steps"]), "sent": bytes_sent() - sent, "parameters": parameters}
 
     serve(answer)
 
 
-class Clock:
-    """Seconds of each part of a step, each instant counted once: what is inside another part is taken from it."""
+class Parts:
+    """The parts of a step as events of torch's profiler, in the steps that `profiled` runs."""
 
     def __init__(self, device: str):
-        self.parts: dict[str, float] = {}
-        self._device, self._within, self._since = device, ["rest"], time.perf_counter()
+        """Labels the engine's methods, the loader's queue and torch.distributed's calls, before anything holds those."""
+        import queue
 
-    def _now(self) -> None:
-        """Gives the time since the last change to the part that it belongs to."""
-        if self._device == "cuda":  # what a part has started is its own
-            import torch
+        import torch.distributed as dist
 
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.parts[self._within[-1]] = self.parts.get(self._within[-1], 0.0) + now - self._since
-        self._since = now
+        from medsd_ray.training.engine import Engine
 
-    def wrap(self, owner: Any, method: str, part: str) -> None:
+        self.device, self.on = device, False
+        for method, part in (("__call__", "forward"), ("backward", "backward"), ("end_micro_batch", "update")):
+            self._label(Engine, method, part)
+        for call in ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "reduce", "all_gather"):
+            self._label(dist, call, "communication")
+        self._label(queue.Queue, "get", "data wait")
+
+    def _label(self, owner: Any, method: str, part: str) -> None:
+        import torch
+        from stepper import finish
+
         inner = getattr(owner, method)
 
         @functools.wraps(inner)
-        def timed(*given: Any, **named: Any) -> Any:
-            self._now()
-            self._within.append(part)
-            try:
+        def labelled(*given: Any, **named: Any) -> Any:
+            if not self.on:
                 return inner(*given, **named)
-            finally:
-                self._now()
-                self._within.pop()
+            with torch.profiler.record_function(PREFIX + part):
+                try:
+                    return inner(*given, **named)
+                finally:
+                    finish(self.device)  # what a part has started is its own
 
-        setattr(owner, method, timed)
+        setattr(owner, method, labelled)
 
-    def read(self) -> dict[str, float]:
-        """The parts since the last call."""
-        self._now()
-        parts, self.parts = self.parts, {}
-        return parts
+    def profiled(self, steps: Callable[[], float]) -> dict[str, float]:
+        """Seconds of each part of `steps`, which returns how long it took."""
+        from torch.profiler import ProfilerActivity, profile
+
+        self.on = True
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            seconds = steps()
+        self.on = False
+        events = [e for e in seen.events() or () if e.name.startswith(PREFIX)]
+        spans = [(e.name.removeprefix(PREFIX), e.time_range.start / 1e6, e.time_range.end / 1e6) for e in events]
+        return parts_of(spans, seconds)
 
 
-def watch(device: str) -> Clock:
-    """A clock in the engine's methods, the loader's queue and torch.distributed's calls, before anything holds those."""
-    import queue
-
-    import torch.distributed as dist
-
-    from medsd_ray.training.engine import Engine
-
-    clock = Clock(device)
-    for method, part in (("__call__", "forward"), ("backward", "backward"), ("end_micro_batch", "update")):
-        clock.wrap(Engine, method, part)
-    for call in ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "reduce", "all_gather"):
-        clock.wrap(dist, call, "communication")
-    clock.wrap(queue.Queue, "get", "data wait")
-    return clock
+def parts_of(events: list[tuple[str, float, float]], seconds: float) -> dict[str, float]:
+    """Seconds of each part among events (part, start, end), each instant counted once: for the event that began last."""
+    marks = sorted({at for _, start, end in events for at in (start, end)})
+    parts = dict.fromkeys(PARTS, 0.0)
+    for began, ended in itertools.pairwise(marks):
+        running = [event for event in events if event[1] <= began and event[2] >= ended]
+        if running:
+            parts[max(running, key=lambda event: event[1])[0]] += ended - began
+    return parts | {"rest": seconds - sum(parts.values())}
 
 
 def bytes_sent() -> int:

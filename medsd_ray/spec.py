@@ -235,7 +235,10 @@ class Training(Strict):
     offload: Offload = Offload()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
-    compile: bool = Field(default=False, description="torch.compile of the U-Net's (or VAE's) repeated blocks")
+    compile: bool = Field(
+        default=False,
+        description="torch.compile of the U-Net's (or VAE's) repeated blocks; the output keeps what it makes, for restarts",
+    )
     ema: Ema | None = Ema()
     log_every: Positive = Field(default=10, description="steps")
     validate_every: Positive | None = Field(default=None, description="steps; null: at the end only")

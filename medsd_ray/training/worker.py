@@ -18,6 +18,7 @@ from medsd_ray.errors import RunError
 from medsd_ray.retries import with_retries
 from medsd_ray.storage import open_storage
 from medsd_ray.training.checkpoint import CheckpointWriter
+from medsd_ray.training.compile_cache import CompileCache
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import Engine
 from medsd_ray.training.fragments import by_name
@@ -65,11 +66,13 @@ class Trainer:
         everyones = self.team.everywhere([piece for piece, _ in self.owned])
         self.pieces = by_name(piece for part in everyones for piece in part)
         self.reporter = Reporter(self.output, self.training.max_steps, self.first, warnings) if self.team.rank == 0 else None
+        self.compiled = CompileCache(self.output, device) if self.training.compile else None
+        if self.compiled:
+            with_retries(self.compiled.load)
         self.writer = CheckpointWriter(
             self.output, self.team, run.checkpoint,
             warn=self.reporter.warn if self.reporter else warnings.append,
-            # Who goes on from a checkpoint finds the records of its steps, though this worker may be lost right after.
-            before_complete=self.reporter.flush if self.reporter else lambda: None,
+            before_complete=self._before_complete,
         )  # fmt: skip
         held_out = open_dataset(run, job.validation, self.stage.tokenizer) if job.validation else None
         self.validation = Validation(held_out, self.stage, self.engine, self.team, self.micro) if held_out else None
@@ -170,6 +173,17 @@ class Trainer:
             self.stage.scaling_factor,
         )  # fmt: skip
         self.writer.save(done, tensors, about)
+
+    def _before_complete(self) -> None:
+        """Worker 0, in the thread that writes checkpoints. Who goes on from one finds the records of its steps, and need not
+        compile again, though this worker may be lost right after."""
+        assert self.reporter
+        self.reporter.flush()
+        if self.compiled:
+            try:
+                with_retries(self.compiled.keep)
+            except Exception as error:  # a checkpoint is worth more
+                self.reporter.warn(f"what torch.compile made is not kept, so a restart compiles again: {error}")
 
     def finish(self, interrupted: bool) -> None:
         """Waits for the last checkpoint and writes result.json. Raises RunError where the checkpoint was not saved."""

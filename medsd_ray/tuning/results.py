@@ -178,12 +178,15 @@ def report(study: StudySpec, found: dict[str, Any]) -> str:
     """study.md: the table, the best run, and what mattered."""
     lines = [f"# {study.name}", "", f"Best first by {study.metric} ({study.direction}); 95% intervals over seeds.", ""]
     lines += [table(study, found["trials"]), ""]
+    known = [right for trial in found["trials"] if (right := trial["metrics"].get("detector_accuracy")) is not None]
+    if known:  # one detector judges all trials
+        lines += [f"insertion_accuracy is by a detector that is itself right on {known[0]:.1%} of the real held-out images.", ""]
     if found["best"]:
         lines.append(f"Best: trial {found['best']['trial']}, {study.metric} {found['best']['metric']:.4g}; its run is best.yaml.")
     weights = found["importance"] or {}
-    known = sorted(((v, name) for name, v in weights.items() if v is not None), reverse=True)
-    if known:
-        lines.append("Importance (fANOVA): " + ", ".join(f"{name} {value:.0%}" for value, name in known) + ".")
+    weighed = sorted(((v, name) for name, v in weights.items() if v is not None), reverse=True)
+    if weighed:
+        lines.append("Importance (fANOVA): " + ", ".join(f"{name} {value:.0%}" for value, name in weighed) + ".")
     if found["importance_reason"]:
         lines.append(f"Importance not computed: {found['importance_reason']}.")
     lines += [f"Failed: trial {t['id']}: {t['error']}" for t in found["trials"] if t["status"] == "failed"]

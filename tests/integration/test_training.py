@@ -153,6 +153,12 @@ def test_precision_offload_and_checkpointing(root: Path, whole_runs: None, two: 
         torch.testing.assert_close(resumed, whole, atol=1e-5, rtol=0)
 
 
+def test_compiled_blocks_train_alike_and_are_kept_for_a_restart(root: Path, whole_runs: None, one: Pool):
+    one.train(spec(root, "compiled", 1, compile=True))
+    torch.testing.assert_close(losses(root, "compiled"), losses(root, "one-0"), atol=1e-4, rtol=0)
+    assert len(list((root / "compiled/compile-cache").iterdir())) == 1
+
+
 @pytest.fixture(scope="module")
 def images(root: Path) -> str:
     """Image shards for the VAE."""
