@@ -88,6 +88,7 @@ class World:
         self.pods: list[dict[str, Any]] = []
         self.gone: list[dict[str, Any]] = []
         self.driver: Answer | None = None
+        self.holder: str | None = None
         self.made: list[str] = []
         self.events: list[str] = []
         self.scaled: list[ScaleWorkers] = []
@@ -106,7 +107,7 @@ class World:
         current = self.rayjobs.get(name or "")
         pods, gone = tuple(map(slim_pod, self.pods)), tuple(map(slim_pod, self.gone))
         rayjob = slim_rayjob(current) if current else None
-        return Facts(self.runtime, None, rayjob, tuple(older), pods, gone, (), self.driver)
+        return Facts(self.runtime, None, rayjob, tuple(older), pods, gone, (), self.driver, self.holder)
 
     def turn(self) -> Decision:
         """One reconciliation. Raises Crash."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medsd_ray.operator.ends import cleared, delete, suspended
-from medsd_ray.operator.manifests import Refused, plan
+from medsd_ray.operator.manifests import Refused, output_of, plan
 from medsd_ray.operator.objects import Attempt
 from medsd_ray.operator.turn import MakeAttempt, Turn
 
@@ -71,13 +71,17 @@ def make_again(turn: Turn) -> None:
 
 
 def make(turn: Turn, number: int) -> MakeAttempt | None:
-    """None, and the reason in the Accepted condition, where the runtime does not allow it."""
+    """None, and the reason in the Accepted condition, where the runtime does not allow it or its output is another's."""
     facts, name = turn.facts, turn.spec.runtime
     try:
         if facts.runtime_refusal:
             raise Refused("RuntimeInvalid", facts.runtime_refusal)
         if facts.runtime is None:
             raise Refused("RuntimeNotFound", f"there is no Runtime {name}; `kubectl get runtimes` lists those that are there")
+        if facts.holder:
+            turn.look_again(STARTING_S)
+            words = f"{facts.holder} writes to {output_of(turn.spec)} and is not finished; delete it or choose another output"
+            raise Refused("OutputInUse", words)
         made = MakeAttempt(plan(turn.subject, facts.runtime, number))
     except Refused as refusal:
         turn.condition("Accepted", False, refusal.reason, str(refusal), warning=True)

@@ -76,6 +76,9 @@ class Index:
                 "resourceVersion": made["metadata"]["resourceVersion"],
                 "runtime": (made.get("spec") or {}).get("runtime"),
                 "phase": (made.get("status") or {}).get("phase", "Pending"),
+                "output": _output(made),
+                "begun": bool(((made.get("status") or {}).get("attempt") or {}).get("number")),
+                "order": (made["metadata"].get("creationTimestamp", ""), made["metadata"]["uid"]),
             }
         return key
 
@@ -150,6 +153,19 @@ class Index:
     def events(self, key: Key) -> list[dict[str, Any]]:
         return list(self._owned[key].events) if key in self._owned else []
 
+    def holder(self, key: Key, output: str) -> Key | None:
+        """Another object that writes to this output, is not finished, and has begun or was there first."""
+        mine = self.objects.get(key)
+        return next(
+            (
+                other
+                for other, one in self.objects.items()
+                if other != key and one["output"] == output and one["phase"] not in FINISHED
+                and (one["begun"] or mine is None or one["order"] < mine["order"])
+            ),
+            None,
+        )  # fmt: skip
+
     def phases(self) -> Iterator[tuple[str, str]]:
         return ((key.kind, one["phase"]) for key, one in list(self.objects.items()))
 
@@ -177,6 +193,13 @@ class Index:
                     del seen[name]
                     changed.add(key)
         return changed
+
+
+def _output(made: Made) -> str:
+    """As the spec says it, which may not be valid."""
+    spec = made.get("spec") or {}
+    values = spec.get("run") or spec.get("study") or spec
+    return str(values.get("output") or "").rstrip("/") if isinstance(values, dict) else ""
 
 
 def _key(made: Made) -> Key | None:

@@ -21,7 +21,7 @@ from medsd_ray.operator.attempt import wants_stop
 from medsd_ray.operator.deaths import ended, head_loss
 from medsd_ray.operator.index import FINISHED, Index, Key, slim_pod, slim_rayjob
 from medsd_ray.operator.lifecycle import decide, not_made
-from medsd_ray.operator.manifests import Plan
+from medsd_ray.operator.manifests import Plan, output_of
 from medsd_ray.operator.metrics import ATTEMPTS, ERRORS, PHASES, RECONCILES, SECONDS
 from medsd_ray.operator.naming import MANAGER, PROGRESS_MANAGER, attempt_of, owned_by, owner_of
 from medsd_ray.operator.objects import API_VERSION, Status
@@ -124,7 +124,14 @@ class Reconciler:
             gone=tuple(index.gone(key)),
             events=tuple(events),
             driver=await self._ask_driver(subject, rayjob, pods, events),
+            holder=self._holder(key, subject),
         )
+
+    def _holder(self, key: Key, subject: Subject) -> str | None:
+        if subject.spec is None or subject.status.attempt.number:
+            return None
+        holder = self.index.holder(key, output_of(subject.spec))
+        return str(holder) if holder else None
 
     def _runtime(self, subject: Subject):
         made = self.index.runtimes.get(subject.spec.runtime) if subject.spec else None

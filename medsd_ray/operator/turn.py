@@ -20,7 +20,7 @@ LONGEST_MESSAGE = 4096
 class Facts:
     """What is there. `rayjob`: of the current attempt; `older`: RayJobs of earlier ones. `pods`: of all attempts; `gone`: pods
     that were there, as they were last seen. `events`: of the current attempt's pods, oldest first. `runtime_refusal`: why the
-    Runtime cannot be read."""
+    Runtime cannot be read. `holder`: before the first attempt, another unfinished object that writes to the same output."""
 
     runtime: RuntimeSpec | None = None
     runtime_refusal: str | None = None
@@ -30,6 +30,7 @@ class Facts:
     gone: tuple[dict[str, Any], ...] = ()
     events: tuple[dict[str, Any], ...] = ()
     driver: Answer | None = None
+    holder: str | None = None
 
 
 @dataclass(frozen=True)

@@ -117,3 +117,23 @@ def test_a_watch_that_tells_nothing_shows_after_two_sweeps():
     index.objects[KEY]["resourceVersion"] = "11"
     sweep._compare({KEY: {"resourceVersion": "11"}})
     assert not sweep.silent
+
+
+def test_an_output_is_held_by_who_came_first_or_has_begun():
+    def tell(name: str, created: int, output: str = "s3://bucket/x", **status: Any) -> Key:
+        meta = {"name": name, "namespace": "lab", "uid": f"uid-{name}", "resourceVersion": "1"}
+        meta["creationTimestamp"] = f"2026-01-01T00:00:0{created}Z"
+        made = {"kind": "FineTune", "metadata": meta, "spec": {"run": {"output": output}}, "status": status}
+        return index.see_object(made, deleted=False)
+
+    index = Index()
+    first, second = tell("first", 1), tell("second", 2, "s3://bucket/x/")
+    tell("other", 0, "s3://bucket/y")
+    assert index.holder(first, "s3://bucket/x") is None and index.holder(second, "s3://bucket/x") == first
+    tell("second", 2, phase="Running", attempt={"number": 1})
+    assert index.holder(first, "s3://bucket/x") == second, "it has begun"
+    tell("second", 2, phase="Succeeded", attempt={"number": 1})
+    assert index.holder(first, "s3://bucket/x") is None
+    made = {"kind": "Study", "metadata": {"name": "s", "namespace": "lab", "uid": "u", "resourceVersion": "1"}}
+    study = index.see_object(made | {"spec": {"study": {"output": "s3://bucket/x"}}}, deleted=False)
+    assert index.holder(first, "s3://bucket/x") == study

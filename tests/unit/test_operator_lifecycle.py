@@ -205,6 +205,16 @@ def test_running_time_is_counted_over_all_attempts():
     assert world.condition("Failed").reason == "DeadlineExceeded" and not world.pods
 
 
+def test_an_output_that_another_writes_to_is_waited_for():
+    world = World(finetune())
+    world.holder = "FineTune lab/other"
+    assert world.settle() == "Pending" and not world.made
+    assert world.condition("Accepted").reason == "OutputInUse"
+    assert "FineTune lab/other writes to s3://bucket/runs/x" in world.status.message
+    world.holder = None
+    assert world.wait(15) == "Starting" and len(world.made) == 1
+
+
 def test_what_the_runtime_cannot_run_waits_in_words():
     world = World(finetune(pool="h100"))
     assert world.settle() == "Pending" and not world.made

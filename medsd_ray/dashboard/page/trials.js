@@ -62,6 +62,8 @@ export function combinationColumns(study) {
   const names = [...new Set(study.combinations.flatMap((one) => Object.keys(one.params)))].sort((a, b) => order(a) - order(b) || a.localeCompare(b));
   const metrics = study.metrics.filter((name) => study.combinations.some((one) => one.metrics[name]));
   const mean = (row, name) => row.metrics[name]?.mean ?? null;
+  // A combination in which the space does not ask about a component has the template's.
+  const tried = (row, name) => row.params[name] ?? row.components[name.replace("components.", "")] ?? null;
   const interval = (row, name) => {
     const { low, high, n } = row.metrics[name] ?? {};
     if (mean(row, name) === null) return h("span", {}, "–");
@@ -70,7 +72,7 @@ export function combinationColumns(study) {
   };
   return [
     { key: "rank", title: "", number: true, text: (row) => String(row.rank) },
-    ...names.map((name) => ({ key: name, title: title(name), value: (row) => row.params[name] ?? null, text: (row) => number(row.params[name]) })),
+    ...names.map((name) => ({ key: name, title: title(name), value: (row) => tried(row, name), text: (row) => number(tried(row, name)) })),
     ...metrics.slice(0, 5).map((name) => ({
       key: `metric:${name}`,
       title: name.replaceAll("_", " "),
