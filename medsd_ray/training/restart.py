@@ -67,22 +67,34 @@ def restore(engine: Engine, owned: Owned, ema: Ema | None, reader: CheckpointRea
     return description["step"]
 
 
-def snapshot(engine: Engine, owned: Owned, ema: Ema | None) -> dict[str, dict[str, Tensor]]:
-    """File name -> tensor name -> a copy on the CPU, of all that this worker owns. The only time that training waits."""
-    rank = engine.rank
-    weights: dict[str, Tensor] = {}
-    moments: dict[str, Tensor] = {}
-    for index, (piece, held) in enumerate(owned):
-        weights[piece.key("weight")] = _copy(held.view(held.tensor))
-        if ema:
-            weights[piece.key("ema")] = _copy(ema.averages[index])
-        live = engine.moments(held) if engine.updates else {kind: torch.zeros(held.length) for kind in MOMENTS}
-        moments |= {piece.key(kind): _copy(tensor) for kind, tensor in live.items()}
-    return {rank_file(rank, "weight"): weights, rank_file(rank, MOMENTS[0]): moments}
+class Snapshot:
+    """Copies on the CPU of all that this worker owns, in memory that is kept from one checkpoint to the next: fresh pages cost
+    as much as the copy, and from a GPU the way into pinned memory is the fast one."""
 
+    def __init__(self, engine: Engine, owned: Owned, ema: Ema | None):
+        self.engine, self.owned, self.ema = engine, owned, ema
+        self._buffers: dict[str, Tensor] = {}
 
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32, copy=True)
+    def take(self) -> dict[str, dict[str, Tensor]]:
+        """File name -> tensor name -> copy, float32, flat. The only time that training waits. The copies of the snapshot before
+        are overwritten: whoever writes them has to be done."""
+        weights: dict[str, Tensor] = {}
+        moments: dict[str, Tensor] = {}
+        for index, (piece, held) in enumerate(self.owned):
+            weights |= self._copy(piece.key("weight"), held.view(held.tensor))
+            if self.ema:
+                weights |= self._copy(piece.key("ema"), self.ema.averages[index])
+            live = self.engine.moments(held) if self.engine.updates else {kind: torch.zeros(held.length) for kind in MOMENTS}
+            for kind, tensor in live.items():
+                moments |= self._copy(piece.key(kind), tensor)
+        if self.engine.device.type == "cuda":
+            torch.cuda.synchronize(self.engine.device)
+        return {rank_file(self.engine.rank, "weight"): weights, rank_file(self.engine.rank, MOMENTS[0]): moments}
+
+    def _copy(self, key: str, tensor: Tensor) -> dict[str, Tensor]:
+        if key not in self._buffers:
+            self._buffers[key] = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=self.engine.device.type == "cuda")
+        return {key: self._buffers[key].copy_(tensor.detach(), non_blocking=True)}
 
 
 def describe(

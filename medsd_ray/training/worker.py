@@ -25,7 +25,7 @@ from medsd_ray.training.fragments import by_name
 from medsd_ray.training.job import Job
 from medsd_ray.training.meter import LossWindow, Meter
 from medsd_ray.training.progress import Reporter
-from medsd_ray.training.restart import describe, load_weights, newest_usable, restore, snapshot
+from medsd_ray.training.restart import Snapshot, describe, load_weights, newest_usable, restore
 from medsd_ray.training.samples import Sampler
 from medsd_ray.training.schedule import learning_rate_factor
 from medsd_ray.training.stages import build_stage, choose_micro_batch_size, open_dataset, peak_rates, with_prior
@@ -63,6 +63,7 @@ class Trainer:
             views = [held.view(held.tensor) for _, held in self.owned]
             self.ema = Ema(views, self.training.ema.decay) if self.training.ema else None
             self.first = restore(self.engine, self.owned, self.ema, found) if found else 0
+        self.snapshot = Snapshot(self.engine, self.owned, self.ema)
         everyones = self.team.everywhere([piece for piece, _ in self.owned])
         self.pieces = by_name(piece for part in everyones for piece in part)
         self.reporter = Reporter(self.output, self.training.max_steps, self.first, warnings) if self.team.rank == 0 else None
@@ -167,7 +168,8 @@ class Trainer:
             self.sampler.save(self.output, done, self.shown)
 
     def save(self, done: int, validation_loss: float | None) -> None:
-        tensors = snapshot(self.engine, self.owned, self.ema)
+        self.writer.wait()
+        tensors = self.snapshot.take()
         about = describe(
             self.job, self.engine, bool(self.ema), self.pieces, done, validation_loss, self.stage.prediction_type,
             self.stage.scaling_factor,
