@@ -61,3 +61,10 @@ def test_a_save_waits_for_the_upload_before_it():
     slow = outages.Costs(stall=0.1, upload=60, restart=10)
     assert outages.best_interval(slow, 3600.0) == 60
     assert 0 < outages.simulate(slow, 3600.0, 10, segments=500, seed=0) < 0.2
+
+
+def test_each_instant_of_a_step_belongs_to_the_part_that_began_last():
+    events = [("backward", 1.0, 5.0), ("communication", 2.0, 3.0), ("data wait", 0.0, 0.5)]
+    found = importlib.import_module("scaling").parts_of(events, seconds=6.0)
+    wanted = {"data wait": 0.5, "forward": 0.0, "backward": 3.0, "communication": 1.0, "update": 0.0, "rest": 1.5}
+    assert found == pytest.approx(wanted)
