@@ -22,7 +22,7 @@ from medsd_ray.readers.answers import Answer, Answers
 from medsd_ray.readers.study import ANSWERS, KEY, open_study, order
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 
 @contextmanager
@@ -97,7 +97,9 @@ def test_rating_by_keyboard_from_name_to_end(page: Page, study: Path):
             at(page, f"{index + 2} of 6") if index < 5 else ended(page)
             assert len(answers(study, "dr key")) == index + 1  # on disk before the next image shows
         ended(page)
-        press(page, "Backspace 5 Enter")  # back from the end, and a change
+        press(page, "Backspace 5")  # back from the end, and a change
+        expect(page.locator("#image")).to_have_css("visibility", "visible")  # though its address is the one that it had
+        press(page, "Enter")
         ended(page)
     kept = answers(study, "dr key")
     given = [(kept[name].realism, kept[name].abnormal, kept[name].judged) for name in images]
@@ -162,6 +164,35 @@ def test_a_click_marks_a_point_and_a_drag_a_box(page: Page, study: Path):
     kept = answers(study, "marker")
     assert kept[first].region == pytest.approx((0.25, 0.5, 0.25, 0.5), abs=0.005)
     assert kept[second].region == pytest.approx((0.6, 0.7, 0.8, 0.9), abs=0.005)
+
+
+def test_an_image_that_is_slow_to_come_has_its_place_and_the_last_one_is_gone(page: Page, study: Path):
+    first, second, *_ = order(open_study(study), "patient")
+    held: dict[str, Route] = {}
+    page.route("**/images/*.png", lambda route: held.update({Path(route.request.url).stem: route}))
+    image = page.locator("#image")
+
+    def let_go(name: str) -> None:
+        while name not in held:
+            page.wait_for_timeout(20)  # in milliseconds
+        held[name].continue_()
+
+    with served(study) as address:
+        begin(page, address, "patient")
+        box = page.locator("#frame").bounding_box()
+        assert box is not None and box["width"] == pytest.approx(box["height"], rel=0.01)
+        page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 0.5 * box["height"])
+        expect(page.locator("#mark")).to_be_visible()
+        expect(image).to_have_css("visibility", "hidden")
+        let_go(first)
+        expect(image).to_have_css("visibility", "visible")
+        press(page, "3 r Enter")
+        at(page, "2 of 6")
+        expect(image).to_have_css("visibility", "hidden")
+        let_go(second)
+        expect(image).to_have_css("visibility", "visible")
+        page.unroute_all()
+    assert answers(study, "patient")[first].region == pytest.approx((0.25, 0.5, 0.25, 0.5), abs=0.005)
 
 
 def test_a_name_is_shown_as_text(page: Page, study: Path):

@@ -5,7 +5,7 @@ const QUESTIONS = ["realism", "abnormal", "judged"];
 const KEYS = { a: ["abnormal", true], n: ["abnormal", false], r: ["judged", "real"], g: ["judged", "generated"] };
 for (const n of [1, 2, 3, 4, 5]) KEYS[n] = ["realism", n];
 
-let session = null; // {reader, images: [{image, rating}]}
+let session = null; // {reader, width, height, images: [{image, rating}]}
 let at = 0; // the place of the image that is shown; images.length at the end
 let rating = {}; // of that image, as far as it is given
 let shownAt = 0;
@@ -27,6 +27,7 @@ async function start(name) {
     return;
   }
   localStorage.setItem("reader", session.reader);
+  by("frame").style.aspectRatio = `${session.width} / ${session.height}`; // a place to click on, image loaded or not
   const open = session.images.findIndex((one) => one.rating === null);
   show(open < 0 ? session.images.length : open);
 }
@@ -41,6 +42,7 @@ function show(place) {
   const { image, rating: kept } = session.images[at];
   rating = kept ? { ...kept } : { region: null, seconds: 0 };
   shownAt = performance.now();
+  by("image").classList.add("loading"); // else a browser shows the last image until this one is there
   by("image").src = `images/${image}.png`;
   if (at + 1 < session.images.length) new Image().src = `images/${session.images[at + 1].image}.png`;
   by("reader").textContent = session.reader;
@@ -50,6 +52,11 @@ function show(place) {
   for (const question of QUESTIONS) by(question).classList.remove("asked");
   draw();
 }
+
+by("image").addEventListener("load", () => {
+  by("image").classList.remove("loading");
+  shownAt = performance.now();
+});
 
 function draw() {
   for (const question of QUESTIONS)
