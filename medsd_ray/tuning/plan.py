@@ -48,6 +48,17 @@ def vae_run(study: StudySpec, combination: Combination) -> RunSpec | None:
     return run.model_copy(update={"output": f"{study.output}/{VAES}/{_way(run)}"})
 
 
+def widened(run: RunSpec, times: int) -> RunSpec:
+    """The run with so many times its workers, or the most below that that can share its batch."""
+    training, few = run.training, run.resources.num_workers
+    for workers in range(few * times, few, -1):
+        share, rest = divmod(training.global_batch_size, workers)
+        if rest == 0 and share % (training.micro_batch_size or 1) == 0:
+            resources = run.resources.model_copy(update={"num_workers": workers, "max_workers": None})
+            return run.model_copy(update={"resources": resources})
+    return run
+
+
 def _vae_training(study: StudySpec) -> dict[str, Any]:
     if study.vae is None:
         raise ValueError("vae is missing: how the VAE is trained, as a combination adapts it")

@@ -59,7 +59,8 @@ def tune(study: StudySpec, resume: bool = False, auto_resume: bool = False) -> d
     try:
         ledger.save("running")
         concurrent = start_ray(study)
-        judged = prepare(study, ledger)
+        # What is made before the trials has the machine to itself. On a cluster, what is free is not for medsd to say.
+        judged = prepare(study, ledger, together=1 if os.environ.get("RAY_ADDRESS") else concurrent)
         search(ledger, judged, concurrent)
     except (KeyboardInterrupt, Interrupted):
         ledger.save("interrupted")
@@ -172,9 +173,9 @@ def start_ray(study: StudySpec) -> int:
     return max(1, min(wanted, int(ray.cluster_resources().get("GPU", 0)) // gpus))
 
 
-def prepare(study: StudySpec, ledger: Ledger) -> bool:
-    """The detector, each way of the VAE, and its latents, each where it is not there yet. False where the shards have no
-    labels to judge images by, and the metric needs none."""
+def prepare(study: StudySpec, ledger: Ledger, together: int) -> bool:
+    """The detector, each way of the VAE, and its latents, each where it is not there yet, with the workers of `together`
+    trials. False where the shards have no labels to judge images by, and the metric needs none."""
     say("--- detector")
     judged = True
     try:
@@ -188,12 +189,12 @@ def prepare(study: StudySpec, ledger: Ledger) -> bool:
         stage = plan.vae_run(study, combination)
         if stage is not None:
             say(f"--- VAE, {stage.components.vae.method.value}")
-            train(stage, auto_resume=True)
+            train(plan.widened(stage, together), auto_resume=True)
         say("--- encode")
         resources = plan.resources(study, combination)
         encode(
             study.shards, plan.latents(study, combination), model=plan.base_model(study, combination), text_embeddings=texts,
-            num_workers=resources.num_workers, use_gpu=resources.use_gpu,
+            num_workers=resources.num_workers * together, use_gpu=resources.use_gpu,
         )  # fmt: skip
     return judged
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from specs import changed
 
+from medsd_ray.spec import parse_run
 from medsd_ray.study import StudySpec, parse_study
 from medsd_ray.tuning import plan
 from medsd_ray.tuning.space import apply, combinations, fill, holds, ordered
@@ -93,6 +94,21 @@ def test_a_trials_run_starts_from_its_vae_and_that_vaes_latents(study: StudySpec
     assert run.data.train == "s3://bucket/grid/latents/" + stage.output.rpartition("/")[2]
     frozen = plan.trial_run(study, one | {"components.vae": "frozen"}, 3, "0007")
     assert frozen and frozen.model == "medsd-small" and "/latents/frozen-" in frozen.data.train
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "times", "wanted"), [(8, None, 2, 4), (8, None, 3, 4), (8, 4, 2, 2), (6, None, 2, 2), (8, None, 1, 2)]
+)
+def test_the_vae_has_the_workers_of_several_trials_where_its_batch_allows(
+    study: StudySpec, batch: int, micro: int | None, times: int, wanted: int
+):
+    stage = plan.vae_run(study, {"components.vae": "decoder", "components.unet": "full"})
+    assert stage and stage.resources.num_workers == 2
+    training = stage.training.model_copy(update={"global_batch_size": batch, "micro_batch_size": micro})
+    stage = stage.model_copy(update={"training": training})
+    wide = plan.widened(stage, times)
+    assert wide.resources.num_workers == wanted
+    assert parse_run(wide.model_dump(mode="json"), "run") == wide, "it is a run that may be asked for"
 
 
 def test_nothing_to_train_is_no_run(study: StudySpec):
