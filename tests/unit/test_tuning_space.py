@@ -97,7 +97,8 @@ def test_a_trials_run_starts_from_its_vae_and_that_vaes_latents(study: StudySpec
 
 
 @pytest.mark.parametrize(
-    ("batch", "micro", "times", "wanted"), [(8, None, 2, 4), (8, None, 3, 4), (8, 4, 2, 2), (6, None, 2, 2), (8, None, 1, 2)]
+    ("batch", "micro", "times", "wanted"),
+    [(8, None, 2, 4), (8, None, 3, 4), (8, 4, 2, 2), (6, None, 2, 3), (2, None, 2, 2), (8, None, 1, 2)],
 )
 def test_the_vae_has_the_workers_of_several_trials_where_its_batch_allows(
     study: StudySpec, batch: int, micro: int | None, times: int, wanted: int
