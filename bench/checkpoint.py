@@ -26,10 +26,10 @@ from outages import Costs, best_interval, expected, simulate
 sys.path.insert(0, str(ROOT / "tests"))
 PACKAGES = ("torch", "deepspeed", "ray", "safetensors")
 CASES = {"cpu": ("small", 64, 8), "cuda": ("sd1", 256, 16)}
-STEPS = 240
+STEPS = 900
 EVERY = (4, 20, 80)
 """Steps between checkpoints of the measured runs; failures come at the same times in each."""
-MTBF_S = 60.0
+MTBF_S = 40.0
 LLAMA_HOURS = 54 * 24 * 16_384 / 419
 """GPU hours between unexpected interruptions: 419 in 54 days on 16,384 GPUs (Llama 3, arXiv 2407.21783, sec. 3.3.4)."""
 

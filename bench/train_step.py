@@ -31,6 +31,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "moving average (EMA)": {"ema": {"decay": 0.999}},
     "a log line each step": {"log_every": 1},
 }
+GPU_LEVERS = {"CUDA graphs of the compiled blocks": {"compile": True, "cuda_graphs": True}}
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bf16 FLOP/s by the vendor's data sheets."""
 RECORDS = {("sd2", 512): 127}
@@ -89,7 +90,8 @@ def case(layout: str, size: int, batch: int, given: Any, folder: Path) -> list[R
         rows.append(line("MFU", share, None, "of peak", "ours >= 0.45" if given.device == "cuda" else None))
     for peer in peers:
         peer.close()
-    for name, settings in LEVERS.items() if given.part != "peers" else ():
+    levers = LEVERS | (GPU_LEVERS if given.device == "cuda" else {})
+    for name, settings in levers.items() if given.part != "peers" else ():
         lever = Arm(name, common | settings)
         pair = measured([lever, ours])
         lever.close()
@@ -165,6 +167,8 @@ def ours(options: dict[str, Any]) -> Any:
         engine.build_optimizer = lambda groups, training, device: torch.optim.AdamW(
             groups, fused=options["fused"], betas=training.adam_betas, weight_decay=training.weight_decay
         )
+    if "cuda_graphs" in options:
+        stages._compile = lambda module: module.compile_repeated_blocks(mode="reduce-overhead")  # type: ignore[operator]
     if "explicit_attention" in options:
         load = stages.load_adapted
         stages.load_adapted = lambda spec: _with_explicit_attention(load(spec))

@@ -121,7 +121,7 @@ def load_weights(checkpoint_store: Storage, raw: bool) -> dict[str, dict[str, Te
 
 
 class CheckpointWriter:
-    """Writes checkpoints while training goes on: `save` takes copies of the tensors and returns. Worker 0 calls
+    """Writes checkpoints while training goes on: `save` has the tensors copied and returns. Worker 0 calls
     `before_complete` once all of a checkpoint but its mark is there."""
 
     def __init__(
@@ -136,13 +136,11 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[str | None] | None = None
 
-    def save(self, step: int, tensors: dict[str, dict[str, Tensor]], description: dict[str, Any]) -> None:
-        """`tensors` is kind -> key -> tensor, this worker's own; `description` goes to checkpoint.json (worker 0's).
-
-        The tensors must not change any more. Waits for the checkpoint before, where that is still on its way.
-        """
+    def save(self, step: int, take: Callable[[], dict[str, dict[str, Tensor]]], description: dict[str, Any]) -> None:
+        """`take` gives file name -> tensor name -> a copy of this worker's own tensor; `description` goes to checkpoint.json
+        (worker 0's). Waits for the checkpoint before, where that is still on its way, so that `take` may use its memory."""
         self.wait()
-        self._pending = self._thread.submit(self._write, step, tensors, description)
+        self._pending = self._thread.submit(self._write, step, take(), description)
 
     def wait(self) -> str | None:
         """Waits for the checkpoint on its way. At worker 0, why it failed; None where it is complete or there is none."""

@@ -118,8 +118,11 @@ def _fits(run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, size:
     try:
         steps = batches(dataset, first_step=0, last_step=1, global_batch_size=size, micro_batch_size=size, rank=0, world_size=1)
         for (sample,) in steps:
+            batch = stage.prepare(sample, "train", device)
+            if "caption" in batch:  # a later batch may have no two captions that are the same
+                batch |= {"input_ids": batch["input_ids"][batch["caption"]], "caption": torch.arange(size, device=device)}
             with autocast(run.training, device):
-                loss = stage(stage.prepare(sample, "train", device))
+                loss = stage(batch)
             loss.backward()
         # The gradients are there now; Adam's moments and the master weights, 12 bytes a parameter at most, are yet to come.
         to_come = 0 if run.training.offload.optimizer else 12 * sum(p.numel() for p in stage.parameters() if p.requires_grad)

@@ -39,12 +39,15 @@ class UnetStage(nn.Module):
         """A micro batch from the loader, noised. `purpose` "train" draws anew at each position; others drop no caption.
 
         From mean and logvar (B, C, h, w), input_ids (B, L) or text_embeddings (B, L, D) and positions (B,) to noisy,
-        wanted (B, C, h, w), timesteps, weights (B,) and input_ids or text_embeddings. With a prior each is (2B, ...).
+        wanted (B, C, h, w), timesteps, weights (B,) and text_embeddings, or input_ids (K, L) of the K different captions
+        and caption (B,), the row of each sample's. With a prior B is twice as many.
         """
         prior = {name.removeprefix("prior_"): part for name, part in sample.items() if name.startswith("prior_")}
         batch = self._noised(sample, purpose)
         if prior and self.run.prior:
             batch = _mixed(batch, self._noised(prior, f"prior-{purpose}"), self.run.prior.weight)
+        if "input_ids" in batch:  # reports repeat, and all dropped ones are the same: each is encoded once
+            batch["input_ids"], batch["caption"] = torch.unique(batch["input_ids"], dim=0, return_inverse=True)
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
     def _noised(self, sample: dict[str, Tensor], purpose: str) -> dict[str, Tensor]:
@@ -77,7 +80,10 @@ class UnetStage(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The mean weighted loss of a prepared batch; a scalar, float32."""
-        condition = self.text_encoder(batch["input_ids"])[0] if self.text_encoder is not None else batch["text_embeddings"]
+        if self.text_encoder is not None:
+            condition = self.text_encoder(batch["input_ids"])[0][batch["caption"]]
+        else:
+            condition = batch["text_embeddings"]
         prediction = self.unet(batch["noisy"], batch["timesteps"], condition).sample
         return weighted_mse(prediction, batch["wanted"], batch["weights"])
 

@@ -168,13 +168,11 @@ class Trainer:
             self.sampler.save(self.output, done, self.shown)
 
     def save(self, done: int, validation_loss: float | None) -> None:
-        self.writer.wait()
-        tensors = self.snapshot.take()
         about = describe(
             self.job, self.engine, bool(self.ema), self.pieces, done, validation_loss, self.stage.prediction_type,
             self.stage.scaling_factor,
         )  # fmt: skip
-        self.writer.save(done, tensors, about)
+        self.writer.save(done, self.snapshot.take, about)
 
     def _before_complete(self) -> None:
         """Worker 0, in the thread that writes checkpoints. Who goes on from one finds the records of its steps, and need not

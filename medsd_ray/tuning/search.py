@@ -103,6 +103,9 @@ def run_trials(ledger: Ledger, prompts: list[str], judged: bool, concurrent: int
             # A trial's name, to Ray Tune too, is the ledger's: pbt gives it another one's config.
             trial_name_creator=lambda one: one.config["trial"],
             max_concurrent_trials=concurrent,
+            # A process that has ended one trial goes on with the next, and need not import everything again. Where a
+            # scheduler stops trials, their code may still be at work.
+            reuse_actors=study.search.scheduler == "none",
         ),
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex[:8],

@@ -62,7 +62,7 @@ def save(writer: CheckpointWriter, step: int, validation_loss: float | None = No
         "format": FORMAT, "step": step, "ema": ema, "validation_loss": validation_loss, "fragments": fragments,
     }  # fmt: skip
     files = {"rank-00000.safetensors": tensors, "rank-00000.optimizer.safetensors": moments}
-    writer.save(step, files, description)
+    writer.save(step, lambda: files, description)
     return writer.wait()
 
 
