@@ -120,7 +120,8 @@ def _fits(run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, size:
         for (sample,) in steps:
             batch = stage.prepare(sample, "train", device)
             if "caption" in batch:  # a later batch may have no two captions that are the same
-                batch |= {"input_ids": batch["input_ids"][batch["caption"]], "caption": torch.arange(size, device=device)}
+                ids = batch["input_ids"][batch["caption"]]
+                batch |= {"input_ids": ids, "caption": torch.arange(len(ids), device=device)}
             with autocast(run.training, device):
                 loss = stage(batch)
             loss.backward()
