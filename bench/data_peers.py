@@ -115,7 +115,9 @@ def mosaic_write(source: Path, out: Path) -> None:
 
 def mosaic_read(url: list[str], cache: str, workers: int) -> Any:
     from streaming import StreamingDataLoader, StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
 
+    clean_stale_shared_memory()  # of this process's last data set, which read into the same folder
     os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
 
     class Decoded(StreamingDataset):
