@@ -7,7 +7,6 @@ batches. Then medsd over Ray workers of one core each.
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,22 +55,16 @@ def main() -> None:
 def over_workers(options: dict[str, Any], line: Callable[..., Row]) -> list[Row]:
     """Two Ray workers of one core over one; beside it what two cores give at best, to two plain loops that share nothing."""
     over, loops = Arm("over workers", options), [Arm(f"batch loop {n}", options) for n in (1, 2)]
-    speeds: dict[str, list[float]] = {}
-
-    def note(**found: float) -> None:
-        for name, speed in found.items():
-            speeds.setdefault(name, []).append(speed)
-
-    for turn in range(4):
+    found: list[dict[str, Any]] = []
+    for _ in range(4):
         workers, alone = over.ask(), loops[0].ask()
         for one in loops:
             one.tell()
         at_once = sum(one.answer()["images_per_second"] for one in loops)
-        if turn:  # the first one warms
-            note(**workers, alone=alone["images_per_second"], at_once=at_once)
+        found.append(workers | {"alone": alone["images_per_second"], "at_once": at_once})
     for one in (over, *loops):
         one.close()
-    middle = {name: statistics.median(found) for name, found in speeds.items()}
+    middle = {name: median(found[1:], name) for name in found[0]}  # the first turn warms
     return [
         line("encode over 2 Ray workers of one core, over 1", middle["two"], middle["one"], "ratio >= 1.8"),
         line("encode over 2 Ray workers of one core, over 2 batch loops at once", middle["two"], middle["at_once"]),

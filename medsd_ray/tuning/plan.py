@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from medsd_ray.spec import Resources, RunSpec
 from medsd_ray.tuning.space import Combination, apply, short
@@ -49,13 +52,12 @@ def vae_run(study: StudySpec, combination: Combination) -> RunSpec | None:
 
 
 def widened(run: RunSpec, times: int) -> RunSpec:
-    """The run with so many times its workers, or the most below that that can share its batch."""
-    training, few = run.training, run.resources.num_workers
+    """The run with so many times its workers, or the most below that that its own rules allow, such as those of its batch."""
+    values, few = run.model_dump(mode="json"), run.resources.num_workers
     for workers in range(few * times, few, -1):
-        share, rest = divmod(training.global_batch_size, workers)
-        if rest == 0 and share % (training.micro_batch_size or 1) == 0:
-            resources = run.resources.model_copy(update={"num_workers": workers, "max_workers": None})
-            return run.model_copy(update={"resources": resources})
+        resources = values["resources"] | {"num_workers": workers, "max_workers": None}
+        with contextlib.suppress(ValidationError):
+            return RunSpec.model_validate(values | {"resources": resources})
     return run
 
 

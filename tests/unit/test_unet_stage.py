@@ -17,11 +17,8 @@ CAPTIONS = ["a large left effusion", "no effusion", "a large left effusion", "no
 
 @pytest.fixture(scope="module")
 def stage() -> UnetStage:
-    run = parse_run(
-        changed(
-            RUN, {"name": "small", "components": {"unet": "full", "text_encoder": "full"}, "objective.conditioning_dropout": 0.0}
-        )
-    )
+    trained = {"components": {"unet": "full", "text_encoder": "full"}, "objective.conditioning_dropout": 0.0}
+    run = parse_run(changed(RUN, {"name": "small"} | trained))
     components = build_small(0)
     for module in (components.unet, components.text_encoder):
         module.requires_grad_(True).train()
@@ -60,9 +57,7 @@ def test_a_caption_is_encoded_once_for_all_samples_that_have_it(stage: UnetStage
 
 def test_dropped_captions_are_one_too(stage: UnetStage, sample: dict[str, Tensor]):
     objective = stage.run.objective.model_copy(update={"conditioning_dropout": 0.999999})
-    dropping = UnetStage(
-        build_small(0), stage.run.model_copy(update={"objective": objective}), None, scaling_factor=1.0
-    )  # fmt: skip
+    dropping = UnetStage(build_small(0), stage.run.model_copy(update={"objective": objective}), None, scaling_factor=1.0)
     batch = dropping.prepare(sample, "train", torch.device("cpu"))
     assert torch.equal(batch["input_ids"], token_ids(stage.tokenizer, [""]))
     assert batch["caption"].tolist() == [0] * len(CAPTIONS)
