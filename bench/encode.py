@@ -17,7 +17,7 @@ import subject
 from common import THREADS, Arm, Row, alternate, arguments, median, pending, rate_over_workers, row, save, serve
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray")
-CASES = {"cpu": ("small", 64, 512, "200KiB"), "cuda": ("sd1", 512, 256, "4MiB")}
+CASES = {"cpu": ("small", 64, 2048, "200KiB"), "cuda": ("sd1", 512, 256, "4MiB")}
 """(layout, pixels, images, bytes of a shard)."""
 BATCH = 32
 

@@ -79,8 +79,6 @@ def arm(options: dict[str, Any]) -> None:
     torch.set_num_threads(THREADS)
     model, count, on_gpu = subject.model(options["layout"]), options["count"], options["device"] == "cuda"
     components = load_components(model)
-    if on_gpu:
-        components.to_gpu()
     sampling = Sampling("", GUIDANCE, "dpm-solver++", STEPS)
     plan = make_plan(model, "", PROMPTS, count, 0, sampling)
     chunks = [list(range(at, min(at + BATCH, count))) for at in range(0, count, BATCH)]
@@ -96,7 +94,7 @@ def arm(options: dict[str, Any]) -> None:
                     painter.run(chunk)
             else:
                 batch = 1 if options["name"] == "one at a time" else BATCH
-                pipeline_loop(build_pipeline(components, "dpm-solver++"), count, batch, Path(out))
+                pipeline_loop(build_pipeline(components, "dpm-solver++").to("cuda" if on_gpu else "cpu"), count, batch, Path(out))
             return {"images_per_second": count / (time.perf_counter() - began)}
 
     serve(answer)

@@ -105,8 +105,7 @@ class Encoder:
 
     def run(self, task: Task) -> int | InputError:
         """Writes a latent shard and a note of it. Returns how many samples it has, or what is wrong with its source."""
-        if self.use_gpu:
-            self.components.to_gpu()
+        self.components.for_inference(self.use_gpu)
         try:
             samples = list(read_shard(self.sources[task.split], task.shard))
         except InputError as error:

@@ -84,8 +84,7 @@ def insert(
         say(f"{out}: complete, nothing to do\n{summary(known)}")
         return known
     components = load_components(model)
-    if use_gpu:
-        components.to_gpu()
+    components.for_inference(use_gpu)
     size = image_size(components)
     splits = read_real(real, label, size)
     region = _region(components, method, mask, real, prompt, size)

@@ -59,9 +59,9 @@ def edit(
             z0 = _latents(components, pixels[padded])
             noise = keyed_noise(seed, padded, tuple(z0.shape[1:]), "edit").to(z0.device)
             z = denoise(pipeline, z0, noise, text, sampling, strength, free)
-            after += [decode(components, one) for one in z[: len(rows)]]
-            before += [decode(components, one) for one in z0[: len(rows)]]
-    made, again = np.stack(after), np.stack(before)
+            after.append(decode(components, z, len(rows)))
+            before.append(decode(components, z0, len(rows)))
+    made, again = np.concatenate(after), np.concatenate(before)
     if free is not None:
         made = np.where(pixel_mask(free, pixels.shape[1:3])[None, ..., None], made, again)
     return Edited(made, again)

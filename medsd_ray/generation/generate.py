@@ -118,8 +118,7 @@ class Painter:
     use_gpu: bool
 
     def run(self, indices: list[int]) -> int:
-        if self.use_gpu:
-            self.components.to_gpu()
+        self.components.for_inference(self.use_gpu)
         return write_images(self.components, self.plan, indices, self.store)
 
 

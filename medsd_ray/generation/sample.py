@@ -23,7 +23,7 @@ from medsd_ray.models.load import Components, sampling_scheduler
 # DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) of second order; DDIM (Song et al. 2021, arXiv 2010.02502) with eta 0.
 SCHEDULERS = {"dpm-solver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
 LANES = 8
-LARGE = 128 * 128  # pixels from which a CPU gains nothing from more than one lane
+LARGE = 128 * 128  # pixels from which a CPU gains nothing from more than one lane, and the VAE decodes one image at a time
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def sample_images(
             rows = list(range(start, min(start + lanes, len(indices))))
             padded = rows + [start] * (lanes - len(rows))
             noise = keyed_noise(seed, [indices[row] for row in padded], shape, "sample")
-            latents = _denoise(pipeline, [prompts[row] for row in padded], noise, sampling)[: len(rows)]
-            images[rows] = np.stack([decode(components, latent) for latent in latents])
+            latents = _denoise(pipeline, [prompts[row] for row in padded], noise, sampling)
+            images[rows] = decode(components, latents, len(rows))
     return images
 
 
@@ -87,13 +87,20 @@ def _denoise(pipeline: StableDiffusionPipeline, prompts: list[str], noise: Tenso
     )[0]
 
 
-def decode(components: Components, latent: Tensor) -> np.ndarray:
-    """(C, h, w) -> (H, W, 3) uint8. One at a time, which also bounds the memory of large images."""
+def decode(components: Components, latents: Tensor, count: int) -> np.ndarray:
+    """The first `count` images (count, H, W, 3) uint8 of latents (lanes, C, h, w).
+
+    Small images all in one pass, whatever the count, so that its shape is always the same; large ones one at a time, which
+    bounds the memory. Raises RunError where the model gives values that are not numbers.
+    """
+    height, width = image_size(components)
+    passes = latents[:count].split(1) if height * width > LARGE else latents.split(len(latents))
     vae = components.vae
-    pixels = vae.decode(latent[None] / vae.config["scaling_factor"]).sample[0].float()  # type: ignore[union-attr]
+    decoded = [vae.decode(z / vae.config["scaling_factor"]).sample.float() for z in passes]  # type: ignore[union-attr]
+    pixels = torch.cat(decoded)[:count]
     if not bool(pixels.isfinite().all()):
         raise RunError("the model's images are not numbers (NaN or infinite): its training diverged, or its weights are damaged")
-    return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def lanes_for(device: torch.device, pixels: int) -> int:
