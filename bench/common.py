@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -235,13 +236,24 @@ def environment(name: str, packages: Sequence[str]) -> str:
     return str(python)
 
 
+@dataclass
+class Timed:
+    """A worker of medsd's whose tasks also say who ended them and when."""
+
+    worker: Any
+
+    def run(self, task: Any) -> tuple[int, int, float]:
+        return self.worker.run(task), os.getpid(), time.time()
+
+
 def rate_over_workers(worker: Any, tasks: Sequence[Any], num_workers: int) -> float:
-    """Images/s of `worker`, whose tasks give how many they made, between the ends of each worker's first task, which warms it,
-    and of the last: their start does not count."""
+    """Images/s of all workers together, each from the end of its first task, which warms it, to the end of its last.
+
+    The tasks of `worker` give how many images they made. The workers' start does not count, nor that one ends before the other.
+    """
     from medsd_ray.workers import run_tasks
 
-    counts, times = [], []
-    for _, count in run_tasks(worker, tasks, num_workers):
-        counts.append(count)
-        times.append(time.perf_counter())
-    return sum(counts[num_workers:]) / (times[-1] - times[num_workers - 1])
+    ends: dict[int, list[tuple[float, int]]] = {}
+    for _, (count, process, at) in run_tasks(Timed(worker), tasks, num_workers):
+        ends.setdefault(process, []).append((at, count))
+    return sum(sum(count for _, count in mine[1:]) / (mine[-1][0] - mine[0][0]) for mine in ends.values())

@@ -30,7 +30,7 @@ PEERS = {
     "webdataset": ["torch==2.13.0", "numpy==2.4.6", "pillow", "webdataset==1.0.2"],
     "litdata": ["torch==2.13.0", "numpy==2.4.6", "pillow", "litdata==0.2.76", "boto3"],
     "mosaic": ["torch==2.13.0", "pillow", "mosaicml-streaming==0.13.0"],
-    "ray": ["torch==2.13.0", "numpy==2.4.6", "pillow", "ray[data]==2.60.0", "webdataset==1.0.2"],
+    "ray": ["torch==2.13.0", "numpy==2.4.6", "pillow", "ray[data,train]==2.60.0", "webdataset==1.0.2"],
 }
 BATCH, COPIES = 32, 8
 SHARD = 8 << 20
@@ -189,9 +189,10 @@ def urls(peer: str, folder: Path, env: dict[str, str]) -> list[str]:
     if peer == "ray":
         return [f"s3://bench/{key}" for key in keys]
     import boto3
+    from botocore.config import Config
 
     client = boto3.client(
-        "s3", endpoint_url=env["AWS_ENDPOINT_URL"], region_name=env["AWS_REGION"],
+        "s3", endpoint_url=env["AWS_ENDPOINT_URL"], region_name=env["AWS_REGION"], config=Config(signature_version="s3v4"),
         aws_access_key_id=env["AWS_ACCESS_KEY_ID"], aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
     )  # fmt: skip
     return [client.generate_presigned_url("get_object", {"Bucket": "bench", "Key": key}, ExpiresIn=86_400) for key in keys]

@@ -60,6 +60,7 @@ def webdataset_read(url: list[str], cache: str, workers: int) -> Any:
     import webdataset as wds
     from torch.utils.data import DataLoader
 
+    os.makedirs(cache, exist_ok=True)
     data = wds.WebDataset(url, shardshuffle=len(url), seed=0, cache_dir=cache, nodesplitter=None).shuffle(1000).map(decode)
     return DataLoader(data.batched(BATCH, collation_fn=_stack), batch_size=None, num_workers=workers)
 
@@ -67,7 +68,7 @@ def webdataset_read(url: list[str], cache: str, workers: int) -> Any:
 def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
     import torch
 
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "__key__"}
 
 
 # --- LitData
@@ -85,11 +86,13 @@ def litdata_write(source: Path, out: Path) -> None:
 
 def litdata_read(url: list[str], cache: str, workers: int) -> Any:
     from litdata import StreamingDataLoader, StreamingDataset
+    from litdata.streaming import downloader
 
     class Decoded(StreamingDataset):
         def __getitem__(self, index: Any) -> dict[str, Any]:
             return decode(super().__getitem__(index))
 
+    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"  # no setting of its own says so
     options = {"endpoint_url": os.environ["AWS_ENDPOINT_URL"]}
     data = Decoded(url[0], cache_dir=cache, shuffle=True, seed=0, storage_options=options)
     return StreamingDataLoader(data, batch_size=BATCH, num_workers=workers)
@@ -158,8 +161,8 @@ def _decoded(fields: dict[str, Any]) -> dict[str, Any]:
 def arm(options: dict[str, Any]) -> None:
     kind = options["kind"]
     write, read = (globals()[f"{kind}_{verb}"] for verb in ("write", "read"))
-    if kind == "ray":
-        read([*options["url"]], "", 1)  # Ray's own start is not its reading
+    if kind == "ray" and "url" in options:
+        next(iter(read(options["url"], "", 1)))  # the start of Ray and of its workers is not its reading
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
         if question.get("write"):

@@ -17,13 +17,13 @@ import subject
 from common import THREADS, Arm, Row, alternate, arguments, median, pending, rate_over_workers, row, save, serve
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray")
-CASES = {"cpu": ("small", 64, 2048, "200KiB"), "cuda": ("sd1", 512, 256, "4MiB")}
+CASES = {"cpu": ("small", 64, 2048, "1MiB"), "cuda": ("sd1", 512, 256, "4MiB")}
 """(layout, pixels, images, bytes of a shard)."""
 BATCH = 32
 
 
 def main() -> None:
-    given = arguments(__doc__, repetitions=5).parse_args()
+    given = arguments(__doc__, repetitions=3).parse_args()
     if given.arm:
         return arm(json.loads(given.arm))
     layout, size, count, shard_size = CASES[given.device]

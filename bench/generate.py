@@ -25,7 +25,7 @@ FEATURES = 10_000, 2048
 
 
 def main() -> None:
-    parser = arguments(__doc__, repetitions=5)
+    parser = arguments(__doc__, repetitions=4)
     parser.add_argument("--part", choices=("images", "fid"), help="one of the two alone")
     given = parser.parse_args()
     if given.arm:
@@ -80,6 +80,8 @@ def arm(options: dict[str, Any]) -> None:
     model, count, on_gpu = subject.model(options["layout"]), options["count"], options["device"] == "cuda"
     components = load_components(model)
     sampling = Sampling("", GUIDANCE, "dpm-solver++", STEPS)
+    if options["name"] == "two workers":
+        count *= 2
     plan = make_plan(model, "", PROMPTS, count, 0, sampling)
     chunks = [list(range(at, min(at + BATCH, count))) for at in range(0, count, BATCH)]
 

@@ -132,8 +132,10 @@ class Encoder:
 
     @torch.inference_mode()
     def _embed(self, captions: list[str]) -> Tensor:
-        encoder = self.components.text_encoder
-        return encoder(token_ids(self.components.tokenizer, captions).to(encoder.device))[0].cpu()
+        """(n, tokens, width) of n captions, each different one encoded once: short reports are often the same."""
+        encoder, different = self.components.text_encoder, list(dict.fromkeys(captions))
+        embeddings = encoder(token_ids(self.components.tokenizer, different).to(encoder.device))[0].cpu()
+        return embeddings[[different.index(caption) for caption in captions]]
 
 
 def _pixels(samples: list[Sample]) -> Tensor:

@@ -33,6 +33,17 @@ def test_fid_of_gaussians_is_the_closed_form():
     assert distances.frechet_distance(x, y) == pytest.approx(5 + 4 + 1 + 0, rel=1e-12)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-9])
+def test_fid_keeps_its_digits_where_features_depend_on_each_other(scale: float):
+    deviations, others = np.array([1.0, 2.0, scale or 1.0]), np.array([3.0, 1.0, scale or 1.0])
+    x = exact_gaussian(40, np.zeros(3), np.diag(deviations**2), 0)
+    y = exact_gaussian(55, np.zeros(3), np.diag(others**2), 1)
+    if not scale:
+        x[:, 2] = y[:, 2] = 0
+    turned, _ = np.linalg.qr(np.random.default_rng(2).standard_normal((3, 3)))
+    assert distances.frechet_distance(x @ turned, y @ turned) == pytest.approx(4 + 1, rel=1e-12)
+
+
 @pytest.mark.parametrize(("count", "dims"), [(50, 8), (12, 30)])
 def test_fid_agrees_with_scipy_and_torchmetrics(count: int, dims: int):
     rng = np.random.default_rng(3)
