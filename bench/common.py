@@ -246,6 +246,28 @@ class Timed:
         return self.worker.run(task), os.getpid(), time.time()
 
 
+def over_workers(what: str, over: Arm, loops: Sequence[Arm], line: Callable[..., Row], turns: int = 4) -> list[Row]:
+    """Two Ray workers of one core over one; beside it what two cores give at best, to two plain loops that share nothing.
+
+    `over` answers for a number of `workers`. The first turn warms.
+    """
+    found: list[dict[str, Any]] = []
+    for _ in range(1 + turns):
+        turn = {name: over.ask(workers=n)["images_per_second"] for name, n in (("one", 1), ("two", 2))}
+        turn["alone"] = loops[0].ask()["images_per_second"]
+        for loop in loops:
+            loop.tell()
+        found.append(turn | {"at_once": sum(loop.answer()["images_per_second"] for loop in loops)})
+    for one in (over, *loops):
+        one.close()
+    middle = {name: median(found[1:], name) for name in found[0]}
+    return [
+        line(f"{what} over 2 Ray workers of one core, over 1", middle["two"], middle["one"], "ratio >= 1.8"),
+        line(f"{what} over 2 Ray workers of one core, over 2 batch loops at once", middle["two"], middle["at_once"]),
+        line(f"{what}: what the two cores give, 2 batch loops at once over 1", middle["at_once"], middle["alone"]),
+    ]
+
+
 def rate_over_workers(worker: Any, tasks: Sequence[Any], num_workers: int) -> float:
     """Images/s of all workers together, each from the end of its first task, which warms it, to the end of its last.
 

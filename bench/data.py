@@ -218,7 +218,7 @@ def write_ours(kind: str, folder: Path) -> Path:
         samples = list(iter_samples(subject.shards(256, 256), "train"))
         for copy in range(COPIES):
             for sample in samples:
-                sample.key = f"{copy}-{sample.key.rpartition('-')[2]}"
+                sample.key, sample.mask = f"{copy}-{sample.key.rpartition('-')[2]}", None
                 writer.write(sample)
         writer.finish()
         return folder / "ours" / "train"

@@ -9,21 +9,22 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import subject
-from common import THREADS, Arm, Row, alternate, arguments, median, pending, rate_over_workers, row, save, serve
+from common import THREADS, Arm, Row, alternate, arguments, median, over_workers, pending, rate_over_workers, row, save, serve
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray")
-CASES = {"cpu": ("small", 64, 2048, "1MiB"), "cuda": ("sd1", 512, 256, "4MiB")}
-"""(layout, pixels, images, bytes of a shard)."""
+CASES = {"cpu": ("small", 64, 384, "1MiB"), "cuda": ("sd1", 512, 256, "4MiB")}
+"""(layout, pixels, images, bytes of a shard). Few images and many turns, as a shared machine changes within seconds."""
+OVER_WORKERS = 2048
+"""Images that two workers share: some shards for each."""
 BATCH = 32
 
 
 def main() -> None:
-    given = arguments(__doc__, repetitions=3).parse_args()
+    given = arguments(__doc__, repetitions=9).parse_args()
     if given.arm:
         return arm(json.loads(given.arm))
     layout, size, count, shard_size = CASES[given.device]
@@ -44,32 +45,13 @@ def main() -> None:
             line("encode, over a batch loop", speeds["ours"], speeds["batch loop"], "ratio >= 1"),
         ]
         if given.device == "cpu":
-            rows += over_workers(options, line)
+            more = options | {"shards": subject.shards(OVER_WORKERS, size, shard_size)}
+            rows += over_workers("encode", Arm("over workers", more), [Arm(f"batch loop {n}", more) for n in (1, 2)], line)
     gpu = [
         pending("sd1 512 px: encode, over one image at a time", "images/s", "ratio > 1"),
         pending("sd1 512 px: encode, over a batch loop", "images/s", "ratio >= 1"),
     ]
     save("encode", rows, gpu)
-
-
-def over_workers(options: dict[str, Any], line: Callable[..., Row]) -> list[Row]:
-    """Two Ray workers of one core over one; beside it what two cores give at best, to two plain loops that share nothing."""
-    over, loops = Arm("over workers", options), [Arm(f"batch loop {n}", options) for n in (1, 2)]
-    found: list[dict[str, Any]] = []
-    for _ in range(4):
-        workers, alone = over.ask(), loops[0].ask()
-        for one in loops:
-            one.tell()
-        at_once = sum(one.answer()["images_per_second"] for one in loops)
-        found.append(workers | {"alone": alone["images_per_second"], "at_once": at_once})
-    for one in (over, *loops):
-        one.close()
-    middle = {name: median(found[1:], name) for name in found[0]}  # the first turn warms
-    return [
-        line("encode over 2 Ray workers of one core, over 1", middle["two"], middle["one"], "ratio >= 1.8"),
-        line("encode over 2 Ray workers of one core, over 2 batch loops at once", middle["two"], middle["at_once"]),
-        line("what the two cores give: 2 batch loops at once, over 1", middle["at_once"], middle["alone"]),
-    ]
 
 
 def arm(options: dict[str, Any]) -> None:
@@ -90,7 +72,7 @@ def arm(options: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(dir=options["folder"]) as out:
             encoder = Encoder(components, True, BATCH, on_gpu, {"train": store}, open_storage(out))
             if options["name"] == "over workers":
-                return {"one": rate_over_workers(encoder, tasks, 1), "two": rate_over_workers(encoder, tasks, 2)}
+                return {"images_per_second": rate_over_workers(encoder, tasks, question["workers"])}
             began = time.perf_counter()
             if options["name"] == "ours":
                 for task in tasks:
