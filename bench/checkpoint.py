@@ -26,7 +26,7 @@ from outages import Costs, best_interval, expected, simulate
 sys.path.insert(0, str(ROOT / "tests"))
 PACKAGES = ("torch", "deepspeed", "ray", "safetensors")
 CASES = {"cpu": ("small", 64, 8), "cuda": ("sd1", 256, 16)}
-STEPS = 900
+STEPS = 300
 EVERY = (4, 20, 80)
 """Steps between checkpoints of the measured runs; failures come at the same times in each."""
 MTBF_S = 40.0
