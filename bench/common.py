@@ -246,18 +246,19 @@ class Timed:
         return self.worker.run(task), os.getpid(), time.time()
 
 
-def over_workers(what: str, over: Arm, loops: Sequence[Arm], line: Callable[..., Row], turns: int = 4) -> list[Row]:
+def over_workers(what: str, loop: str, options: dict[str, Any], line: Callable[..., Row], turns: int = 4) -> list[Row]:
     """Two Ray workers of one core over one; beside it what two cores give at best, to two plain loops that share nothing.
 
-    `over` answers for a number of `workers`. The first turn warms.
+    The arm `over workers` answers for a number of `workers`, the arms `loop` 1 and 2 are the plain loops. The first turn warms.
     """
+    over, loops = Arm("over workers", options), [Arm(f"{loop} {n}", options) for n in (1, 2)]
     found: list[dict[str, Any]] = []
     for _ in range(1 + turns):
         turn = {name: over.ask(workers=n)["images_per_second"] for name, n in (("one", 1), ("two", 2))}
         turn["alone"] = loops[0].ask()["images_per_second"]
-        for loop in loops:
-            loop.tell()
-        found.append(turn | {"at_once": sum(loop.answer()["images_per_second"] for loop in loops)})
+        for one in loops:
+            one.tell()
+        found.append(turn | {"at_once": sum(one.answer()["images_per_second"] for one in loops)})
     for one in (over, *loops):
         one.close()
     middle = {name: median(found[1:], name) for name in found[0]}

@@ -217,7 +217,7 @@ def write_ours(kind: str, folder: Path) -> Path:
         writer = ShardWriter(store, SHARD, "image", "train", size=256)
         samples = list(iter_samples(subject.shards(256, 256), "train"))
         for copy in range(COPIES):
-            for sample in samples:
+            for sample in samples:  # without masks: Mosaic wants the same fields in each
                 sample.key, sample.mask = f"{copy}-{sample.key.rpartition('-')[2]}", None
                 writer.write(sample)
         writer.finish()

@@ -68,7 +68,7 @@ def webdataset_read(url: list[str], cache: str, workers: int) -> Any:
 def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
     import torch
 
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "__key__"}
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "__key__"}  # which its map adds
 
 
 # --- LitData

@@ -46,7 +46,7 @@ def main() -> None:
         ]
         if given.device == "cpu":
             more = options | {"shards": subject.shards(OVER_WORKERS, size, shard_size)}
-            rows += over_workers("encode", Arm("over workers", more), [Arm(f"batch loop {n}", more) for n in (1, 2)], line)
+            rows += over_workers("encode", "batch loop", more, line)
     gpu = [
         pending("sd1 512 px: encode, over one image at a time", "images/s", "ratio > 1"),
         pending("sd1 512 px: encode, over a batch loop", "images/s", "ratio >= 1"),

@@ -67,7 +67,7 @@ def images(layout: str, size: int, given: Any) -> list[Row]:
         ]
         if on_cpu:
             more = options | {"count": OVER_WORKERS}
-            rows += over_workers("generate", Arm("over workers", more), [Arm(f"batches {n}", more) for n in (1, 2)], line)
+            rows += over_workers("generate", "batches", more, line)
     return rows
 
 

@@ -133,9 +133,9 @@ class Encoder:
     @torch.inference_mode()
     def _embed(self, captions: list[str]) -> Tensor:
         """(n, tokens, width) of n captions, each different one encoded once: short reports are often the same."""
-        encoder, different = self.components.text_encoder, list(dict.fromkeys(captions))
-        embeddings = encoder(token_ids(self.components.tokenizer, different).to(encoder.device))[0].cpu()
-        return embeddings[[different.index(caption) for caption in captions]]
+        encoder = self.components.text_encoder
+        input_ids, caption = torch.unique(token_ids(self.components.tokenizer, captions), dim=0, return_inverse=True)
+        return encoder(input_ids.to(encoder.device))[0].cpu()[caption]
 
 
 def _pixels(samples: list[Sample]) -> Tensor:

@@ -27,27 +27,28 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     """
     if min(len(x), len(y)) < 2:
         raise ValueError("a Fréchet distance needs 2 samples of each set")
-    apart = x.mean(0, dtype=np.float64) - y.mean(0, dtype=np.float64)
-    a, b = _covariance_root(x), _covariance_root(y)
-    overlap = float(torch.linalg.svdvals(a @ b.T).sum())
-    return float(max(0.0, (apart**2).sum() + float((a**2).sum()) + float((b**2).sum()) - 2 * overlap))
+    (mean_x, a), (mean_y, b) = _gaussian(x), _gaussian(y)
+    overlap = torch.linalg.svdvals(a @ b.T).sum()
+    return max(0.0, float(((mean_x - mean_y) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * overlap))
 
 
-def _covariance_root(features: np.ndarray) -> Tensor:
-    """A (k, d), float64, with AᵀA the covariance of features (n, d), k no more than n or d.
+def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The mean (d,) of features (n, d), and A (k, d) with AᵀA their covariance, k no more than n or d; both float64.
 
-    The centred features are one. With more samples than features a square one comes from their Gram matrix by Cholesky, in half
-    the time of QR; by QR where that would lose digits (its error grows with the condition number: Golub & Van Loan, 5.3.2).
+    The centred features are such an A. With more samples than features a square one comes from their Gram matrix by Cholesky,
+    in half the time of QR; by QR where that would lose digits (its error grows with the condition number: Golub & Van Loan,
+    5.3.2).
     """
     f = torch.from_numpy(features).double()
-    f = f - f.mean(0)
+    mean = f.mean(0)
+    f = f - mean
     if len(f) > f.shape[1]:
         # NumPy knows that the product is symmetric, and computes one half of it.
         upper, failed = torch.linalg.cholesky_ex(torch.from_numpy(f.numpy().T @ f.numpy()), upper=True)
         pivots = upper.diagonal()
         weak = bool(failed) or bool(pivots.min() < 1e-6 * pivots.max())
         f = torch.linalg.qr(f, mode="r").R if weak else upper
-    return f / (len(features) - 1) ** 0.5
+    return mean, f / (len(features) - 1) ** 0.5
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:

@@ -94,10 +94,10 @@ def decode(components: Components, latents: Tensor, count: int) -> np.ndarray:
     bounds the memory. Raises RunError where the model gives values that are not numbers.
     """
     height, width = image_size(components)
-    passes = latents[:count].split(1) if height * width > LARGE else latents.split(len(latents))
+    passes = latents[:count].split(1) if height * width > LARGE else [latents]
     vae = components.vae
-    decoded = [vae.decode(z / vae.config["scaling_factor"]).sample.float() for z in passes]  # type: ignore[union-attr]
-    pixels = torch.cat(decoded)[:count]
+    decoded = [vae.decode(z / vae.config["scaling_factor"]).sample for z in passes]  # type: ignore[union-attr]
+    pixels = torch.cat(decoded)[:count].float()
     if not bool(pixels.isfinite().all()):
         raise RunError("the model's images are not numbers (NaN or infinite): its training diverged, or its weights are damaged")
     return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
