@@ -21,15 +21,17 @@ from typing import Any
 import subject
 import yaml
 from common import RESULTS, ROOT, THREADS, Arm, Row, alternate, arguments, median, pending, row, save, serve
-from outages import Costs, best_interval, expected, simulate
+from outages import Costs, best_interval, expected, expected_of_training, simulate
 
 sys.path.insert(0, str(ROOT / "tests"))
 PACKAGES = ("torch", "deepspeed", "ray", "safetensors")
 CASES = {"cpu": ("small", 64, 8), "cuda": ("sd1", 256, 16)}
-STEPS = 300
+STEPS = 600
 EVERY = (4, 20, 80)
 """Steps between checkpoints of the measured runs; failures come at the same times in each."""
 MTBF_S = 40.0
+SHOWN_S = 3.0
+"""Within this time of a kill come the lines of steps made before it; a new worker's imports alone take longer."""
 LLAMA_HOURS = 54 * 24 * 16_384 / 419
 """GPU hours between unexpected interruptions: 419 in 54 days on 16,384 GPUs (Llama 3, arXiv 2407.21783, sec. 3.3.4)."""
 
@@ -218,13 +220,16 @@ def goodput(every: int, device: str) -> list[Row]:
         command = [str(Path(sys.executable).parent / "medsd"), "train", str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             watched = watch(process)
-        result = json.loads((Path(folder) / "out" / "result.json").read_text())
-    useful = STEPS * batch / result["images_per_second"]
+        records = [json.loads(line) for line in (Path(folder) / "out" / "metrics.jsonl").read_text().splitlines()]
+    useful = (
+        STEPS * batch / statistics.median(record["images_per_second"] for record in records if record.get("images_per_second"))
+    )
     share = useful / watched["wall"]
     facts = {"failures": watched["failures"], "restart": watched["restart"], "step": useful / STEPS}
     print(f"every {every} steps: {share:.3f} of the time was useful; {facts}", flush=True)
-    measured = costs(facts["restart"] or 0.0)
-    foreseen = expected(measured, watched["wall"] / max(1, watched["failures"]), every * facts["step"])
+    restart = facts["restart"] or 0.0
+    trained = watched["wall"] / max(1, watched["failures"]) - restart  # between two failures, which come while workers train
+    foreseen = expected_of_training(costs(restart), trained, every * facts["step"])
     name = (
         f"{layout}: goodput, a worker killed every {MTBF_S:.0f} s on average, a checkpoint each {every} steps, over the model's"
     )
@@ -245,7 +250,7 @@ def watch(process: subprocess.Popen[str]) -> dict[str, Any]:
             last = now
             if first is None or next_failure is None:
                 first, next_failure = now, now + random_times.expovariate(1 / MTBF_S)
-            if killed_at is not None:
+            if killed_at is not None and now > killed_at + SHOWN_S:
                 restarts.append(now - killed_at)
                 killed_at = None
             if now > next_failure:

@@ -231,7 +231,7 @@ def environment(name: str, packages: Sequence[str]) -> str:
     if not (done.is_file() and done.read_text() == wanted):
         uv = shutil.which("uv") or str(ROOT / ".venv-tools" / "bin" / "uv")
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), *packages], check=True)
+        subprocess.run([uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *packages], check=True)
         done.write_text(wanted)
     return str(python)
 

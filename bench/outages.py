@@ -38,6 +38,11 @@ def expected(costs: Costs, mtbf: float, interval: float) -> float:
     return interval / (mtbf * math.exp((costs.restart + costs.upload) / mtbf) * segment)
 
 
+def expected_of_training(costs: Costs, mtbf: float, interval: float) -> float:
+    """The same where no restart fails and failures are `mtbf` of training apart: (mtbf + R)·(e^((interval + stall)/mtbf) - 1)."""
+    return interval / ((mtbf + costs.restart + costs.upload) * math.expm1((interval + costs.stall) / mtbf))
+
+
 def simulate(costs: Costs, mtbf: float, interval: float, segments: int, seed: int) -> float:
     """Useful over all time of one run of `segments` intervals, event by event."""
     times = random.Random(seed)

@@ -115,11 +115,8 @@ def values(cluster: Cluster, ours: bool, s3_in_cluster: S3Server, tmp_path_facto
     """The file of the chart's values; where the runs are, their Secret is too."""
     if not ours:
         return Path(os.environ["MEDSD_TEST_VALUES"])
-    pycache = CACHE / "pycache"
-    pycache.mkdir(parents=True, exist_ok=True)
-    pycache.chmod(0o1777)
     path = tmp_path_factory.mktemp("chart") / "values.yaml"
-    path.write_text(fill("values.yaml", repository=REPOSITORY, python=sys.base_prefix, pycache=pycache))
+    path.write_text(fill("values.yaml", repository=REPOSITORY, python=sys.base_prefix))
     return path
 
 

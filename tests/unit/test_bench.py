@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 import statistics
 import sys
 from pathlib import Path
@@ -47,6 +48,18 @@ def test_the_simulated_goodput_is_the_closed_forms(upload):
     interval = outages.best_interval(costs, mtbf)
     runs = [outages.simulate(costs, mtbf, interval, segments=2000, seed=seed) for seed in range(10)]
     assert statistics.mean(runs) == pytest.approx(outages.expected(costs, mtbf, interval), rel=0.02)
+
+
+def test_goodput_where_failures_spare_restarts_is_the_closed_forms():
+    outages, times = importlib.import_module("outages"), random.Random(1)
+    costs, mtbf, interval, segments, clock = outages.Costs(stall=5, upload=0, restart=60), 90.0, 40.0, 20_000, 0.0
+    for _ in range(segments):
+        while (failure := times.expovariate(1 / mtbf)) < interval + costs.stall:
+            clock += failure + costs.restart
+        clock += interval + costs.stall
+    foreseen = outages.expected_of_training(costs, mtbf, interval)
+    assert segments * interval / clock == pytest.approx(foreseen, rel=0.02)
+    assert foreseen > outages.expected(costs, mtbf, interval)
 
 
 def test_no_other_interval_is_better_than_dalys():
