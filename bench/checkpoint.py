@@ -225,7 +225,7 @@ def goodput(every: int, device: str) -> list[Row]:
         STEPS * batch / statistics.median(record["images_per_second"] for record in records if record.get("images_per_second"))
     )
     share = useful / watched["wall"]
-    facts = {"failures": watched["failures"], "restart": watched["restart"], "step": useful / STEPS}
+    facts = {"failures": watched["failures"], "restart": watched["restart"], "step": useful / STEPS, "seconds": watched["wall"]}
     print(f"every {every} steps: {share:.3f} of the time was useful; {facts}", flush=True)
     restart = facts["restart"] or 0.0
     trained = watched["wall"] / max(1, watched["failures"]) - restart  # between two failures, which come while workers train

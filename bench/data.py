@@ -33,7 +33,9 @@ PEERS = {
     "ray": ["torch==2.13.0", "numpy==2.4.6", "pillow", "ray[data,train]==2.60.0", "webdataset==1.0.2"],
 }
 BATCH, COPIES = 32, 8
-SHARD = 8 << 20
+SHARD = 2 << 20
+"""Bytes of a shard or chunk: small ones, so that a data set that all can read in a minute has several of our blocks."""
+LATENT_SHARDS, LATENT_ROWS = 32, 57
 INDEX_SAMPLES = 10_000_000
 
 
@@ -224,13 +226,14 @@ def write_ours(kind: str, folder: Path) -> Path:
         return folder / "ours" / "train"
     tars, rng, shards = folder / "latent-tars", np.random.default_rng(0), []
     tars.mkdir()
-    for number in range(COPIES):
-        moments = {name: rng.standard_normal((230, 4, 32, 32), np.float32) for name in ("mean", "logvar")}
-        keys = [f"{number}-{row}" for row in range(230)]
-        data = to_bytes({name: torch.from_numpy(values) for name, values in moments.items()}, keys, ["a chest x-ray"] * 230)
+    for number in range(LATENT_SHARDS):
+        moments = {name: rng.standard_normal((LATENT_ROWS, 4, 32, 32), np.float32) for name in ("mean", "logvar")}
+        keys = [f"{number}-{row}" for row in range(LATENT_ROWS)]
+        tensors = {name: torch.from_numpy(values) for name, values in moments.items()}
+        data = to_bytes(tensors, keys, ["a chest x-ray"] * LATENT_ROWS)
         store.write(name := f"shard-{number:05d}.safetensors", data)
         path = folder / "ours" / "train" / name
-        shards.append(Shard(name, 230, len(data), sha256_file(path)))
+        shards.append(Shard(name, LATENT_ROWS, len(data), sha256_file(path)))
         _tar(tars / f"shard-{number:05d}.tar", keys, moments)
     write_index(store, Index("latent", "train", tuple(shards), {}))
     return tars

@@ -18,7 +18,7 @@ from typing import Any
 
 from common import serve
 
-CHUNK = 8 << 20
+CHUNK = 2 << 20
 BATCH = 32
 
 

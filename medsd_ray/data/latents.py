@@ -59,5 +59,5 @@ class LatentReader:
     def _read(self, path: Path) -> tuple[dict[str, Any], list[str]]:
         file: Any = safe_open(path, framework="pt")
         unwanted = {"text_embeddings"} if self.tokenize else set()
-        parts = {name: file.get_slice(name) for name in set(file.keys()) - unwanted}
+        parts = {name: file.get_tensor(name) for name in set(file.keys()) - unwanted}  # views of the mapped file
         return parts, json.loads((file.metadata() or {})["captions"]) if self.tokenize else []

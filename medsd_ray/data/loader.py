@@ -41,10 +41,13 @@ class ImageReader:
             file.seek(offset)
             data = file.read(size)
         try:
-            pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            image = Image.open(io.BytesIO(data))
+            values = torch.from_numpy(np.array(image if image.mode == "L" else image.convert("RGB")))
         except OSError as error:
             raise InputError(f"{path}: image {row} cannot be read ({error}); run prepare again") from error
-        return {"pixel_values": torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1}
+        scaled = values.float().div_(127.5).sub_(1)
+        # Gray is scaled once and repeated as a view, which the batch then copies.
+        return {"pixel_values": scaled.expand(3, -1, -1) if image.mode == "L" else scaled.permute(2, 0, 1)}
 
 
 def _png_places(path: Path) -> list[tuple[int, int]]:
