@@ -7,6 +7,7 @@ The raw link is a plain parallel download of our shards. Peers live in environme
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 
 import subject
 from common import ROOT, THREADS, Arm, Row, alternate, arguments, environment, row, save, serve
+from data_peers import samples
 from slow_link import slow_link
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -35,7 +37,7 @@ PEERS = {
 BATCH, COPIES = 32, 8
 SHARD = 2 << 20
 """Bytes of a shard or chunk: small ones, so that a data set that all can read in a minute has several of our blocks."""
-LATENT_SHARDS, LATENT_ROWS = 32, 57
+LATENT_SHARDS, LATENT_ROWS = 48, 57
 INDEX_SAMPLES = 10_000_000
 
 
@@ -142,6 +144,8 @@ def cell(kind: str, latency: int, workers: int, given: Any, folder: Path, env: d
         "ours": [Arm(f"ours {rank}", options | {"rank": rank, "kind": kind}, **env) for rank in range(workers)],
         "raw": [Arm("raw link", options, **env)],
     }
+    if kind == "image":
+        arms["pillow"] = [Arm(f"pillow {rank}", options | {"rank": rank}) for rank in range(workers)]
     for peer in given.peers:
         url = urls(peer, folder, env)
         arms[peer] = [Arm(peer, options | {"kind": peer, "url": url}, python=python(peer), script=script(), **env)]
@@ -149,13 +153,17 @@ def cell(kind: str, latency: int, workers: int, given: Any, folder: Path, env: d
     for number in range(given.repetitions):
         for name, members in arms.items():
             cache = folder / "cache" / f"{name}-{latency}-{workers}-{number}"
-            for state in ("cold", "warm") if name != "raw" else ("cold",):
+            for state in ("cold",) if name in ("raw", "pillow", "ray") else ("cold", "warm"):
                 for one in members:
                     one.tell(cache=str(cache))
                 answers = [one.answer() for one in members]
-                whole = {"speed": sum(a["samples"] for a in answers) / max(a["seconds"] for a in answers)}
-                found.setdefault(f"{name} {state}", []).append(whole | {"first": max(a["first"] for a in answers)})
+                seconds = max(a["seconds"] for a in answers)
+                whole = {"speed": sum(a["samples"] for a in answers) / seconds, "first": max(a["first"] for a in answers)}
+                # Cores in use, of our own processes: a peer's are its children's too.
+                found.setdefault(f"{name} {state}", []).append(whole | {"cores": sum(a.get("cpu", 0) for a in answers) / seconds})
             shutil.rmtree(cache, ignore_errors=True)
+    if "ray cold" in found:  # it keeps no cache
+        found["ray warm"] = found["ray cold"]
     for members in arms.values():
         for one in members:
             one.close()
@@ -178,9 +186,12 @@ def compare(where: str, found: dict[str, list[dict]], peers: list[str]) -> list[
         rows.append(line(f"{state}: over the fastest peer", ours, speeds[best], "samples/s", "ratio >= 1", peers=speeds))
         first = middle(f"ours {state}", "first")
         rows.append(line(f"{state}: first batch, over the soonest peer", first, firsts[soonest], "s", None, peers=firsts))
-    rows.append(
-        line("cold: over the raw link", middle("ours cold", "speed"), middle("raw cold", "speed"), "samples/s", "ratio >= 0.9")
-    )
+    speeds, cores = ({name: middle(f"{name} cold", key) for name in ("ours", "raw")} for key in ("speed", "cores"))
+    in_use = {name: round(value, 2) for name, value in cores.items()}
+    rows.append(line("cold: over the raw link", speeds["ours"], speeds["raw"], "samples/s", "ratio >= 0.9", cores=in_use))
+    if "pillow cold" in found:
+        decoding = middle("pillow cold", "speed")
+        rows.append(line("warm: over Pillow's decoding alone", middle("ours warm", "speed"), decoding, "samples/s"))
     return rows
 
 
@@ -240,7 +251,6 @@ def write_ours(kind: str, folder: Path) -> Path:
 
 
 def _tar(path: Path, keys: list[str], moments: dict[str, Any]) -> None:
-    import io
     import tarfile
 
     import numpy as np
@@ -261,9 +271,15 @@ def _tar(path: Path, keys: list[str], moments: dict[str, Any]) -> None:
 def arm(options: dict[str, Any]) -> None:
     if options["name"] == "index":
         return serve(lambda _: open_large_index(options["folder"]))
+    import boto3  # noqa: F401 - an import is no part of reading, here and in data_peers.py
     import torch
 
+    import medsd_ray.data.loader  # noqa: F401
+
     torch.set_num_threads(THREADS)
+    if options["name"].startswith("pillow"):
+        images = [fields["png"] for fields in samples(Path(options["folder"]) / "ours" / "train")]
+        return serve(lambda _: decode_all(images[options["rank"] :: options["workers"]]))
     if options["name"] == "raw link":
         return serve(lambda question: download_all(Path(question["cache"])))
     serve(lambda question: read_all(question["cache"], options["rank"], options["workers"]))
@@ -273,7 +289,7 @@ def read_all(cache: str, rank: int, workers: int) -> dict[str, Any]:
     """An epoch of one worker's batches, as training gets them."""
     from medsd_ray.data.loader import ShardedDataset, batches
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     dataset = ShardedDataset("s3://bench/ours", "train", seed=0, cache_dir=cache)
     steps = dataset.samples // (BATCH * workers)
     count, first = 0, 0.0
@@ -283,7 +299,19 @@ def read_all(cache: str, rank: int, workers: int) -> dict[str, Any]:
     ):  # fmt: skip
         count += len(batch["positions"])
         first = first or time.perf_counter() - began
-    return {"samples": count, "first": first, "seconds": time.perf_counter() - began}
+    return {"samples": count, "first": first, "seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+
+
+def decode_all(images: list[bytes]) -> dict[str, Any]:
+    """PNG files to pixels, without a loader, a link or tensors."""
+    import numpy as np
+    from PIL import Image
+
+    began = time.perf_counter()
+    for data in images:
+        np.asarray(Image.open(io.BytesIO(data)))
+    seconds = time.perf_counter() - began
+    return {"samples": len(images), "first": seconds, "seconds": seconds}
 
 
 def download_all(folder: Path) -> dict[str, Any]:
@@ -292,12 +320,12 @@ def download_all(folder: Path) -> dict[str, Any]:
     from medsd_ray.data.shards import open_split
 
     folder.mkdir(parents=True)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     store, index = open_split("s3://bench/ours", "train")
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        list(pool.map(lambda shard: store.download(shard.name, folder / shard.name), index.shards))
+        list(pool.map(lambda shard: store.download(shard.name, folder / shard.name, parallel=False), index.shards))
     seconds = time.perf_counter() - began
-    return {"samples": index.samples, "first": seconds, "seconds": seconds}
+    return {"samples": index.samples, "first": seconds, "seconds": seconds, "cpu": time.process_time() - cpu}
 
 
 if __name__ == "__main__":

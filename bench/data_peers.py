@@ -6,6 +6,7 @@ one; the samples come from a folder of tar shards. Each peer is set up as its do
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -160,6 +161,8 @@ def _decoded(fields: dict[str, Any]) -> dict[str, Any]:
 
 def arm(options: dict[str, Any]) -> None:
     kind = options["kind"]
+    for name in ("torch.utils.data", {"mosaic": "streaming"}.get(kind, kind)):
+        importlib.import_module(name)  # which is no part of its reading
     write, read = (globals()[f"{kind}_{verb}"] for verb in ("write", "read"))
     if kind == "ray" and "url" in options:
         next(iter(read(options["url"], "", 1)))  # the start of Ray and of its workers is not its reading

@@ -52,8 +52,11 @@ class Storage(ABC):
     def write(self, key: str, data: bytes) -> None: ...
 
     @abstractmethod
-    def download(self, key: str, path: Path) -> None:
-        """Copies to `path`, which appears whole. Raises FileNotFoundError where the key is absent."""
+    def download(self, key: str, path: Path, *, parallel: bool = True) -> None:
+        """Copies to `path`, which appears whole; not `parallel` for a caller that copies several files at a time itself.
+
+        Raises FileNotFoundError where the key is absent.
+        """
 
     @abstractmethod
     def upload(self, path: Path, key: str) -> None: ...
@@ -157,7 +160,7 @@ class FolderStorage(Storage):
         with self._whole(self._path(key)) as part:
             part.write_bytes(data)
 
-    def download(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path, *, parallel: bool = True) -> None:
         with self._whole(path) as part:
             shutil.copyfile(self._path(key), part)
 
@@ -273,12 +276,14 @@ class S3Storage(Storage):
         with self._errors(key):
             self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
 
-    def download(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path, *, parallel: bool = True) -> None:
+        from boto3.s3.transfer import TransferConfig
+
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
         try:
             with self._errors(key):
-                self.client.download_file(self.bucket, self._key(key), str(part))
+                self.client.download_file(self.bucket, self._key(key), str(part), Config=TransferConfig(use_threads=parallel))
             os.replace(part, path)
         except FileNotFoundError:
             self._require_bucket(key)

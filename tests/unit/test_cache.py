@@ -34,8 +34,8 @@ class Flaky(S3Storage):
 
     broken = 0
 
-    def download(self, key: str, path: Path) -> None:
-        super().download(key, path)
+    def download(self, key: str, path: Path, *, parallel: bool = True) -> None:
+        super().download(key, path, parallel=parallel)
         if self.broken:
             self.broken -= 1
             path.write_bytes(path.read_bytes()[:-1])

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medsd_ray.data.latents import LatentReader, to_bytes
-from medsd_ray.data.loader import ShardedDataset, WithPrior, batches
+from medsd_ray.data.loader import ImageReader, ShardedDataset, WithPrior, batches
 from medsd_ray.data.shards import Index, Sample, Shard, ShardWriter, iter_samples, write_index
 from medsd_ray.errors import InputError
 from medsd_ray.storage import open_storage
@@ -99,6 +99,26 @@ def test_images_come_whole_with_three_channels(tmp_path: Path, channels: int):
             assert np.array_equal(back.permute(1, 2, 0).numpy(), expected)
             seen.add(number)
     assert seen == set(range(COUNT))
+
+
+@pytest.mark.parametrize("prefix", ["", "é-", "long-" * 40], ids=["plain headers", "PAX for letters", "PAX for length"])
+def test_an_image_is_found_in_its_shard_whatever_its_headers(tmp_path: Path, prefix: str):
+    writer = ShardWriter(open_storage(str(tmp_path)), 1 << 20, "image", "train", size=8)
+    for number in range(5):
+        pixels = np.full((8, 8), 40 * number, np.uint8)
+        writer.write(Sample(f"{prefix}{number}", pixels, "caption", "patient", {}, pixels if number % 2 else None))
+    (shard,) = writer.finish().shards
+    reader = ImageReader()
+    for number in range(5):
+        pixels = reader.row(tmp_path / shard.name, number)["pixel_values"]
+        torch.testing.assert_close(pixels, torch.full((3, 8, 8), 40 * number / 127.5 - 1))
+
+
+def test_a_file_that_is_no_tar_is_named(tmp_path: Path):
+    for data in (b"", b"no tar" * 200):
+        (tmp_path / "shard.tar").write_bytes(data)
+        with pytest.raises(InputError, match=r"shard\.tar: not a tar file"):
+            ImageReader().row(tmp_path / "shard.tar", 0)
 
 
 def test_latents_keep_their_rows_together(latents: str):
