@@ -52,13 +52,14 @@ def row(
     packages: Sequence[str] = (), **notes: Any,
 ) -> Row:  # fmt: skip
     """`packages` are those of this environment that the figure depends on; `notes` stand beside their versions."""
-    ratio = None if ours is None or not peer else ours / peer
+    ratio = _rounded(None if ours is None or not peer else ours / peer)
+    ours, peer = _rounded(ours), _rounded(peer)  # a verdict is of the figures that are shown
     return {
         "name": name,
-        "ours": _rounded(ours),
-        "peer": _rounded(peer),
+        "ours": ours,
+        "peer": peer,
         "unit": unit,
-        "ratio": _rounded(ratio),
+        "ratio": ratio,
         "goal": goal,
         "met": met(goal, ours, ratio),
         "device": machine(device),
