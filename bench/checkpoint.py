@@ -209,6 +209,9 @@ def resumed(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def goodput(every: int, device: str) -> list[Row]:
+    from medsd_ray.storage import open_storage
+    from medsd_ray.training.progress import read_metrics
+
     layout, size, batch = CASES[device]
     data = subject.latents(subject.shards(64, size), layout, device)
     with tempfile.TemporaryDirectory() as folder:
@@ -220,14 +223,12 @@ def goodput(every: int, device: str) -> list[Row]:
         command = [str(Path(sys.executable).parent / "medsd"), "train", str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             watched = watch(process)
-        records = [json.loads(line) for line in (Path(folder) / "out" / "metrics.jsonl").read_text().splitlines()]
-    useful = (
-        STEPS * batch / statistics.median(record["images_per_second"] for record in records if record.get("images_per_second"))
-    )
+        records = read_metrics(open_storage(f"{folder}/out"))
+    useful = STEPS * batch / statistics.median(record["images_per_second"] for record in records if "images_per_second" in record)
     share = useful / watched["wall"]
     facts = {"failures": watched["failures"], "restart": watched["restart"], "step": useful / STEPS, "seconds": watched["wall"]}
     print(f"every {every} steps: {share:.3f} of the time was useful; {facts}", flush=True)
-    restart = facts["restart"] or 0.0
+    restart = watched["restart"] or 0.0
     trained = watched["wall"] / max(1, watched["failures"]) - restart  # between two failures, which come while workers train
     foreseen = expected_of_training(costs(restart), trained, every * facts["step"])
     name = (

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import subject
 from common import ROOT, THREADS, Arm, Row, alternate, arguments, environment, row, save, serve
-from data_peers import samples
+from data_peers import BATCH, CHUNK, samples
 from slow_link import slow_link
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -34,9 +34,7 @@ PEERS = {
     "mosaic": ["torch==2.13.0", "pillow", "mosaicml-streaming==0.13.0"],
     "ray": ["torch==2.13.0", "numpy==2.4.6", "pillow", "ray[data,train]==2.60.0", "webdataset==1.0.2"],
 }
-BATCH, COPIES = 32, 8
-SHARD = 2 << 20
-"""Bytes of a shard or chunk: small ones, so that a data set that all can read in a minute has several of our blocks."""
+COPIES = 8
 LATENT_SHARDS, LATENT_ROWS = 48, 57
 INDEX_SAMPLES = 10_000_000
 
@@ -81,7 +79,7 @@ def write_large_index(folder: str) -> None:
     from medsd_ray.storage import open_storage
 
     names = [f"shard-{number:05d}.tar" for number in range(INDEX_SAMPLES // 1000)]
-    shards = tuple(Shard(name, 1000, SHARD, hashlib.sha256(name.encode()).hexdigest()) for name in names)
+    shards = tuple(Shard(name, 1000, CHUNK, hashlib.sha256(name.encode()).hexdigest()) for name in names)
     write_index(open_storage(f"{folder}/train"), Index("image", "train", shards, {}))
 
 
@@ -227,7 +225,7 @@ def write_ours(kind: str, folder: Path) -> Path:
 
     store = open_storage(str(folder / "ours" / "train"))
     if kind == "image":
-        writer = ShardWriter(store, SHARD, "image", "train", size=256)
+        writer = ShardWriter(store, CHUNK, "image", "train", size=256)
         samples = list(iter_samples(subject.shards(256, 256), "train"))
         for copy in range(COPIES):
             for sample in samples:  # without masks: Mosaic wants the same fields in each
@@ -271,15 +269,15 @@ def _tar(path: Path, keys: list[str], moments: dict[str, Any]) -> None:
 def arm(options: dict[str, Any]) -> None:
     if options["name"] == "index":
         return serve(lambda _: open_large_index(options["folder"]))
+    if options["name"].startswith("pillow"):
+        images = [fields["png"] for fields in samples(Path(options["folder"]) / "ours" / "train")]
+        return serve(lambda _: decode_all(images[options["rank"] :: options["workers"]]))
     import boto3  # noqa: F401 - an import is no part of reading, here and in data_peers.py
     import torch
 
     import medsd_ray.data.loader  # noqa: F401
 
     torch.set_num_threads(THREADS)
-    if options["name"].startswith("pillow"):
-        images = [fields["png"] for fields in samples(Path(options["folder"]) / "ours" / "train")]
-        return serve(lambda _: decode_all(images[options["rank"] :: options["workers"]]))
     if options["name"] == "raw link":
         return serve(lambda question: download_all(Path(question["cache"])))
     serve(lambda question: read_all(question["cache"], options["rank"], options["workers"]))

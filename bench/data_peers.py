@@ -20,6 +20,7 @@ from typing import Any
 from common import serve
 
 CHUNK = 2 << 20
+"""Bytes of a shard or chunk: small ones, so that a data set that all can read in a minute has several of our blocks."""
 BATCH = 32
 
 

@@ -49,7 +49,7 @@ class ImageReader:
             raise InputError(f"{path}: image {row} cannot be read ({error}); run prepare again") from error
         scaled = values.float().div_(127.5).sub_(1)
         # Gray is scaled once and repeated as a view, which the batch then copies.
-        return {"pixel_values": scaled.expand(3, -1, -1) if image.mode == "L" else scaled.permute(2, 0, 1)}
+        return {"pixel_values": scaled.expand(3, -1, -1) if scaled.ndim == 2 else scaled.permute(2, 0, 1)}
 
 
 def _png_places(path: Path) -> list[tuple[int, int]]:
@@ -78,6 +78,8 @@ def _ustar_places(path: Path) -> list[tuple[int, int]]:
             if header[257:262] != b"ustar" or header[156:157] not in (b"0", b"\0") or prefix:
                 raise ValueError(f"{path}: not a plain ustar file")
             size = int(header[124:136].rstrip(b"\0 "), 8)
+            if size < 0:  # it would lead back, and tarfile round for ever
+                raise InputError(f"{path}: not a tar file (one of {size} bytes in it); run prepare again")
             if header[:100].rstrip(b"\0").partition(b".")[2] == b"png":
                 places.append((at + BLOCK, size))
             at += BLOCK + -(-size // BLOCK) * BLOCK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tarfile
 import threading
 from pathlib import Path
 
@@ -115,7 +116,8 @@ def test_an_image_is_found_in_its_shard_whatever_its_headers(tmp_path: Path, pre
 
 
 def test_a_file_that_is_no_tar_is_named(tmp_path: Path):
-    for data in (b"", b"no tar" * 200):
+    backwards = tarfile.TarInfo("0.png").tobuf().replace(b"00000000000\x00", b"-0000002000\x00", 1)
+    for data in (b"", b"no tar" * 200, backwards * 4):
         (tmp_path / "shard.tar").write_bytes(data)
         with pytest.raises(InputError, match=r"shard\.tar: not a tar file"):
             ImageReader().row(tmp_path / "shard.tar", 0)
