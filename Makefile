@@ -60,21 +60,22 @@ lint: install crds-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 crds: install
-	$(BIN)/python -m medsd_ray.operator.crds
+	$(BIN)/python -m medsd_ray.spec.crds
 	$(BIN)/python scripts/chart_schema.py
 
 crds-check: install
-	$(BIN)/python -m medsd_ray.operator.crds --check
+	$(BIN)/python -m medsd_ray.spec.crds --check
 	$(BIN)/python scripts/chart_schema.py --check
 
 base-model: install
-	$(BIN)/python -m medsd_ray.models.pretrain
+	$(BIN)/python -m medsd_ray.base_model.pretrain
 
 test-image:
 	tests/cluster/image.sh

@@ -209,8 +209,8 @@ def resumed(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def goodput(every: int, device: str) -> list[Row]:
+    from medsd_ray.runs.progress import read_metrics
     from medsd_ray.storage import open_storage
-    from medsd_ray.training.progress import read_metrics
 
     layout, size, batch = CASES[device]
     data = subject.latents(subject.shards(64, size), layout, device)

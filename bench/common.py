@@ -275,7 +275,7 @@ def rate_over_workers(worker: Any, tasks: Sequence[Any], num_workers: int) -> fl
 
     The tasks of `worker` give how many images they made. The workers' start does not count, nor that one ends before the other.
     """
-    from medsd_ray.workers import run_tasks
+    from medsd_ray.ray_tasks import run_tasks
 
     ends: dict[int, list[tuple[float, int]]] = {}
     for _, (count, process, at) in run_tasks(Timed(worker), tasks, num_workers):

@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 
 from medsd_ray.data.latents import LatentReader
 from medsd_ray.data.shards import iter_samples, open_split
-from medsd_ray.models.load import load_components, token_ids
+from medsd_ray.models.components import token_ids
+from medsd_ray.models.load import load_components
 
 STEPS = 100_000
 

@@ -57,8 +57,8 @@ def main() -> None:
 def arm(options: dict[str, Any]) -> None:
     import torch
 
-    from medsd_ray.data.encode import Encoder, Task
     from medsd_ray.data.shards import iter_samples, open_split
+    from medsd_ray.generation.encode import Encoder, Task
     from medsd_ray.models.load import load_components
     from medsd_ray.storage import open_storage
 

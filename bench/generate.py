@@ -133,7 +133,7 @@ def serve_fid() -> None:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torchmetrics.image.fid import _compute_fid
 
-    from medsd_ray.evaluation.distances import frechet_distance
+    from medsd_ray.evaluation.figures.distances import frechet_distance
 
     torch.set_num_threads(os.cpu_count() or 1)
     rng = np.random.default_rng(0)

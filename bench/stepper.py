@@ -12,7 +12,7 @@ import subject
 import torch
 
 from medsd_ray.data.loader import batches
-from medsd_ray.spec import parse_run
+from medsd_ray.spec.load import parse_run
 from medsd_ray.training import run, worker
 
 

@@ -32,8 +32,9 @@ def _save(layout: str, folder: Path) -> None:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from medsd_ray.models.load import Components, save_pipeline
-    from medsd_ray.models.small import build_tokenizer
+    from medsd_ray.base_model.architecture import build_tokenizer
+    from medsd_ray.models.components import Components
+    from medsd_ray.models.save import save_pipeline
 
     wide = layout == "sd2"  # OpenCLIP ViT-H's text tower, less its last layer, in place of CLIP ViT-L's
     width, layers, heads = (1024, 23, 16) if wide else (768, 12, 12)
@@ -75,7 +76,7 @@ def shards(count: int, size: int, shard_size: str = "1MiB") -> str:
 
 def latents(images: str, layout: str, device: str) -> str:
     """Those images encoded by a layout's VAE and text encoder."""
-    from medsd_ray.data.encode import encode
+    from medsd_ray.generation.encode import encode
 
     folder = CACHE / "latents" / f"{Path(images).name}-{layout}"
     encode(images, str(folder), model=model(layout), text_embeddings=True, batch_size=8, use_gpu=device == "cuda")

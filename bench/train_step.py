@@ -182,7 +182,8 @@ def ours(options: dict[str, Any]) -> Any:
     import stepper
     import torch
 
-    from medsd_ray.training import engine, stages
+    from medsd_ray.training import engine
+    from medsd_ray.training.stages import build as stages
 
     stepper.join(options)
     training = {name: options[name] for name in ("compile", "precision", "zero_stage", "ema", "log_every") if name in options}

@@ -9,9 +9,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from medsd_ray.data.encode import encode
 from medsd_ray.data.prepare import prepare
-from medsd_ray.spec import parse_run
+from medsd_ray.generation.encode import encode
+from medsd_ray.spec.load import parse_run
 from medsd_ray.training.run import train
 
 

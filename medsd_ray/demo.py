@@ -12,7 +12,8 @@ from pathlib import Path
 
 from medsd_ray.errors import InputError
 from medsd_ray.generation.prompts import prompts_of_shards
-from medsd_ray.spec import RunSpec, dump_run, parse_run
+from medsd_ray.spec.load import dump_run, parse_run
+from medsd_ray.spec.run import RunSpec
 
 SIZE = 64
 PHANTOMS = 1200
@@ -93,9 +94,9 @@ class Stopwatch:
 
 def demo(data: Path | None, out: Path) -> None:
     """Runs every step into `out` and prints where the page is. Raises InputError for a folder without metadata.csv."""
-    from medsd_ray.data.encode import encode
     from medsd_ray.data.prepare import prepare
     from medsd_ray.evaluation.evaluate import evaluate
+    from medsd_ray.generation.encode import encode
     from medsd_ray.generation.generate import generate
     from medsd_ray.training.run import train
 

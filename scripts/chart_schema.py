@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from medsd_ray.operator.objects import RuntimeSpec
+from medsd_ray.spec.objects import RuntimeSpec
 
 PATH = Path(__file__).parents[1] / "helm/medsd/values.schema.json"
 

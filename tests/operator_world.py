@@ -6,14 +6,15 @@ import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from medsd_ray.operator.deaths import ended
-from medsd_ray.operator.driver import Answer
-from medsd_ray.operator.index import slim_pod, slim_rayjob
-from medsd_ray.operator.lifecycle import decide
-from medsd_ray.operator.naming import attempt_of
-from medsd_ray.operator.observe import is_head
+from medsd_ray.driver.protocol import Answer
+from medsd_ray.operator.controller.index import slim_pod, slim_rayjob
+from medsd_ray.operator.lifecycle.decide import decide
+from medsd_ray.operator.lifecycle.decision import Decision, DeleteRayJob, DeleteSelf, Facts, MakeAttempt, ScaleWorkers
+from medsd_ray.operator.lifecycle.failures import ended
+from medsd_ray.operator.lifecycle.pods import is_head
+from medsd_ray.operator.manifests.naming import attempt_of
 from medsd_ray.operator.subject import Subject, read_runtime, read_subject
-from medsd_ray.operator.turn import Decision, DeleteRayJob, DeleteSelf, Facts, MakeAttempt, ScaleWorkers, stamp
+from medsd_ray.operator.times import stamp
 
 RUN = {
     "data": {"train": "s3://bucket/latents"},

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from medsd_ray.spec import RunSpec, dump_run
+from medsd_ray.spec.load import dump_run
+from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import open_storage
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from medsd_ray.data.phantom import phantom_samples
 from medsd_ray.data.shards import Sample, ShardWriter
-from medsd_ray.readers.new import new_study
+from medsd_ray.data.sources.phantom import phantom_samples
+from medsd_ray.reader_study.new import new_study
 from medsd_ray.storage import open_storage
 
 SIZE = 32

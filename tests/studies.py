@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from medsd_ray.data.phantom import draw_phantom
+from medsd_ray.data.sources.phantom import draw_phantom
 
 Trial = dict[str, Any]
 Pictures = list[list[np.ndarray]] | None

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from medsd_ray.models.load import Components
-from medsd_ray.models.small import build_tokenizer
+from medsd_ray.base_model.architecture import build_tokenizer
+from medsd_ray.models.components import Components
 from medsd_ray.storage import Storage
 
 

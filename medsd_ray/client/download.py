@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from medsd_ray.errors import InputError, RunError
+from medsd_ray.runs.checkpoints import saved_steps, step_folder
 from medsd_ray.storage import COMPLETE, Storage, open_storage
-from medsd_ray.training.steps import saved_steps, step_folder
 
 REPORT = "report"
 

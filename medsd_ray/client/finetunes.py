@@ -8,13 +8,13 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from medsd_ray.client import words
+from medsd_ray.client import display as words
 from medsd_ray.client.kube import Exists, Kube
 from medsd_ray.client.logs import follow, print_newest
 from medsd_ray.client.submit import finetune, read_report
 from medsd_ray.errors import InputError, Interrupted
-from medsd_ray.operator.objects import FineTuneSpec
-from medsd_ray.spec import RunSpec
+from medsd_ray.spec.objects import FineTuneSpec
+from medsd_ray.spec.run import RunSpec
 
 POLL_S = 2.0
 PODS_GO_S = 60

@@ -14,7 +14,7 @@ from kubernetes import client, config
 from kubernetes.config import kube_config
 
 from medsd_ray.errors import InputError, RunError
-from medsd_ray.operator.objects import GROUP, VERSION
+from medsd_ray.spec.objects import GROUP, VERSION
 
 PLURAL = "finetunes"
 TIMEOUTS_S = (5, 30)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from medsd_ray.client import words
+from medsd_ray.client import display as words
 from medsd_ray.client.kube import Head, Kube, NotFound, Unreachable
 from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.storage import open_storage

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from medsd_ray.client.display import table
 from medsd_ray.client.submit import RUN_FILE, check_folders, job_folder
-from medsd_ray.client.words import table
-from medsd_ray.cluster import CLUSTER
 from medsd_ray.errors import InputError, Interrupted, RunError
-from medsd_ray.spec import RunSpec
+from medsd_ray.ray_cluster import CLUSTER
+from medsd_ray.spec.run import RunSpec
 
 ENTRYPOINT = f"medsd train {RUN_FILE} --auto-resume"
 NAME, OUTPUT = "medsd.io/run", "medsd.io/output"

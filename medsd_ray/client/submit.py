@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.resolve import SMALL
-from medsd_ray.operator.objects import API_VERSION, FineTuneSpec, Report
-from medsd_ray.spec import RunSpec, dump_run
+from medsd_ray.spec.load import dump_run
+from medsd_ray.spec.objects import API_VERSION, FineTuneSpec, Report
+from medsd_ray.spec.run import RunSpec
 
 RUN_FILE = "run.yaml"
 

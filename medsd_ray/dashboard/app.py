@@ -16,7 +16,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic_core import to_json
 
-from medsd_ray.dashboard.book import NAMES, Book
+from medsd_ray.dashboard.curve_store import NAMES, Book
 from medsd_ray.dashboard.files import Files, inside, join
 from medsd_ray.dashboard.find import PROGRESS, RUN, TRIAL, find, is_study
 from medsd_ray.dashboard.run import IMAGE, run_row, run_view

@@ -9,8 +9,8 @@ from medsd_ray.dashboard.curves import read_records, series
 from medsd_ray.dashboard.files import Files, join
 from medsd_ray.dashboard.find import PROGRESS, RUN
 from medsd_ray.dashboard.specs import as_run_yaml, read_spec
+from medsd_ray.runs.checkpoints import FOLDER, saved_steps
 from medsd_ray.storage import FileInfo
-from medsd_ray.training.steps import FOLDER, saved_steps
 
 METRICS = "metrics.jsonl"
 STEPS_SHOWN = 8

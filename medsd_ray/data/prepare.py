@@ -20,10 +20,10 @@ from importlib.metadata import version
 
 from medsd_ray.data import splits as by_patient
 from medsd_ray.data.free_text import signs_of_identity
-from medsd_ray.data.pixels import resize
 from medsd_ray.data.pseudonyms import Pseudonyms, load_key
-from medsd_ray.data.record import BadSample, Content, Record, Source, stamp
 from medsd_ray.data.shards import FORMAT, INDEX, SPLITS, Sample, ShardWriter
+from medsd_ray.data.sources.pixels import resize
+from medsd_ray.data.sources.source import BadSample, Content, Record, Source, stamp
 from medsd_ray.errors import InputError
 from medsd_ray.storage import Storage, open_storage
 
@@ -105,15 +105,15 @@ def parse_bytes(text: str) -> int:
 def open_source(source: str, kind: str, size: int, split_by: str, seed: int, images: str | None) -> Source:
     """The records of a source; see folder.py, dicom.py, openi.py and phantom.py."""
     if kind == "folder":
-        from medsd_ray.data import folder
+        from medsd_ray.data.sources import folder
 
         return folder.scan(source, split_by)
     if kind == "dicom":
-        from medsd_ray.data import dicom
+        from medsd_ray.data.sources import dicom
 
         return dicom.scan(source, split_by)
     if kind == "openi":
-        from medsd_ray.data import openi
+        from medsd_ray.data.sources import openi
 
         return openi.scan(source, images)
     if kind == "phantom":
@@ -122,7 +122,7 @@ def open_source(source: str, kind: str, size: int, split_by: str, seed: int, ima
 
 
 def _phantoms(source: str, size: int, seed: int) -> Source:
-    from medsd_ray.data.phantom import phantom_sample
+    from medsd_ray.data.sources.phantom import phantom_sample
 
     if not source.isdecimal() or not int(source):
         raise InputError(f"SOURCE {source!r}: for --kind phantom give how many to draw, such as 2000")

@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.classifier import Classifier, auroc, prompt_labels, train_classifier, usable_classes
-from medsd_ray.evaluation.distances import draw, mean_t
+from medsd_ray.evaluation.estimates import Missing, mean_t, put
+from medsd_ray.evaluation.figures.accuracy import auroc, prompt_labels
+from medsd_ray.evaluation.figures.distances import draw
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
-from medsd_ray.evaluation.outputs import finished, write_whole
-from medsd_ray.evaluation.plots import COLOURS, new_figure
-from medsd_ray.evaluation.report import Missing, dumps, number, put, span, versions
+from medsd_ray.evaluation.networks.classifier import Classifier, train_classifier, usable_classes
+from medsd_ray.evaluation.report.format import dumps, number, span
+from medsd_ray.evaluation.report.plots import COLOURS, new_figure
+from medsd_ray.evaluation.versions import versions
 from medsd_ray.storage import open_storage
+from medsd_ray.storage.outputs import finished, write_whole
 
 RESULT = "augmentation.json"
 FIGURES = ("accuracy", "auroc")

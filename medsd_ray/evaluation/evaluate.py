@@ -13,13 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation import classifier as classifying
-from medsd_ray.evaluation import features, memorisation, plots, protocol_figures, reconstruction, report, sections
-from medsd_ray.evaluation.encoders import fetched
-from medsd_ray.evaluation.inputs import ImageSet, Inputs, RunRecord, concatenate, read_inputs, read_made, read_run
-from medsd_ray.evaluation.protocol_figures import Asked
-from medsd_ray.evaluation.report import Missing
-from medsd_ray.evaluation.sections import NO_TRAIN, Sets
+from medsd_ray.evaluation.estimates import Missing
+from medsd_ray.evaluation.figures import memorisation, reconstruction, sections
+from medsd_ray.evaluation.figures import protocol as protocol_figures
+from medsd_ray.evaluation.figures.protocol import Asked
+from medsd_ray.evaluation.figures.sections import NO_TRAIN, Sets
+from medsd_ray.evaluation.inputs import ImageSet, Inputs, concatenate, read_inputs, read_made
+from medsd_ray.evaluation.networks import classifier as classifying
+from medsd_ray.evaluation.networks import features
+from medsd_ray.evaluation.networks.encoders import fetched
+from medsd_ray.evaluation.report import page, plots
+from medsd_ray.evaluation.report.format import dumps
+from medsd_ray.evaluation.versions import versions
+from medsd_ray.runs.record import RunRecord, read_run
 from medsd_ray.storage import Storage, open_storage
 
 TITLE = "Generated medical images: evaluation"
@@ -56,12 +62,12 @@ def evaluate(
     checksum = _checksum(inputs, record, options)
     known = _finished(store, checksum)
     if known is not None:
-        say(f"{out}: this report is already there\n{report.summary(known)}")
+        say(f"{out}: this report is already there\n{page.summary(known)}")
         return known
     sets = assign(inputs, held_out)
     say(f"evaluate: {len(sets.generated)} generated images against {sets.reference}")
     found: dict[str, Any] = {
-        "format": report.FORMAT,
+        "format": page.FORMAT,
         "title": title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, protocol, seed),
@@ -78,11 +84,11 @@ def evaluate(
     found["vae"] = reconstruction.vae_section(carrier, perceptual, sets.held_out.pixels)
     found["train"] = sections.train_section(record)
     found["run"] = {"output": record.url, "spec": record.spec, "manifest": record.manifest, "result": record.result}
-    found["extra"], found["versions"] = extra or {}, report.versions()
-    found["cautions"] = report.cautions(found)
+    found["extra"], found["versions"] = extra or {}, versions()
+    found["cautions"] = page.cautions(found)
     found["seconds"] = round(time.monotonic() - started, 1)
     _write(store, found, _view(found, sets, record, checks))
-    say(report.summary(found))
+    say(page.summary(found))
     return found
 
 
@@ -151,7 +157,7 @@ def _view(found: dict, sets: Sets, record: RunRecord, checks: dict[str, memorisa
 
 def _write(store: Storage, found: dict, view: dict) -> None:
     store.delete("COMPLETE")
-    files = {"report.json": report.dumps(found), "report.html": report.render(found, view)}
+    files = {"report.json": dumps(found), "report.html": page.render(found, view)}
     for name, data in files.items():
         store.write(name, data)
     store.mark_complete({n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()})
@@ -170,7 +176,7 @@ def _finished(store: Storage, checksum: str) -> dict | None:
 
 def _checksum(inputs: Inputs, record: RunRecord, options: dict) -> str:
     """Of all that a report follows from: images, run, options and this package's own code."""
-    code = [path.read_text() for path in sorted(Path(__file__).parent.iterdir()) if path.suffix in (".py", ".j2")]
+    code = [path.read_text() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in (".py", ".j2")]
     parts = [inputs.checksum(), inputs.manifest, record.result, record.metrics, options, code]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

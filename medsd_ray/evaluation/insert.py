@@ -18,18 +18,22 @@ import numpy as np
 from PIL import Image
 
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation import insertion
-from medsd_ray.evaluation.classifier import Classifier, prompt_labels, train_classifier
-from medsd_ray.evaluation.detector import read, train_once
+from medsd_ray.evaluation.estimates import Missing
+from medsd_ray.evaluation.figures import insertion
+from medsd_ray.evaluation.figures.accuracy import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, decode, read_real, resized
-from medsd_ray.evaluation.outputs import finished, write_whole
-from medsd_ray.evaluation.report import Missing, dumps, number, percent, span, versions
+from medsd_ray.evaluation.networks.classifier import Classifier, train_classifier
+from medsd_ray.evaluation.networks.detector import read, train_once
+from medsd_ray.evaluation.report.format import dumps, number, percent, span
+from medsd_ray.evaluation.versions import versions
 from medsd_ray.generation.edit import edit, editable
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sample import Sampling, image_size, sample_images
-from medsd_ray.models.load import Components, load_components
+from medsd_ray.models.components import Components
+from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.storage import Storage, open_storage
+from medsd_ray.storage.outputs import finished, write_whole
 
 RESULT = "insertion.json"
 METHODS = ("prompt", "sdedit", "inpaint")

@@ -14,7 +14,7 @@ import numpy as np
 
 from medsd_ray.data.shards import iter_samples, list_splits
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.report import put
+from medsd_ray.evaluation.estimates import put
 from medsd_ray.storage import FolderStorage
 
 

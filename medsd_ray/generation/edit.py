@@ -20,10 +20,10 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from torch.nn import functional
 
-from medsd_ray.data.keyed import keyed_noise
+from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import InputError
 from medsd_ray.generation.sample import Sampling, build_pipeline, decode, image_size, lanes_for, one_thread, vae_factor
-from medsd_ray.models.load import Components
+from medsd_ray.models.components import Components
 
 
 @dataclass(frozen=True)

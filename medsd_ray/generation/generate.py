@@ -19,10 +19,11 @@ from typing import Any
 from medsd_ray.errors import InputError
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sample import Sampling, sample_images
-from medsd_ray.models.load import Components, load_components
+from medsd_ray.models.components import Components
+from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.storage import Storage, absolute, open_storage
-from medsd_ray.workers import run_tasks
 
 PLAN, TABLE = "generated.json", "metadata.csv"
 

@@ -16,9 +16,10 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from medsd_ray.data.keyed import keyed_noise
+from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import InputError, RunError
-from medsd_ray.models.load import Components, sampling_scheduler
+from medsd_ray.models.components import Components
+from medsd_ray.models.schedulers import sampling_scheduler
 
 # DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) of second order; DDIM (Song et al. 2021, arXiv 2010.02502) with eta 0.
 SCHEDULERS = {"dpm-solver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}

@@ -16,11 +16,13 @@ import yaml
 from safetensors.torch import save_file
 
 from medsd_ray.errors import InputError
-from medsd_ray.models.load import load_components, save_pipeline
-from medsd_ray.models.methods import described, way
-from medsd_ray.models.resolve import describe_checkpoint, find_checkpoint, model_fingerprint, resolve, trained
-from medsd_ray.models.swap import SwappedEncoder
-from medsd_ray.models.ways import Files
+from medsd_ray.models.load import load_components
+from medsd_ray.models.methods.method import Files
+from medsd_ray.models.methods.registry import described, way
+from medsd_ray.models.resolve import find_checkpoint, model_fingerprint, resolve
+from medsd_ray.models.save import save_pipeline
+from medsd_ray.models.swapped import SwappedEncoder
+from medsd_ray.runs.checkpoints import describe_checkpoint, trained
 from medsd_ray.storage import Storage, open_storage
 
 LEAST_WORDS = 3
@@ -59,7 +61,7 @@ def export(
 
 def method_files(checkpoint: Storage, raw: bool) -> Files:
     """What the methods of a checkpoint's own run export beside the pipeline: file name -> tensors."""
-    from medsd_ray.training.checkpoint import load_weights
+    from medsd_ray.runs.checkpoint import load_weights
 
     description, found = describe_checkpoint(checkpoint), {}
     for name, weights in load_weights(checkpoint, raw=raw).items():

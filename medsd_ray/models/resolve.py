@@ -16,16 +16,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsd_ray.errors import InputError
+from medsd_ray.runs.checkpoints import describe_checkpoint, trained
 from medsd_ray.storage import FolderStorage, S3Storage, Storage, open_storage, sha256_file
 
 SMALL = "medsd-small"
-SMALL_FOLDER = Path(__file__).parent / "medsd_small"
+
+
+SMALL_FOLDER = Path(__file__).parents[1] / "base_model" / "medsd_small"
+
+
 CARD = "model_index.json"
+
+
 FOLDERS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+
+
 _NEEDED = re.compile(rf"{CARD}|({'|'.join(FOLDERS)})/[^/]+\.(json|txt|safetensors)")
+
+
 _WEIGHTS = re.compile(r"(?!.*\.optimizer\.).*\.safetensors")
+
+
 ENCODER_FILES = re.compile(r"[^/]+\.(json|txt|model|safetensors)")
 """What a transformers encoder with its tokenizer is made of, in one folder."""
+
+
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -67,29 +82,11 @@ def resolve_encoder(model: str) -> Path:
     return store.root if isinstance(store, FolderStorage) else cached(store, ENCODER_FILES)
 
 
-def describe_checkpoint(store: Storage) -> dict:
-    """A checkpoint's checkpoint.json. Raises InputError where it is not one."""
-    try:
-        description = store.read_json("checkpoint.json")
-        if not isinstance(description["model"], str):
-            raise TypeError
-    except FileNotFoundError as error:
-        raise InputError(f"{store.url}: no checkpoint.json here; give a run's output or one of its checkpoints") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{store.url}/checkpoint.json is damaged; use another checkpoint") from error
-    return description
-
-
 def find_checkpoint(address: str) -> Storage | None:
     """The checkpoint that an address names (a run's output: its newest complete one), or None for any other model."""
     if address == SMALL or (store := _find(address, None)) is None:
         return None
     return _checkpoint(store)
-
-
-def trained(description: dict) -> dict[str, str]:
-    """Component -> method of those that a checkpoint's run trained, from its checkpoint.json."""
-    return {name: method for name, method in description["components"].items() if method != "frozen"}
 
 
 def model_fingerprint(model: str, *, raw: bool = False, only: tuple[str, ...] = FOLDERS) -> str:
@@ -155,7 +152,7 @@ def _checkpoint(store: Storage) -> Storage | None:
         return store
     if store.exists(CARD) or not store.exists("run.yaml"):
         return None
-    from medsd_ray.training.checkpoint import newest_complete
+    from medsd_ray.runs.checkpoints import newest_complete
 
     newest = newest_complete(store)
     if newest is None:

@@ -12,7 +12,7 @@ import os
 import kopf
 from prometheus_client import start_http_server
 
-from medsd_ray.operator.handlers import Operator, registry
+from medsd_ray.operator.controller.handlers import Operator, registry
 
 
 def main() -> None:

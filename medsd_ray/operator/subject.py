@@ -8,9 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from medsd_ray.errors import InputError
-from medsd_ray.operator.objects import EvaluationSpec, FineTuneSpec, JobSpec, RuntimeSpec, Status, StudyJobSpec
-from medsd_ray.spec import parse_run
-from medsd_ray.study import parse_study
+from medsd_ray.spec.load import parse_run, parse_study
+from medsd_ray.spec.objects import EvaluationSpec, FineTuneSpec, JobSpec, RuntimeSpec, Status, StudyJobSpec
 
 LONGEST_NAME = 63
 

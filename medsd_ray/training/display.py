@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from medsd_ray.runs.progress import line, read_metrics, read_progress
 from medsd_ray.storage import Storage
-from medsd_ray.training.progress import line, read_metrics, read_progress
 
 Tell = Callable[[dict[str, Any]], None]
 """Gets the records of metrics.jsonl, one at a time."""

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medsd_ray.spec import RunSpec, Training
-from medsd_ray.training.fragments import Piece, even_share
+from medsd_ray.runs.fragments import Piece, even_share
+from medsd_ray.spec.run import RunSpec, Training
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

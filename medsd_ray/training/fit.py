@@ -10,12 +10,12 @@ import uuid
 from typing import Any
 
 from medsd_ray.retries import with_retries
-from medsd_ray.spec import parse_run
+from medsd_ray.runs.progress import STOP, add_warning
+from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import Storage, pyarrow_filesystem
 from medsd_ray.training.display import Display, Tell
 from medsd_ray.training.failures import keep_running
 from medsd_ray.training.job import Job, LatentMeta
-from medsd_ray.training.progress import STOP, add_warning
 
 POLL_S = 1.0
 RESIZE_EVERY_S = 60.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medsd_ray.errors import InputError
-from medsd_ray.spec import RunSpec
+from medsd_ray.spec.run import RunSpec
 
 MAY_CHANGE = {
     "name", "model", "data", "prior.data", "components.text_encoder.swap.model", "output", "checkpoint", "resources",

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from medsd_ray.errors import InputError
+from medsd_ray.runs.checkpoint import FORMAT, CheckpointReader, choose_checkpoint, rank_file, step_folder
+from medsd_ray.runs.fragments import Piece
 from medsd_ray.storage import Storage
-from medsd_ray.training.checkpoint import FORMAT, CheckpointReader, choose_checkpoint, drop_unusable, rank_file, step_folder
+from medsd_ray.training.checkpoint_writer import drop_unusable
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import MOMENTS, Engine, Held
-from medsd_ray.training.fragments import Piece
 from medsd_ray.training.job import Job, check_same_run
-from medsd_ray.training.stages import Stage
+from medsd_ray.training.stages.build import Stage
 from medsd_ray.training.team import Team
 
 Owned = list[tuple[Piece, Held]]

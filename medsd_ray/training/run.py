@@ -15,19 +15,20 @@ from typing import Any
 
 import yaml
 
-from medsd_ray.cluster import ensure_ray
 from medsd_ray.data.shards import Index, open_split
 from medsd_ray.errors import InputError, Interrupted
 from medsd_ray.models.resolve import SMALL, model_fingerprint
+from medsd_ray.ray_cluster import ensure_ray
 from medsd_ray.retries import with_retries
-from medsd_ray.spec import RunSpec, dump_run, parse_run
+from medsd_ray.runs.checkpoints import saved_steps
+from medsd_ray.runs.progress import PROGRESS, STOP, read_metrics, read_progress
+from medsd_ray.spec.load import dump_run, parse_run
+from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage, Storage, open_storage
 from medsd_ray.training.display import Tell, stop_on_signals
 from medsd_ray.training.failures import in_words
 from medsd_ray.training.fit import RAY, fit_and_show
 from medsd_ray.training.job import Job, LatentMeta, check_same_spec
-from medsd_ray.training.progress import PROGRESS, STOP, read_metrics, read_progress
-from medsd_ray.training.steps import saved_steps
 
 
 def train(
@@ -124,8 +125,8 @@ def prepare(run: RunSpec) -> Job:
     train, index = _split(run.data.train, "train", wanted)
     validation = _validation(run, wanted)
     # Here, as they import diffusers, which takes longer than all that is checked before.
-    from medsd_ray.models.methods import way
-    from medsd_ray.training.stages import load_adapted
+    from medsd_ray.models.methods.registry import way
+    from medsd_ray.training.adapted import load_adapted
 
     load_adapted(run)
     latents = None if vae_run else latent_meta(run, run.data.train, index)

@@ -15,13 +15,14 @@ from torch import Tensor
 from medsd_ray.data.loader import ShardedDataset
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sample import sample_images
-from medsd_ray.models.load import Components, load_components
-from medsd_ray.models.methods import way
-from medsd_ray.spec import RunSpec
+from medsd_ray.models.components import Components
+from medsd_ray.models.load import load_components
+from medsd_ray.models.methods.registry import way
+from medsd_ray.runs.fragments import Piece, assemble
+from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import Storage
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import Engine
-from medsd_ray.training.fragments import Piece, assemble
 from medsd_ray.training.restart import Owned
 from medsd_ray.training.team import Team
 

@@ -6,7 +6,7 @@ import torch
 
 from medsd_ray.data.loader import ShardedDataset, batches
 from medsd_ray.training.engine import Engine
-from medsd_ray.training.stages import Stage
+from medsd_ray.training.stages.build import Stage
 from medsd_ray.training.team import Team
 
 SAMPLES_AT_MOST = 256

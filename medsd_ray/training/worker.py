@@ -12,23 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medsd_ray.data.keyed import keyed_generator
 from medsd_ray.data.loader import batches
+from medsd_ray.data.randomness import keyed_generator
 from medsd_ray.errors import RunError
 from medsd_ray.retries import with_retries
+from medsd_ray.runs.fragments import by_name
 from medsd_ray.storage import open_storage
-from medsd_ray.training.checkpoint import CheckpointWriter
+from medsd_ray.training.checkpoint_writer import CheckpointWriter
 from medsd_ray.training.compile_cache import CompileCache
+from medsd_ray.training.datasets import open_dataset, with_prior
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import Engine
-from medsd_ray.training.fragments import by_name
 from medsd_ray.training.job import Job
 from medsd_ray.training.meter import LossWindow, Meter
-from medsd_ray.training.progress import Reporter
+from medsd_ray.training.micro_batch import choose_micro_batch_size
+from medsd_ray.training.reporter import Reporter
 from medsd_ray.training.restart import Snapshot, describe, load_weights, newest_usable, restore
 from medsd_ray.training.samples import Sampler
 from medsd_ray.training.schedule import learning_rate_factor
-from medsd_ray.training.stages import build_stage, choose_micro_batch_size, open_dataset, peak_rates, with_prior
+from medsd_ray.training.stages.build import build_stage, peak_rates
 from medsd_ray.training.team import Team
 from medsd_ray.training.validation import Validation
 

@@ -7,9 +7,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from medsd_ray.spec import RunSpec
+from medsd_ray.runs.checkpoints import FOLDER, saved_steps, step_folder
+from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import Storage
-from medsd_ray.training.steps import FOLDER, saved_steps, step_folder
 
 DESCRIPTION = "checkpoint.json"
 

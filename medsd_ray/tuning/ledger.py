@@ -12,12 +12,13 @@ import time
 from typing import Any
 
 from medsd_ray.retries import with_retries
+from medsd_ray.runs.progress import PROGRESS, now
+from medsd_ray.spec import plan
+from medsd_ray.spec.space import within
+from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import Storage
-from medsd_ray.study import StudySpec
-from medsd_ray.training.progress import PROGRESS, now
-from medsd_ray.tuning import plan, results, suggest
+from medsd_ray.tuning import results, suggest
 from medsd_ray.tuning.results import OVER, Trial
-from medsd_ray.tuning.space import within
 
 STUDY, BEST, TABLE = "study.json", "best.yaml", "study.md"
 

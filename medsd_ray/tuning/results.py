@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from medsd_ray.spec import dump_run
-from medsd_ray.tuning import plan
-from medsd_ray.tuning.space import Combination, short
+from medsd_ray.spec import plan
+from medsd_ray.spec.load import dump_run
+from medsd_ray.spec.space import Combination, short
 from medsd_ray.tuning.suggest import Value, importance
 
 if TYPE_CHECKING:
-    from medsd_ray.study import StudySpec
+    from medsd_ray.spec.study import StudySpec
 
 Trial = dict[str, Any]
 SHOWN = ("insertion_accuracy", "fid", "kid", "validation_loss")
@@ -131,7 +131,7 @@ def summary(study: StudySpec, trials: Sequence[Trial], state: str, seconds: floa
 
 def best_yaml(found: dict[str, Any], name: str) -> str:
     """The best run as a RUN.yaml that trains it anew."""
-    from medsd_ray.spec import RunSpec
+    from medsd_ray.spec.run import RunSpec
 
     words = f"# Trial {found['trial']} of the study {name}. To train it anew: medsd train best.yaml\n"
     return words + dump_run(RunSpec.model_validate(found["spec"]))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from medsd_ray.evaluation import sections
-from medsd_ray.evaluation.classifier import Classifier
+from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.evaluation.evaluate import assign
-from medsd_ray.evaluation.features import of_classifier
+from medsd_ray.evaluation.figures import sections
 from medsd_ray.evaluation.inputs import read_inputs
-from medsd_ray.evaluation.report import Missing
+from medsd_ray.evaluation.networks.classifier import Classifier
+from medsd_ray.evaluation.networks.features import of_classifier
 
 HELD_OUT = ("test",)
 NO_WEIGHTS = Missing("a study compares in its own detector's features")

@@ -11,12 +11,12 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
+from medsd_ray.runs.progress import read_metrics
+from medsd_ray.spec import plan
+from medsd_ray.spec.space import apply, combinations
+from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import Storage, pyarrow_filesystem
-from medsd_ray.study import StudySpec
-from medsd_ray.training.progress import read_metrics
-from medsd_ray.tuning import plan
 from medsd_ray.tuning.ledger import Ledger
-from medsd_ray.tuning.space import apply, combinations
 from medsd_ray.tuning.trial import as_seen, trial
 
 LOSS = "validation_loss"

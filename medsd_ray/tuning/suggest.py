@@ -9,12 +9,13 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from medsd_ray.tuning.space import Combination, combinations, fill
+from medsd_ray.spec.space import Combination, combinations, fill
 
 if TYPE_CHECKING:
     import optuna
 
-    from medsd_ray.study import Dimension, StudySpec
+    from medsd_ray.spec.space import Dimension
+    from medsd_ray.spec.study import StudySpec
 
 Value = float | None
 ATTEMPTS = 50

@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from medsd_ray.errors import InputError, Interrupted, RunError
-from medsd_ray.evaluation import detector
+from medsd_ray.evaluation.networks import detector
 from medsd_ray.generation.generate import generate
-from medsd_ray.spec import RunSpec
+from medsd_ray.runs.checkpoints import step_folder
+from medsd_ray.runs.progress import STOP
+from medsd_ray.spec import plan
+from medsd_ray.spec.load import parse_study
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.space import Combination, within
+from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import Storage, open_storage
-from medsd_ray.study import StudySpec, parse_study
-from medsd_ray.training.progress import STOP
 from medsd_ray.training.run import train
-from medsd_ray.training.steps import step_folder
-from medsd_ray.tuning import plan
 from medsd_ray.tuning.fork import adopt, fork
 from medsd_ray.tuning.score import score
-from medsd_ray.tuning.space import Combination, within
 
 LOOK_EVERY_S = 1.0
 CHECKPOINT_S = 60.0

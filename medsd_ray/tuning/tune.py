@@ -18,23 +18,26 @@ from typing import Any
 
 import yaml
 
-from medsd_ray.cluster import ensure_ray
-from medsd_ray.data.encode import encode
 from medsd_ray.data.shards import list_splits, open_split
 from medsd_ray.errors import InputError, Interrupted, RunError
-from medsd_ray.evaluation import detector
-from medsd_ray.evaluation.report import versions
+from medsd_ray.evaluation.networks import detector
+from medsd_ray.evaluation.versions import versions
+from medsd_ray.generation.encode import encode
 from medsd_ray.generation.prompts import prompts_of_shards
 from medsd_ray.models.resolve import SMALL
+from medsd_ray.ray_cluster import ensure_ray
+from medsd_ray.runs.progress import STOP
+from medsd_ray.spec import plan
+from medsd_ray.spec.load import dump_study, parse_study
+from medsd_ray.spec.space import Combination, Dimension, combinations
+from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage import absolute as absolute_store
-from medsd_ray.study import Dimension, StudySpec, dump_study, parse_study
 from medsd_ray.training.display import stop_on_signals
-from medsd_ray.training.progress import STOP
 from medsd_ray.training.run import train
-from medsd_ray.tuning import board, plan, results, suggest
+from medsd_ray.tuning import results, suggest
+from medsd_ray.tuning import tensorboard as board
 from medsd_ray.tuning.ledger import BEST, STUDY, TABLE, Ledger
-from medsd_ray.tuning.space import Combination, combinations
 
 SPEC = "study.yaml"
 MAY_GROW = {"output", "shards", "search.max_concurrent", "search.num_samples", "budget"}

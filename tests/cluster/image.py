@@ -22,7 +22,7 @@ def main(lock: str) -> None:
     assert not other, f"not the versions of uv.lock: {other}"
     assert "pytest" not in found and "ruff" not in found, "the tools of development are in the image"
 
-    for module in ("torch", "torchvision", "ray", "deepspeed", "diffusers", "kubernetes", "kopf", "medsd_ray.operator.objects"):
+    for module in ("torch", "torchvision", "ray", "deepspeed", "diffusers", "kubernetes", "kopf", "medsd_ray.spec.objects"):
         importlib.import_module(module)
     for command in (
         ["ray", "--version"],

@@ -27,7 +27,7 @@ def write_data(root: str, folder: Path) -> Data:
     from tiny import tiny_components
 
     from medsd_ray.data.prepare import prepare
-    from medsd_ray.models.load import save_pipeline
+    from medsd_ray.models.save import save_pipeline
     from medsd_ray.storage import open_storage
 
     data = Data(root, *(f"{root}/{name}" for name in ("model", "latents", "shards")))

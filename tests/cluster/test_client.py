@@ -14,8 +14,8 @@ from cluster.kube import Cluster, Run, wait_for
 from cluster.runs import RESEARCH, finetune
 from command import MEDSD, assert_refused, medsd
 
+from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.storage import open_storage
-from medsd_ray.training.steps import saved_steps
 
 STEPS = 12
 PROMPTS = ["large left pleural effusion", "no acute cardiopulmonary abnormality"]

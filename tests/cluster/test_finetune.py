@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from cluster.kube import Cluster, Object, Run, wait_for
 
+from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.storage import open_storage
-from medsd_ray.training.checkpoint import saved_steps
 
 STEPS, EVERY = 20, 5
 PROMPTS = ["large left pleural effusion", "no acute cardiopulmonary abnormality"]

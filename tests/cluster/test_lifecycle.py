@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from cluster.kube import Cluster, Run, wait_for
 
+from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.storage import Storage, open_storage
-from medsd_ray.training.checkpoint import saved_steps
 
 EVERY, BATCH = 4, 32
 ENDLESS = 100_000

@@ -17,9 +17,8 @@ from kubernetes.client import ApiException, CoreV1Api, CustomObjectsApi
 from kubernetes.config import new_client_from_config
 from specs import BAD, GOOD, RUN, changed
 
-from medsd_ray.operator.naming import PLURALS
-from medsd_ray.operator.objects import EvaluationSpec, FineTuneSpec, Phase, RuntimeSpec, StudyJobSpec
-from medsd_ray.spec import parse_run
+from medsd_ray.spec.load import parse_run
+from medsd_ray.spec.objects import PLURALS, EvaluationSpec, FineTuneSpec, Phase, RuntimeSpec, StudyJobSpec
 
 K8S = Path(__file__).parents[2] / "k8s"
 GROUP, VERSION = "medsd.test", "v1alpha1"

@@ -8,7 +8,7 @@ import pytest
 from cluster.kube import Cluster, Run
 from cluster.runs import RESEARCH, Data
 
-from medsd_ray.spec import load_run
+from medsd_ray.spec.load import load_run
 from medsd_ray.storage import open_storage
 
 

@@ -18,7 +18,7 @@ def ray_cluster(s3_session: S3Server) -> Iterator[None]:
     """One local Ray for all tests. It starts after the S3 server, so that its workers inherit the AWS settings."""
     import ray
 
-    from medsd_ray.cluster import ensure_ray
+    from medsd_ray.ray_cluster import ensure_ray
 
     ensure_ray(4)
     yield

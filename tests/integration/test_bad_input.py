@@ -12,9 +12,9 @@ import yaml
 from command import assert_refused, done, medsd
 from PIL import Image
 
-from medsd_ray.data.phantom import draw_phantom
-from medsd_ray.models.load import save_pipeline
-from medsd_ray.models.small import build_small
+from medsd_ray.base_model.architecture import build_small
+from medsd_ray.data.sources.phantom import draw_phantom
+from medsd_ray.models.save import save_pipeline
 from medsd_ray.storage import open_storage
 
 ROWS = 12

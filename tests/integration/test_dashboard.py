@@ -19,7 +19,7 @@ import yaml
 from command import MEDSD
 from studies import EVIL, drawings, make_trial, summarise, write_json, write_run, write_study
 
-from medsd_ray.spec import parse_run
+from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import open_storage
 
 if TYPE_CHECKING:

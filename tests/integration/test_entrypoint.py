@@ -20,9 +20,9 @@ from ray_nodes import Nodes, ray_nodes
 from small_latents import write_latents
 from tiny import tiny_components
 
-from medsd_ray.models.load import save_pipeline
+from medsd_ray.models.save import save_pipeline
+from medsd_ray.runs.checkpoints import saved_steps, step_folder
 from medsd_ray.storage import open_storage
-from medsd_ray.training.steps import saved_steps, step_folder
 
 STEPS = 120
 EVENT = {"time": "2024-01-01T00:00:00Z", "reason": "Pulled", "message": "the image was there", "object": "Pod/head"}
@@ -41,7 +41,7 @@ class Attempt:
         self.log = folder / f"attempt-{number}.log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "medsd_ray.operator.entrypoint", str(path)], stdout=output, stderr=subprocess.STDOUT,
+                [sys.executable, "-m", "medsd_ray.driver.main", str(path)], stdout=output, stderr=subprocess.STDOUT,
                 env=os.environ | nodes.environment | {"MEDSD_PORT": str(self.port)},
             )  # fmt: skip
 

@@ -15,11 +15,11 @@ from command import assert_refused, medsd
 from PIL import Image
 from safetensors.torch import save_file
 
-from medsd_ray.data.phantom import phantom_samples
 from medsd_ray.data.shards import Sample, ShardWriter
+from medsd_ray.data.sources.phantom import phantom_samples
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation import classifier, features
 from medsd_ray.evaluation.evaluate import Asked, evaluate
+from medsd_ray.evaluation.networks import classifier, features
 from medsd_ray.storage import open_storage
 
 SIZE = 32
@@ -233,7 +233,7 @@ def test_code_in_a_weight_file_does_not_run(tmp_path: Path):
 def test_clip_score_of_a_local_model(tmp_path: Path):
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-    from medsd_ray.models.small import build_tokenizer
+    from medsd_ray.base_model.architecture import build_tokenizer
 
     tokenizer = build_tokenizer()
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 from tiny import tiny_components
 
-from medsd_ray.data.folder import scan
+from medsd_ray.base_model.architecture import build_small
+from medsd_ray.data.sources.folder import scan
 from medsd_ray.errors import InputError
 from medsd_ray.generation.generate import generate
 from medsd_ray.models.export import export
-from medsd_ray.models.load import save_pipeline
 from medsd_ray.models.resolve import model_fingerprint
-from medsd_ray.models.small import build_small
+from medsd_ray.models.save import save_pipeline
 from medsd_ray.storage import open_storage
 
 PLAN = {"prompts": ["a chest x-ray", "The heart is enlarged."], "num_images": 13, "seed": 4, "steps": 2}

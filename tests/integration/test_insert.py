@@ -12,12 +12,12 @@ from command import assert_refused, medsd
 from PIL import Image
 from reader_study import generated_images
 
-from medsd_ray.data.phantom import phantom_samples
 from medsd_ray.data.shards import ShardWriter
+from medsd_ray.data.sources.phantom import phantom_samples
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation import classifier
 from medsd_ray.evaluation.augment import augment
 from medsd_ray.evaluation.insert import insert
+from medsd_ray.evaluation.networks import classifier
 from medsd_ray.storage import open_storage
 
 SIZE = 64

@@ -10,8 +10,8 @@ import yaml
 from command import done
 from PIL import Image
 
-from medsd_ray.models.load import save_pipeline
-from medsd_ray.models.small import build_small
+from medsd_ray.base_model.architecture import build_small
+from medsd_ray.models.save import save_pipeline
 from medsd_ray.storage import Storage, open_storage
 
 PROMPTS = ["No acute cardiopulmonary abnormality.", "Large left pleural effusion."]

@@ -18,8 +18,8 @@ from command import MEDSD
 from playwright.sync_api import expect
 from reader_study import make_study
 
-from medsd_ray.readers.answers import Answer, Answers
-from medsd_ray.readers.study import ANSWERS, KEY, open_study, order
+from medsd_ray.reader_study.answers import Answer, Answers
+from medsd_ray.reader_study.study import ANSWERS, KEY, open_study, order
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route

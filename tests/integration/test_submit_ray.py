@@ -22,9 +22,9 @@ from small_latents import write_latents
 from tiny import tiny_components
 
 import medsd_ray
-from medsd_ray.models.load import save_pipeline
+from medsd_ray.models.save import save_pipeline
+from medsd_ray.runs.progress import read_metrics
 from medsd_ray.storage import FolderStorage
-from medsd_ray.training.progress import read_metrics
 
 TOKEN = secrets.token_hex(16)
 STEPS = 60

@@ -18,8 +18,10 @@ from tiny import tiny_components
 
 from medsd_ray.data.shards import Sample, ShardWriter
 from medsd_ray.errors import InputError, RunError
-from medsd_ray.models.load import load_components, save_pipeline
-from medsd_ray.spec import RunSpec, parse_run
+from medsd_ray.models.load import load_components
+from medsd_ray.models.save import save_pipeline
+from medsd_ray.spec.load import parse_run
+from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage
 from medsd_ray.training.run import check_output, prepare
 

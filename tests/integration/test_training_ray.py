@@ -21,8 +21,8 @@ from plain_workers import Pool
 from small_latents import write_latents
 from tiny import tiny_components
 
-from medsd_ray.models.load import save_pipeline
-from medsd_ray.spec import dump_run, parse_run
+from medsd_ray.models.save import save_pipeline
+from medsd_ray.spec.load import dump_run, parse_run
 
 STEPS, EVERY = 40, 6
 

@@ -18,8 +18,8 @@ from command import MEDSD, assert_refused, medsd
 from tiny import tiny_components
 
 from medsd_ray.data.prepare import prepare
-from medsd_ray.models.load import save_pipeline
-from medsd_ray.spec import parse_run
+from medsd_ray.models.save import save_pipeline
+from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import FolderStorage, Storage, open_storage
 
 STEPS, EVERY = 12, 2

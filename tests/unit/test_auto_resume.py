@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from medsd_ray.errors import InputError
-from medsd_ray.spec import RunSpec, dump_run, parse_run
+from medsd_ray.spec.load import dump_run, parse_run
+from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage
 from medsd_ray.training.run import finished, started, train
 

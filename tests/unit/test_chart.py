@@ -10,7 +10,7 @@ import pytest
 import yaml
 from chart import CHART, EVERYTHING, NAMESPACE, REPOSITORY, Object, helm, one, render, runtime_of, template, version, with_helm
 
-from medsd_ray.operator.objects import RuntimeSpec
+from medsd_ray.spec.objects import RuntimeSpec
 
 __all__ = ["with_helm"]
 pytestmark = pytest.mark.usefixtures("with_helm")

@@ -12,20 +12,13 @@ import torch.distributed as dist
 
 from medsd_ray import retries
 from medsd_ray.errors import InputError
-from medsd_ray.spec import Checkpoint, parse_run
+from medsd_ray.runs.checkpoint import FORMAT, CheckpointReader, choose_checkpoint, load_weights, read_best
+from medsd_ray.runs.checkpoints import newest_complete, saved_steps
+from medsd_ray.spec.load import parse_run
+from medsd_ray.spec.run import Checkpoint
 from medsd_ray.storage import COMPLETE, FolderStorage
-from medsd_ray.training.checkpoint import (
-    FORMAT,
-    CheckpointReader,
-    CheckpointWriter,
-    choose_checkpoint,
-    drop_unusable,
-    load_weights,
-    newest_complete,
-    read_best,
-)
+from medsd_ray.training.checkpoint_writer import CheckpointWriter, drop_unusable
 from medsd_ray.training.job import Job, check_same_run
-from medsd_ray.training.steps import saved_steps
 from medsd_ray.training.team import Team
 
 WEIGHTS = {"unet.a": torch.arange(6.0).view(2, 3), "text_encoder.b": torch.arange(3.0) + 10}

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medsd_ray.evaluation import classifier
+from medsd_ray.evaluation.figures import accuracy
 from medsd_ray.evaluation.inputs import ImageSet
+from medsd_ray.evaluation.networks import classifier
 
 
 def spots(count: int, seed: int, images_per_patient: int = 1) -> ImageSet:
@@ -32,7 +33,7 @@ def trained() -> classifier.Classifier:
 
 
 def test_it_learns_left_from_right(trained: classifier.Classifier):
-    score = classifier.score_held_out(trained, spots(60, 3, images_per_patient=2), seed=0)
+    score = accuracy.score_held_out(trained, spots(60, 3, images_per_patient=2), seed=0)
     assert score.accuracy.value > 0.95
     assert score.auroc is not None
     assert score.auroc.value > 0.98
@@ -59,18 +60,18 @@ def test_features_and_probabilities_have_their_shapes(trained: classifier.Classi
 
 def test_prompts_are_scored_by_the_label_of_the_same_caption(trained: classifier.Classifier):
     train, images = spots(120, 1), spots(30, 5)
-    wanted = classifier.prompt_labels(train.captions, train.labels, trained.classes)
+    wanted = accuracy.prompt_labels(train.captions, train.labels, trained.classes)
     assert wanted == {"a spot on the left": "left", "a spot on the right": "right"}
     liars = replace(images, captions=["a spot on the left"] * 20 + ["a cat"] * 10, labels=[None] * 30)
-    score = classifier.score_prompts(trained, liars, wanted)
+    score = accuracy.score_prompts(trained, liars, wanted)
     assert (score.count, score.unknown) == (20, 10)
     assert score.right == pytest.approx(13, abs=1)  # two thirds of the spots are on the left
     with pytest.raises(ValueError, match="no prompt"):
-        classifier.score_prompts(trained, images, {})
+        accuracy.score_prompts(trained, images, {})
 
 
 def test_a_caption_of_two_labels_means_the_commoner():
-    assert classifier.prompt_labels(["x", "x", "x", ""], ["a", "b", "b", "a"], ["a", "b"]) == {"x": "b"}
+    assert accuracy.prompt_labels(["x", "x", "x", ""], ["a", "b", "b", "a"], ["a", "b"]) == {"x": "b"}
 
 
 @pytest.mark.parametrize("labels", [[None] * 20, ["one"] * 20, ["one"] * 17 + ["two"] * 3])
@@ -84,9 +85,9 @@ def test_auroc_is_the_share_of_pairs_in_order():
     rng = np.random.default_rng(0)
     truth, scores = rng.integers(0, 2, 40), rng.random(40)
     pairs = [scores[i] > scores[j] for i in np.flatnonzero(truth == 1) for j in np.flatnonzero(truth == 0)]
-    got = classifier.auroc(np.stack([1 - scores, scores], 1), truth)
+    got = accuracy.auroc(np.stack([1 - scores, scores], 1), truth)
     assert got == pytest.approx(np.mean(pairs), abs=1e-6)
-    assert classifier.auroc(np.full((3, 2), 0.5), np.zeros(3, int)) is None
+    assert accuracy.auroc(np.full((3, 2), 0.5), np.zeros(3, int)) is None
 
 
 def test_many_images_of_few_patients_widen_the_interval(trained: classifier.Classifier):
@@ -94,7 +95,7 @@ def test_many_images_of_few_patients_widen_the_interval(trained: classifier.Clas
     images, swapped = spots(60, 6), {"left": "right", "right": "left"}
     labels = [label if (i // 12) % 2 else swapped[str(label)] for i, label in enumerate(images.labels)]
     wide, narrow = (
-        classifier.score_held_out(trained, replace(images, groups=groups, labels=list(labels)), seed=0).accuracy
+        accuracy.score_held_out(trained, replace(images, groups=groups, labels=list(labels)), seed=0).accuracy
         for groups in ([str(i // 12) for i in range(60)], images.keys)
     )
     assert wide.value == narrow.value

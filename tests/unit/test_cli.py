@@ -56,7 +56,7 @@ def test_help_is_quick_because_it_loads_nothing_heavy():
     code = (
         "import sys, json\n"
         "sys.argv = ['medsd', '--help']\n"
-        "from medsd_ray.cli import main\n"
+        "from medsd_ray.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print(json.dumps(sorted({'torch', 'ray', 'diffusers', 'transformers', 'boto3', 'numpy'} & set(sys.modules))))"

@@ -10,8 +10,8 @@ from tiny import shifted, tiny_components, write_checkpoint
 
 from medsd_ray.client.download import download
 from medsd_ray.errors import InputError, RunError
-from medsd_ray.models.load import save_pipeline
 from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.models.save import save_pipeline
 from medsd_ray.storage import open_storage
 
 

@@ -15,7 +15,8 @@ from command import assert_refused, medsd
 
 from medsd_ray.client.submit import check_folders, finetune, job_folder, read_report
 from medsd_ray.errors import InputError
-from medsd_ray.spec import RunSpec, load_run, parse_run
+from medsd_ray.spec.load import load_run, parse_run
+from medsd_ray.spec.run import RunSpec
 
 RUN = {
     "name": "nih-unet",
@@ -161,7 +162,7 @@ def test_submit_loads_no_torch(run_file: Path, tmp_path: Path, words: list[str])
         "import sys, json, os\n"
         f"os.environ['KUBECONFIG'] = {str(kubeconfig)!r}\n"
         f"sys.argv = ['medsd', 'submit', {str(run_file)!r}, *{words!r}]\n"
-        "from medsd_ray.cli import main\n"
+        "from medsd_ray.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: code = end.code\n"
         "print(json.dumps([code, sorted({'torch', 'diffusers', 'transformers', 'kubernetes', 'ray'} & set(sys.modules))]))"

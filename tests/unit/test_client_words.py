@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from medsd_ray.client import ray_jobs, words
+from medsd_ray.client import display as words
+from medsd_ray.client import ray_jobs
 from medsd_ray.errors import InputError, Interrupted, RunError
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)

@@ -12,10 +12,12 @@ from pydantic import BaseModel
 from specs import BAD, GOOD, RUN, changed
 
 from medsd_ray.errors import InputError
-from medsd_ray.operator import crds
-from medsd_ray.operator.objects import FineTuneSpec
-from medsd_ray.spec import RunSpec, Strict, parse_run
-from medsd_ray.study import StudySpec
+from medsd_ray.spec import crds
+from medsd_ray.spec.load import parse_run
+from medsd_ray.spec.objects import FineTuneSpec
+from medsd_ray.spec.rules import Strict
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.study import StudySpec
 
 
 def nodes(schema: dict[str, Any]):

@@ -11,14 +11,14 @@ import pytest
 import yaml
 from studies import EVIL, PROMPTS, make_trial, summarise, write_json, write_run, write_study
 
-from medsd_ray.dashboard.book import Book
+from medsd_ray.dashboard.curve_store import Book
 from medsd_ray.dashboard.curves import LIMIT, downsample, read_records, series
 from medsd_ray.dashboard.files import Files, inside, parse_json
 from medsd_ray.dashboard.find import find
 from medsd_ray.dashboard.run import run_view
 from medsd_ray.dashboard.specs import as_run_yaml, difference, label
 from medsd_ray.dashboard.study import compare, parameters, study_view, trial_images, trial_spec
-from medsd_ray.spec import parse_run
+from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import FolderStorage
 
 DRAWING = np.zeros((4, 4), np.uint8)
@@ -266,21 +266,21 @@ def test_many_curves_have_fewer_points_each(tmp_path: Path, monkeypatch: pytest.
     view = study_view(Files(FolderStorage(tmp_path)), "")
     assert view
     for budget, limit in ((10**6, LIMIT), (7 * 100, 100), (1, 40)):
-        monkeypatch.setattr("medsd_ray.dashboard.book.BUDGET", budget)
+        monkeypatch.setattr("medsd_ray.dashboard.curve_store.BUDGET", budget)
         found = Book(Files(FolderStorage(tmp_path)), "").since(view["trials"], "loss", "")
         assert found["limit"] == limit
         assert all(limit - 10 < len(curve["steps"]) <= limit and curve["of"] == 1000 for curve in found["curves"].values())
 
 
 def test_a_slow_storage_gives_some_curves_now_and_the_rest_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("medsd_ray.dashboard.book.PATIENCE_S", -1.0)
+    monkeypatch.setattr("medsd_ray.dashboard.curve_store.PATIENCE_S", -1.0)
     files = Files(FolderStorage(tmp_path))
     write_study(tmp_path, 40, with_images=False)
     view = study_view(files, "")
     assert view
     book = Book(files, "")
     assert book.since(view["trials"], "loss", "")["ready"] == 0
-    monkeypatch.setattr("medsd_ray.dashboard.book.PATIENCE_S", 60.0)
+    monkeypatch.setattr("medsd_ray.dashboard.curve_store.PATIENCE_S", 60.0)
     assert book.since(view["trials"], "loss", "")["ready"] == 39
 
 

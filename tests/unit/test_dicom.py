@@ -12,11 +12,11 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless, generate_uid
 
-from medsd_ray.data.dicom import caption, scan, to_image
 from medsd_ray.data.prepare import prepare
 from medsd_ray.data.pseudonyms import KEY_VARIABLE
-from medsd_ray.data.record import BadSample
 from medsd_ray.data.shards import iter_samples
+from medsd_ray.data.sources.dicom import caption, scan, to_image
+from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
 
 RAMP = np.tile(np.arange(256, dtype=np.uint16) * 16, (64, 1))  # 12 bits

@@ -9,8 +9,9 @@ import scipy.stats
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from medsd_ray.evaluation import distances
-from medsd_ray.evaluation.distances import Features
+from medsd_ray.evaluation.estimates import mean_t, wilson
+from medsd_ray.evaluation.figures import distances
+from medsd_ray.evaluation.figures.distances import Features
 
 
 def exact_gaussian(count: int, mean: np.ndarray, covariance: np.ndarray, seed: int) -> np.ndarray:
@@ -140,9 +141,9 @@ def test_compare_is_a_function_of_its_seed():
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (7, 10), (10, 10), (190, 200)])
 def test_wilson_agrees_with_scipy(right: int, count: int):
     wanted = scipy.stats.binomtest(right, count).proportion_ci(method="wilson")
-    assert distances.wilson(right, count).interval == pytest.approx([wanted.low, wanted.high], abs=1e-6)
+    assert wilson(right, count).interval == pytest.approx([wanted.low, wanted.high], abs=1e-6)
 
 
 def test_the_interval_of_a_mean_is_students():
-    found = distances.mean_t(np.array([1.0, 2, 3, 4, 5]))
+    found = mean_t(np.array([1.0, 2, 3, 4, 5]))
     assert (found.low, found.value, found.high) == pytest.approx((1.0368, 3.0, 4.9632), abs=1e-4)  # 3 ± 2.776·√2.5/√5

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure
 
-from medsd_ray.evaluation import diversity
+from medsd_ray.evaluation.figures import diversity
 
 
 def test_scales_are_the_published_ones_where_they_fit_and_sum_to_one():

@@ -12,7 +12,8 @@ from medsd_ray.errors import InputError
 from medsd_ray.generation import edit as editing
 from medsd_ray.generation.edit import edit, latent_mask, pixel_mask
 from medsd_ray.generation.sample import Sampling
-from medsd_ray.models.load import Components, sampling_scheduler
+from medsd_ray.models.components import Components
+from medsd_ray.models.schedulers import sampling_scheduler
 
 SIZE = 16
 PROMPT = "a chest x-ray with an effusion"

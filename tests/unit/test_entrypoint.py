@@ -18,15 +18,14 @@ import pytest
 import typer
 import yaml
 
-from medsd_ray.cli import app
+from medsd_ray.cli.main import app
+from medsd_ray.driver.job import PROMPTS, RUN, PodJob, Step, load_job, steps, write_inputs
+from medsd_ray.driver.main import Runner, Tee, answers
+from medsd_ray.driver.server import Board, serve
 from medsd_ray.errors import InputError, RunError
-from medsd_ray.operator.entrypoint import Runner, Tee, answers
-from medsd_ray.operator.pod_job import PROMPTS, RUN, PodJob, Step, load_job, steps, write_inputs
-from medsd_ray.operator.pod_server import Board, serve
-from medsd_ray.spec import load_run
+from medsd_ray.runs.progress import PROGRESS
+from medsd_ray.spec.load import load_run, load_study
 from medsd_ray.storage import FolderStorage, open_storage
-from medsd_ray.study import load_study
-from medsd_ray.training.progress import PROGRESS
 
 RUN_VALUES = {
     "name": "r",
@@ -137,12 +136,12 @@ def test_a_bad_job_is_one_line(tmp_path: Path, text: str | None, named: str):
 def test_a_bad_job_ends_with_2(tmp_path: Path):
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump({"attempt": 1}))
-    result = subprocess.run([sys.executable, "-m", "medsd_ray.operator.entrypoint", str(path)], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-m", "medsd_ray.driver.main", str(path)], capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.startswith("medsd: ") and result.stderr.count("\n") == 1
 
 
 def test_it_is_light():
-    code = "import medsd_ray.operator.entrypoint, sys; print({'torch', 'ray', 'diffusers'} & set(sys.modules))"
+    code = "import medsd_ray.driver.main, sys; print({'torch', 'ray', 'diffusers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

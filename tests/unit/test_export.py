@@ -12,8 +12,9 @@ from tiny import shifted, tiny_components, write_checkpoint
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.export import export
-from medsd_ray.models.load import load_components, save_pipeline
+from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.models.save import save_pipeline
 from medsd_ray.storage import FolderStorage, open_storage
 
 

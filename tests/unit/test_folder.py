@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_ray.data.folder import scan
-from medsd_ray.data.pixels import open_image, resize, to_8bit
-from medsd_ray.data.record import BadSample
+from medsd_ray.data.sources.folder import scan
+from medsd_ray.data.sources.pixels import open_image, resize, to_8bit
+from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
 
 HEADER = ["image", "patient_id", "finding", "report"]

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from medsd_ray.training.fragments import Piece, assemble, by_name, covering, even_share
+from medsd_ray.runs.fragments import Piece, assemble, by_name, covering, even_share
 
 
 def random_pieces(numel: int, count: int, rng: random.Random) -> list[Piece]:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from medsd_ray.data.phantom import draw_phantom
 from medsd_ray.data.shards import ShardWriter
-from medsd_ray.evaluation.insertion import (
+from medsd_ray.data.sources.phantom import draw_phantom
+from medsd_ray.evaluation.estimates import Missing
+from medsd_ray.evaluation.figures.insertion import (
     CHANGED,
     CHANGED_MOST,
     REACH,
@@ -21,7 +22,6 @@ from medsd_ray.evaluation.insertion import (
     measure,
     ssim_outside,
 )
-from medsd_ray.evaluation.report import Missing
 from medsd_ray.storage import open_storage
 
 SIZE = 64

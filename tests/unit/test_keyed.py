@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from medsd_ray.data.keyed import keyed_generator, keyed_integers, keyed_noise, keyed_uniform
+from medsd_ray.data.randomness import keyed_generator, keyed_integers, keyed_noise, keyed_uniform
 
 MANY = range(10_000)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medsd_ray.evaluation import memorisation
-from medsd_ray.evaluation.memorisation import pixel_features
+from medsd_ray.evaluation.figures import memorisation
+from medsd_ray.evaluation.figures.memorisation import pixel_features
 
 
 def chests(count: int, seed: int, size: int = 32) -> np.ndarray:

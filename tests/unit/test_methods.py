@@ -12,11 +12,11 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from medsd_ray.errors import InputError
-from medsd_ray.models.load import Components, token_ids
-from medsd_ray.models.lora import TARGETS
-from medsd_ray.models.methods import METHODS, adapt, described, way
-from medsd_ray.models.swap import SwappedEncoder
-from medsd_ray.spec import Component, Method, TextEncoder, Unet, Vae
+from medsd_ray.models.components import Components, token_ids
+from medsd_ray.models.methods.lora import TARGETS
+from medsd_ray.models.methods.registry import METHODS, adapt, described, way
+from medsd_ray.models.swapped import SwappedEncoder
+from medsd_ray.spec.run import Component, Method, TextEncoder, Unet, Vae
 
 PARTS = ["vae", "text_encoder", "unet"]
 KINDS: dict[str, Any] = {"vae": Vae, "text_encoder": TextEncoder, "unet": Unet}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_ray.data.openi import clean, parse, scan
-from medsd_ray.data.record import BadSample
 from medsd_ray.data.shards import iter_samples, read_index
+from medsd_ray.data.sources.openi import clean, parse, scan
+from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
 
 

@@ -12,9 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import aiohttp
 import pytest
 
-from medsd_ray.operator import driver, pod_server
-from medsd_ray.operator.driver import Answer, read_answer
-from medsd_ray.operator.progress import progress_of
+from medsd_ray.driver import server as pod_server
+from medsd_ray.driver.protocol import Answer
+from medsd_ray.operator.controller import driver_client as driver
+from medsd_ray.operator.controller.driver_client import read_answer
+from medsd_ray.operator.lifecycle.progress import progress_of
 
 
 def ask(port: int, monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1", **body) -> Answer | None:

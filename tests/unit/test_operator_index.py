@@ -5,9 +5,9 @@ from typing import Any
 
 from operator_world import World, finetune
 
-from medsd_ray.operator.index import Index, Key
-from medsd_ray.operator.queue import Queue
-from medsd_ray.operator.sweep import Sweep
+from medsd_ray.operator.controller.index import Index, Key
+from medsd_ray.operator.controller.queue import Queue
+from medsd_ray.operator.controller.sweep import Sweep
 
 KEY = Key("FineTune", "lab", "x")
 

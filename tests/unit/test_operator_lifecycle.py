@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 from operator_world import World, evaluation, finetune, runtime, terminated, unschedulable
 
-from medsd_ray.operator.driver import Answer
-from medsd_ray.operator.turn import ScaleWorkers, stamp
+from medsd_ray.driver.protocol import Answer
+from medsd_ray.operator.lifecycle.decision import ScaleWorkers
+from medsd_ray.operator.times import stamp
 
 
 def running(**spec) -> World:

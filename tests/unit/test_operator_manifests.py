@@ -11,12 +11,11 @@ import yaml
 from operator_world import evaluation, finetune, runtime, study, subject
 
 from medsd_ray.errors import InputError
-from medsd_ray.operator.manifests import Refused, plan
-from medsd_ray.operator.naming import LONGEST, attempt_name, owner_of
-from medsd_ray.operator.pods import amount, environment, object_store, whole_cpus
+from medsd_ray.operator.manifests.naming import LONGEST, attempt_name, owner_of
+from medsd_ray.operator.manifests.pods import amount, environment, object_store, whole_cpus
+from medsd_ray.operator.manifests.rayjob import Refused, plan
 from medsd_ray.operator.subject import read_runtime, read_spec
-from medsd_ray.spec import parse_run
-from medsd_ray.study import parse_study
+from medsd_ray.spec.load import parse_run, parse_study
 
 CRDS = Path(os.environ.get("MEDSD_KUBE", Path.home() / ".cache/medsd/kube")) / "kuberay-crds"
 

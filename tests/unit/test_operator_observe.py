@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from operator_world import World, finetune, make_ready, terminated, unschedulable
 
-from medsd_ray.operator.deaths import failure_of, head_loss, last_words, library_error, losses, why_dead
-from medsd_ray.operator.observe import group_of, scale_down, waiting
+from medsd_ray.operator.lifecycle.failures import failure_of, head_loss, last_words, library_error, losses, why_dead
+from medsd_ray.operator.lifecycle.pods import group_of
+from medsd_ray.operator.lifecycle.waiting import scale_down, waiting
 
 
 @pytest.fixture

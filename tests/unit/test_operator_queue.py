@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from medsd_ray.operator import queue as queue_module
-from medsd_ray.operator.queue import Again, Queue
+from medsd_ray.operator.controller import queue as queue_module
+from medsd_ray.operator.controller.queue import Again, Queue
 
 LIMIT_S = 20
 

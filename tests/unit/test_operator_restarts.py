@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from operator_world import World, finetune
 
-from medsd_ray.operator.driver import Answer
+from medsd_ray.driver.protocol import Answer
 
 
 def succeeds(world: World) -> None:

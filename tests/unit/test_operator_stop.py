@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from operator_world import World, finetune
 
-from medsd_ray.operator.attempt import wants_stop
-from medsd_ray.operator.driver import Answer
+from medsd_ray.driver.protocol import Answer
+from medsd_ray.operator.lifecycle.attempt import wants_stop
 from medsd_ray.operator.subject import read_subject
 
 

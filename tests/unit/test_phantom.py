@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from medsd_ray.data.phantom import SIDES, base_samples, draw_base, draw_phantom, phantom_samples
+from medsd_ray.data.sources.phantom import SIDES, base_samples, draw_base, draw_phantom, phantom_samples
 
 SIZE = 64
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from medsd_ray.runs.progress import STOP, add_warning, read_metrics, read_progress
 from medsd_ray.storage import FolderStorage, Storage
 from medsd_ray.training import display
-from medsd_ray.training.progress import STOP, Reporter, add_warning, read_metrics, read_progress
+from medsd_ray.training.reporter import Reporter
 
 LOST = "a worker was lost (its process died); going on from the newest checkpoint, restart 1 of 3"
 

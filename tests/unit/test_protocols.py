@@ -12,17 +12,19 @@ import pytest
 import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
-from medsd_ray.data.phantom import phantom_samples
 from medsd_ray.data.shards import ShardWriter
+from medsd_ray.data.sources.phantom import phantom_samples
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation import distances, diversity, encoders, protocol_figures
-from medsd_ray.evaluation.features import Extractor
+from medsd_ray.evaluation.estimates import Missing
+from medsd_ray.evaluation.figures import distances, diversity
+from medsd_ray.evaluation.figures import protocol as protocol_figures
+from medsd_ray.evaluation.figures.protocol import Asked, Given, by_finding, chosen, first_of_each, section, square
+from medsd_ray.evaluation.figures.reidentification import pixel_distance, reidentify
+from medsd_ray.evaluation.figures.sections import Sets
 from medsd_ray.evaluation.inputs import ImageSet
-from medsd_ray.evaluation.protocol_figures import Asked, Given, by_finding, chosen, first_of_each, section, square
+from medsd_ray.evaluation.networks import encoders
+from medsd_ray.evaluation.networks.features import Extractor
 from medsd_ray.evaluation.protocols import PROTOCOLS, Reidentification, write_prompts
-from medsd_ray.evaluation.reidentification import pixel_distance, reidentify
-from medsd_ray.evaluation.report import Missing
-from medsd_ray.evaluation.sections import Sets
 from medsd_ray.storage import open_storage
 
 SIZE = 32
@@ -237,7 +239,7 @@ def test_rad_dino_from_a_folder_and_from_s3(dino_folder: Path, s3: str, tmp_path
 def test_clip_images_are_the_projected_features(tmp_path: Path):
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-    from medsd_ray.models.small import build_tokenizer
+    from medsd_ray.base_model.architecture import build_tokenizer
 
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     tokenizer = build_tokenizer()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
-from medsd_ray.readers.statistics import agreement, bootstrap, cohen_kappa, fleiss_kappa, mean_by_image
+from medsd_ray.reader_study.statistics import agreement, bootstrap, cohen_kappa, fleiss_kappa, mean_by_image
 
 # Fleiss 1971, table 1: 30 patients, 6 psychiatrists; depression, personality disorder, schizophrenia, neurosis, other.
 FLEISS_1971 = """

@@ -19,11 +19,11 @@ from PIL import Image
 from reader_study import SIZE, generated_images, make_study, real_shards
 
 from medsd_ray.errors import InputError
-from medsd_ray.readers.answers import Answer, Answers
-from medsd_ray.readers.new import Shown, choose, encode, new_study
-from medsd_ray.readers.report import report_study
-from medsd_ray.readers.serve import build_app, serve_study
-from medsd_ray.readers.study import ANSWERS, KEY, open_study, order, reader_name
+from medsd_ray.reader_study.answers import Answer, Answers
+from medsd_ray.reader_study.new import Shown, choose, encode, new_study
+from medsd_ray.reader_study.report import report_study
+from medsd_ray.reader_study.serve import build_app, serve_study
+from medsd_ray.reader_study.study import ANSWERS, KEY, open_study, order, reader_name
 
 
 @pytest.fixture(scope="module")

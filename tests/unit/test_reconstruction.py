@@ -14,8 +14,8 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from torchvision.models import alexnet
 
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.reconstruction import Vae, checked, load_lpips, psnr, vae_section
-from medsd_ray.evaluation.report import Missing
+from medsd_ray.evaluation.estimates import Missing
+from medsd_ray.evaluation.figures.reconstruction import Vae, checked, load_lpips, psnr, vae_section
 
 NONE = Missing("none was given")
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 1), dtype=np.uint8)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medsd_ray.evaluation import plots, reconstruction, report, sections
-from medsd_ray.evaluation.distances import Estimate
+from medsd_ray.evaluation.estimates import Estimate, Missing, put
+from medsd_ray.evaluation.figures import reconstruction, sections
+from medsd_ray.evaluation.figures.sections import Sets
 from medsd_ray.evaluation.inputs import ImageSet
-from medsd_ray.evaluation.report import Missing, put
-from medsd_ray.evaluation.sections import Sets
+from medsd_ray.evaluation.report import format, plots
+from medsd_ray.evaluation.report import page as report
+from medsd_ray.evaluation.versions import versions
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 
@@ -36,7 +38,7 @@ def bare_report(sets: Sets, **changes: Any) -> dict:
         "ms_ssim": sections.diversity_section(sets, 0), "clip": sections.clip_section(None, sets),
         "train": sections.train_section(sections.RunRecord()),
         "vae": reconstruction.vae_section(Missing("no model"), Missing("no weights"), sets.held_out.pixels),
-        "run": {"output": None, "spec": "", "manifest": {}, "result": {}}, "versions": report.versions(),
+        "run": {"output": None, "spec": "", "manifest": {}, "result": {}}, "versions": versions(),
     }  # fmt: skip
     found |= sections.distance_sections({name: no for name in sections.ORDER}, sets, 0, lambda _: None)
     found["insertion"] = sections.insertion_section(found["classifier"])
@@ -87,7 +89,7 @@ def test_put_writes_intervals_and_refuses_what_is_not_a_number():
         "a": 1.0, "a_interval": [0.5, 2.0], "b": None, "b_reason": "the computation gave no finite number", "c": 3,
     }  # fmt: skip
     with pytest.raises(ValueError, match="JSON compliant"):
-        report.dumps({"x": float("inf")})
+        format.dumps({"x": float("inf")})
 
 
 class Tags(HTMLParser):
@@ -152,12 +154,12 @@ def test_the_curve_shows_training_and_validation_and_is_absent_without_a_run():
 
 
 def test_numbers_for_people():
-    shown = [report.number(v) for v in (None, True, 1234567, 0.12345, 12.345, 1234.5, 0.00001234, 0.0, "x")]
+    shown = [format.number(v) for v in (None, True, 1234567, 0.12345, 12.345, 1234.5, 0.00001234, 0.0, "x")]
     assert shown == ["–", "yes", "1 234 567", "0.123", "12.3", "1 234", "1.23e-05", "0.000", "x"]
-    assert report.percent(0.987) == "98.7%"
+    assert format.percent(0.987) == "98.7%"
 
 
 def test_the_json_is_strict_and_readable(sets: Sets):
     found = bare_report(sets)
-    assert json.loads(report.dumps(found)) == json.loads(json.dumps(found))
+    assert json.loads(format.dumps(found)) == json.loads(json.dumps(found))
     assert "memorisation check: not done" in report.summary(found)

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from medsd_ray.operator import crds
-from medsd_ray.operator.objects import API_VERSION, EvaluationSpec, FineTuneSpec, RuntimeSpec, StudyJobSpec
-from medsd_ray.spec import RunSpec, load_run
+from medsd_ray.spec import crds
+from medsd_ray.spec.load import load_run
+from medsd_ray.spec.objects import API_VERSION, EvaluationSpec, FineTuneSpec, RuntimeSpec, StudyJobSpec
+from medsd_ray.spec.run import RunSpec
 
 FOLDER = Path(__file__).parents[2] / "k8s/samples"
 KINDS = {

@@ -11,13 +11,13 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tiny import tiny_components
 
-from medsd_ray.data.keyed import keyed_noise
+from medsd_ray.base_model.architecture import build_small
+from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.prompts import read_prompts
 from medsd_ray.generation.sample import SCHEDULERS, Sampling, image_size, sample_images
-from medsd_ray.models.load import sampling_scheduler
-from medsd_ray.models.small import build_small
+from medsd_ray.models.schedulers import sampling_scheduler
 
 WORDS = ["a chest x-ray", "The heart is enlarged.", ""]
 

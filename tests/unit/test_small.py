@@ -1,7 +1,7 @@
 import torch
 from transformers import CLIPTokenizer
 
-from medsd_ray.models.small import IMAGE_SIZE, LATENT_CHANNELS, TEXT_LENGTH, build_small
+from medsd_ray.base_model.architecture import IMAGE_SIZE, LATENT_CHANNELS, TEXT_LENGTH, build_small
 
 
 def test_the_small_model_has_stable_diffusions_layout_and_shapes():

@@ -10,8 +10,9 @@ import yaml
 from specs import changed
 
 from medsd_ray.errors import InputError
-from medsd_ray.operator.crds import schema
-from medsd_ray.study import StudySpec, dump_study, load_study, parse_study
+from medsd_ray.spec.crds import schema
+from medsd_ray.spec.load import dump_study, load_study, parse_study
+from medsd_ray.spec.study import StudySpec
 
 STUDY: dict[str, Any] = {
     "name": "chambon",

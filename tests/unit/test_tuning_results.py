@@ -12,11 +12,12 @@ import yaml
 from specs import changed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from medsd_ray.spec import load_run
+from medsd_ray.runs.progress import read_progress
+from medsd_ray.spec.load import load_run, parse_study
+from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import FolderStorage
-from medsd_ray.study import StudySpec, parse_study
-from medsd_ray.training.progress import read_progress
-from medsd_ray.tuning import board, results, suggest
+from medsd_ray.tuning import results, suggest
+from medsd_ray.tuning import tensorboard as board
 from medsd_ray.tuning.ledger import Ledger
 
 GRID: dict[str, Any] = {
@@ -260,6 +261,6 @@ def test_tensorboard_has_every_trials_settings_and_metrics(ledger: Ledger, tmp_p
 
 
 def test_study_yaml_is_plain(study: StudySpec):
-    from medsd_ray.study import dump_study
+    from medsd_ray.spec.load import dump_study
 
     assert yaml.safe_load(dump_study(study))["space"]["components.unet"]["choice"] == ["frozen", "full", "lora"]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from specs import changed
 
-from medsd_ray.spec import parse_run
-from medsd_ray.study import StudySpec, parse_study
-from medsd_ray.tuning import plan
-from medsd_ray.tuning.space import apply, combinations, fill, holds, ordered
+from medsd_ray.spec import plan
+from medsd_ray.spec.load import parse_run, parse_study
+from medsd_ray.spec.space import apply, combinations, fill, holds, ordered
+from medsd_ray.spec.study import StudySpec
 from medsd_ray.tuning.tune import absolute, ways
 
 LORA = {"method": "lora", "lora": {"rank": 4}}

@@ -14,14 +14,15 @@ from specs import changed
 from tiny import shifted, tiny_components, write_checkpoint
 from torchvision.models import DenseNet
 
-from medsd_ray.evaluation import detector
-from medsd_ray.evaluation.classifier import SMALL, Classifier
-from medsd_ray.spec import RunSpec
+from medsd_ray.evaluation.networks import detector
+from medsd_ray.evaluation.networks.classifier import SMALL, Classifier
+from medsd_ray.runs.checkpoints import saved_steps, step_folder
+from medsd_ray.runs.progress import STOP
+from medsd_ray.spec import plan
+from medsd_ray.spec.load import parse_study
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import FolderStorage
-from medsd_ray.study import StudySpec, parse_study
-from medsd_ray.training.progress import STOP
-from medsd_ray.training.steps import saved_steps, step_folder
-from medsd_ray.tuning import plan
 from medsd_ray.tuning.fork import adopt, fork
 from medsd_ray.tuning.ledger import Ledger
 from medsd_ray.tuning.search import Proposals, scheduler

@@ -7,10 +7,10 @@ import torch
 from specs import RUN, changed
 from torch import Tensor
 
-from medsd_ray.models.load import token_ids
-from medsd_ray.models.small import build_small
-from medsd_ray.spec import parse_run
-from medsd_ray.training.unet_stage import UnetStage
+from medsd_ray.base_model.architecture import build_small
+from medsd_ray.models.components import token_ids
+from medsd_ray.spec.load import parse_run
+from medsd_ray.training.stages.unet import UnetStage
 
 CAPTIONS = ["a large left effusion", "no effusion", "a large left effusion", "no effusion", "a large left effusion"]
 

@@ -1,4 +1,4 @@
-{{- /* A Ray pod of a Runtime, as medsd_ray/operator/pods.py makes it. */}}
+{{- /* A Ray pod of a Runtime, as medsd_ray/operator/manifests/pods.py makes it. */}}
 
 {{- define "medsd.rayLabels" -}}
 app.kubernetes.io/name: medsd

@@ -1,0 +1,1 @@
+"""Where images and reports come from, one file a kind of source."""

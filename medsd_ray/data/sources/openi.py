@@ -1,0 +1,144 @@
+"""Radiology reports of the Indiana University collection (OpenI): one XML file a report, with the names of its images."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from medsd_ray.data.sources.folder import existing_folder
+from medsd_ray.data.sources.pixels import open_image
+from medsd_ray.data.sources.source import BadSample, Content, Record, Source, stamp
+
+MAX_BYTES = 10 * 2**20
+
+
+SECTIONS = ("impression", "findings", "indication")  # the conclusion first: a text encoder cuts long captions at their end
+
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Report:
+    patient: str
+    sections: dict[str, str]
+    mesh: str
+    images: tuple[str, ...]
+
+    @property
+    def caption(self) -> str:
+        """'Impression: … Findings: … Indication: …', without the sections that are empty; '' where all are."""
+        return " ".join(f"{name.capitalize()}: {self.sections[name]}" for name in SECTIONS if self.sections.get(name))
+
+
+def clean(text: str) -> str:
+    """The text without the collection's XXXX blanks, which stand for words that anonymisation removed.
+
+    'x-XXXX' is always 'x-ray'; 'XXXX-year-old' goes whole, and so do other compounds; then stray punctuation and spaces.
+    """
+    text = re.sub(r"\bx-X{4}", "x-ray", " ".join(text.split()))
+    text = re.sub(r"\w*X{4}\w*(?: years? old\b|(?:-\w+)+)?(?:'s\b)?", " ", text)
+    text = re.sub(r"\s+([.,;:?!])", r"\1", " ".join(text.split()))  # spaces before punctuation
+    text = re.sub(r"[,;:]+(?=[.,;:?!])|(?<=[.?!])[.,;:?!]+", "", text)  # marks that met: the last of , ; : or the first of . ? !
+    text = re.sub(r"(?<=[.?!]) +[.,;:]+(?= |$)", "", text)
+    text = re.sub(r"\s+", " ", text).strip(" ,;:-")
+    return text + "." * (text[-1] not in ".?!") if re.search(r"\w", text) else ""
+
+
+def parse(data: bytes) -> Report:
+    """Raises BadSample for what is no such report. A document type is refused: it is where XML entities expand without end."""
+    root = _tree(data)
+    uid = root.find("uId")
+    patient = (uid.get("id") or "").strip() if uid is not None else ""
+    if not patient:
+        raise BadSample("no uId in it, so it is no OpenI report; remove it from the folder")
+    sections = {(e.get("Label") or "").lower(): clean("".join(e.itertext())) for e in root.iter("AbstractText")}
+    mesh = "; ".join(text for e in root.iterfind("MeSH/major") if (text := "".join(e.itertext()).strip()))
+    images = tuple(name for e in root.iter("parentImage") if (name := (e.get("id") or "").strip()))
+    return Report(patient, {name: sections.get(name, "") for name in SECTIONS}, mesh, images)
+
+
+def _tree(data: bytes) -> Element:
+    def refuse(*_) -> None:
+        raise BadSample("it declares a document type, which no OpenI report does; remove it from the folder")
+
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(data, True)
+    except expat.ExpatError as error:
+        raise BadSample(f"not well-formed XML ({error}); copy it again") from error
+    except (LookupError, ValueError) as error:
+        raise BadSample("an encoding of text that is not known; save it as UTF-8") from error
+    return builder.close()
+
+
+def scan(source: str, images: str | None) -> Source:
+    """The reports below SOURCE: text alone, or one sample for each image of a report where an image folder is given."""
+    folder = existing_folder(source)
+    files = _image_files(existing_folder(images)) if images is not None else None
+    found = Source("text" if files is None else "image")
+    without_text, without_image, seen = 0, 0, set()
+    for path in sorted(folder.rglob("*.xml")):
+        where = path.relative_to(folder).as_posix()
+        try:
+            report = parse(_bytes(path))
+            if report.patient in seen:
+                raise BadSample("another file has the same uId; keep one of them")
+        except BadSample as error:
+            found.problems.append(f"{where}: {error}")
+            continue
+        seen.add(report.patient)
+        if not report.caption:
+            without_text += 1
+        elif files is None:
+            found.records.append(_record(report, report.patient, where, None))
+        elif not report.images:
+            without_image += 1
+        else:
+            _add_images(found, report, where, files)
+    if without_text:
+        found.notes.append(f"{without_text} reports are left out: all their sections are empty")
+    if without_image:
+        found.notes.append(f"{without_image} reports are left out: they name no image")
+    return found
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadSample(f"more than {MAX_BYTES:,} bytes, which no report has; remove it from the folder")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSample(f"it cannot be read ({error.strerror})") from error
+
+
+def _image_files(folder: Path) -> dict[str, Path]:
+    """Image files by the name that parentImage gives them."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_symlink())
+    return {path.stem: path for path in reversed(files)}
+
+
+def _add_images(found: Source, report: Report, where: str, files: dict[str, Path]) -> None:
+    for name in dict.fromkeys(report.images):
+        if name in files:
+            found.records.append(_record(report, f"{report.patient}/{name}", f"{where}: {files[name].name}", files[name]))
+        else:
+            found.problems.append(f"{where}: no {name}.png or .jpg in the image folder; add it")
+
+
+def _record(report: Report, name: str, where: str, image: Path | None) -> Record:
+    labels = {"mesh": report.mesh} if report.mesh else {}
+    mark = stamp(image.stat().st_size if image else 0, report.caption, labels)
+    return Record(name, report.patient, where, mark, partial(_read, image, report.caption, labels))
+
+
+def _read(image: Path | None, caption: str, labels: dict[str, str]) -> Content:
+    return Content(open_image(image) if image else None, caption, labels)

@@ -1,0 +1,1 @@
+"""What runs in a run's head pod."""

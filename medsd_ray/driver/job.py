@@ -1,0 +1,131 @@
+"""What an attempt's pods run: job.yaml, and the words of each step, which are a function of it alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medsd_ray.errors import InputError
+from medsd_ray.spec.load import dump_run, dump_study
+from medsd_ray.spec.objects import Report, Stage
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.study import StudySpec
+from medsd_ray.spec.types import Workers
+
+Address = Annotated[str, Field(min_length=1)]
+
+
+RUN, STUDY, PROMPTS = "run.yaml", "study.yaml", "prompts.txt"
+
+
+class EvaluationJob(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: Address
+    base: Address | None = None
+    output: Address
+    numWorkers: Workers = 1
+    useGpu: bool = False
+
+
+class PodJob(BaseModel):
+    """job.yaml: a run, with or without a report; a study; or an evaluation, which is a report of a model that is there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    attempt: int = Field(ge=1)
+    run: RunSpec | None = None
+    study: StudySpec | None = None
+    report: Report | None = None
+    evaluation: EvaluationJob | None = None
+
+    @model_validator(mode="after")
+    def _one(self):
+        if sum(one is not None for one in (self.run, self.study, self.evaluation)) != 1:
+            raise ValueError("give one of run, study and evaluation")
+        if self.evaluation and not self.report:
+            raise ValueError("an evaluation needs a report")
+        return self
+
+    @property
+    def output(self) -> str:
+        """The address for all that this job writes, without a slash at its end."""
+        one = self.run or self.study or self.evaluation
+        assert one is not None
+        return one.output.rstrip("/")
+
+    @property
+    def tells(self) -> bool:
+        """Whether its first verb writes progress.json into the output."""
+        return self.evaluation is None
+
+    @property
+    def logs(self) -> str:
+        """Where this attempt's logs go, below the output."""
+        return f"logs/attempt-{self.attempt:02d}"
+
+
+def load_job(path: Path) -> PodJob:
+    """Reads job.yaml. Raises InputError with every wrong field, one line."""
+    try:
+        return PodJob.model_validate(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give the path of a job.yaml") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".lstrip(": ") for e in error.errors())
+        raise InputError(f"{path}: {'; '.join(wrong)}") from error
+
+
+@dataclass(frozen=True)
+class Step:
+    stage: Stage
+    words: list[str]
+    """What follows `medsd`."""
+
+
+def steps(job: PodJob, folder: Path) -> list[Step]:
+    """The job's verbs in order; `write_inputs` has put the files that they name into `folder`."""
+    if job.study:
+        return [Step("search", ["tune", str(folder / STUDY), "--auto-resume"])]
+    return [*([Step("train", ["train", str(folder / RUN), "--auto-resume"])] if job.run else []), *_report_steps(job, folder)]
+
+
+def write_inputs(job: PodJob, folder: Path) -> None:
+    if job.run:
+        (folder / RUN).write_text(dump_run(job.run))
+    if job.study:
+        (folder / STUDY).write_text(dump_study(job.study))
+    if job.report:
+        (folder / PROMPTS).write_text("".join(f"{prompt}\n" for prompt in job.report.prompts))
+
+
+def _report_steps(job: PodJob, folder: Path) -> list[Step]:
+    if not (report := job.report):
+        return []
+    if job.run:
+        model, base = job.output, job.run.model if report.base else None
+        workers, use_gpu = job.run.resources.sizes[-1], job.run.resources.use_gpu
+    else:
+        assert job.evaluation is not None
+        model, base = job.evaluation.model, job.evaluation.base
+        workers, use_gpu = job.evaluation.numWorkers, job.evaluation.useGpu
+    images, base_images = f"{job.output}/images", f"{job.output}/images-base"
+    how = [
+        "--prompts", str(folder / PROMPTS), "--num-images", str(report.numImages), "--seed", str(report.seed),
+        "--guidance-scale", str(report.guidanceScale), "--steps", str(report.steps),
+        # With one worker `generate` works in its own process: the head pod, which has no GPU and few cores. Two are asked
+        # for instead; the second gets no work where it finds no room.
+        "--num-workers", str(max(2, workers)), *(["--use-gpu"] if use_gpu else []),
+    ]  # fmt: skip
+    made = [Step("generate", ["generate", model, "--out", images, *how])]
+    if base:
+        made.append(Step("generate", ["generate", base, "--out", base_images, *how]))
+    evaluate = [
+        "evaluate", "--real", report.real, "--generated", images, "--out", f"{job.output}/report", "--label", report.label,
+        "--seed", str(report.seed), *(["--base", base_images] if base else []), *(["--run", job.output] if job.run else []),
+    ]  # fmt: skip
+    return [*made, Step("evaluate", evaluate)]

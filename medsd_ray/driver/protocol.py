@@ -1,0 +1,39 @@
+"""What the operator and the driver in the head pod say to each other: the port, and the answer to a poll."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medsd_ray.spec.objects import Stage
+
+DRIVER_PORT = 8799
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Answer(BaseModel):
+    """What the driver answers to a poll."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    stage: Stage
+    exit_code: int | None = None
+    state: str | None = None
+    step: int | None = None
+    total: int | None = None
+    loss: float | None = None  # of a run that diverges, not a number
+    best: Number | None = None
+    images_per_second: Number | None = None
+    eta_seconds: Number | None = None
+    lastUpdateTime: datetime | None = None
+    checkpoint_step: int | None = None
+    error: str | None = None
+    warnings: list[str] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether all that the driver had to do is done, for good or ill."""
+        return self.stage == "done"

@@ -1,0 +1,126 @@
+"""What the operator hears from a running attempt and tells it, over HTTP: POST /poll, GET /healthz.
+
+Answers come from memory: a thread reads the run's records, so that a store that is slow or away delays no answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from medsd_ray.errors import RunError
+from medsd_ray.runs.checkpoints import saved_steps
+from medsd_ray.runs.progress import read_progress
+from medsd_ray.storage import Storage
+
+READ_EVERY_S = 2.0
+
+
+LONGEST_BODY = 4 << 20
+
+
+MOST_EVENTS, MOST_WARNINGS = 1000, 20
+
+
+SHOWN = ("state", "step", "total", "loss", "best", "images_per_second", "eta_seconds", "lastUpdateTime")
+
+
+class Board:
+    """What the polls are answered with and what they bring. `stop` is called for each poll that asks for an end."""
+
+    def __init__(self, stage: str, stop: Callable[[], None]):
+        self.stage = stage
+        self.exit_code: int | None = None
+        self.error: str | None = None
+        self.told = threading.Event()
+        """That all is done was told to someone."""
+        self._stop = stop
+        self._progress: dict[str, Any] = {}
+        self._checkpoint_step: int | None = None
+        self._events: dict[str, dict[str, Any]] = {}
+
+    def read(self, output: Storage) -> None:
+        """Takes over what a training run has written."""
+        self._progress = read_progress(output)
+        complete, _ = saved_steps(output)
+        self._checkpoint_step = complete[-1] if complete else None
+
+    def keep_reading(self, output: Storage) -> None:
+        """Calls `read` every few seconds from now on, in a thread of its own."""
+
+        def run() -> None:
+            while True:
+                with contextlib.suppress(Exception):  # the store may answer again at the next look
+                    self.read(output)
+                time.sleep(READ_EVERY_S)
+
+        threading.Thread(target=run, name="progress", daemon=True).start()
+
+    def answer(self) -> dict[str, Any]:
+        progress = {name: self._progress.get(name) for name in SHOWN}
+        return progress | {
+            "stage": self.stage,
+            "exit_code": self.exit_code,
+            "error": self.error,
+            "warnings": self._progress.get("warnings", [])[-MOST_WARNINGS:],
+            "checkpoint_step": self._checkpoint_step,
+        }
+
+    def take(self, body: Any) -> None:
+        """A poll's body: events of the attempt's objects, and whether it is to stop. Raises ValueError for another shape."""
+        if not isinstance(body, dict) or not isinstance(events := body.get("events", []), list):
+            raise ValueError('the body is {"events": [...], "stop": false}')
+        for event in events[:MOST_EVENTS]:
+            if len(self._events) < MOST_EVENTS:
+                self._events[json.dumps(event, sort_keys=True)] = event
+        if body.get("stop"):
+            self._stop()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return list(self._events.values())
+
+
+def serve(board: Board, port: int) -> None:
+    """Answers on all addresses of this machine, in threads, until the process ends. Raises RunError where the port is taken."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(200, {"ok": True}) if self.path == "/healthz" else self._send(404, {"error": "GET /healthz"})
+
+        def do_POST(self) -> None:
+            if self.path != "/poll":
+                return self._send(404, {"error": "POST /poll"})
+            try:
+                size = int(self.headers.get("Content-Length") or 0)
+                if not 0 <= size <= LONGEST_BODY:
+                    raise ValueError(f"the body has more than {LONGEST_BODY} bytes")
+                board.take(json.loads(self.rfile.read(size) or b"{}"))
+            except ValueError as error:
+                return self._send(400, {"error": str(error)})
+            answer = board.answer()
+            self._send(200, answer)
+            if answer["stage"] == "done":
+                board.told.set()
+
+        def _send(self, code: int, value: Any) -> None:
+            data = json.dumps(value).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: a line for each poll would bury the run's own."""
+
+    try:
+        server = ThreadingHTTPServer(("0.0.0.0", port), Handler)
+    except OSError as error:
+        raise RunError(f"port {port} cannot be listened on: {error.strerror}; set MEDSD_PORT to a free one") from error
+    threading.Thread(target=server.serve_forever, name="poll", daemon=True).start()

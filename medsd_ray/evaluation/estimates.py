@@ -1,0 +1,60 @@
+"""A figure with its interval, or the reason why there is none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+
+class Missing(str):
+    """Why a figure was not computed, in words."""
+
+
+def put(section: dict, name: str, value: Any) -> None:
+    """Writes a figure: an Estimate with its interval, a number, or for Missing null with the reason beside it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        value = Missing("the computation gave no finite number")
+    if isinstance(value, Missing):
+        section[name] = None
+        section[f"{name}_reason"] = str(value)
+    elif isinstance(value, Estimate):
+        section[name] = value.value
+        section[f"{name}_interval"] = value.interval
+    else:
+        section[name] = value
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> list[float]:
+        return [self.low, self.high]
+
+
+def wilson(successes: int, count: int) -> Estimate:
+    """A share with its 95% Wilson score interval (Wilson 1927). Raises ValueError for no trials."""
+    if count < 1:
+        raise ValueError("a share needs at least one trial")
+    z, p = 1.959964, successes / count
+    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
+    width = z / (1 + z * z / count) * np.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    return Estimate(p, float(max(0.0, centre - width)), float(min(1.0, centre + width)))
+
+
+def mean_t(values: np.ndarray) -> Estimate:
+    """A mean with its 95% interval by Student's t. Raises ValueError below two values."""
+    if len(values) < 2:
+        raise ValueError("an interval of a mean needs two values or more")
+    mean = float(values.mean())
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Estimate(mean, mean - half, mean + half)

@@ -1,0 +1,41 @@
+"""Figures and records as people and JSON have them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def dumps(report: dict) -> bytes:
+    """The report as strict JSON (no NaN)."""
+    return (json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A figure for people: three significant digits, thousands apart, a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", " ")
+    if isinstance(value, float):
+        if value and abs(value) < 10 ** -(digits + 1):
+            return f"{value:.{digits - 1}e}"
+        whole = len(str(int(abs(value))))
+        return f"{value:,.{max(0, digits - whole) if abs(value) >= 1 else digits}f}".replace(",", " ")
+    return str(value)
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}%"
+
+
+def span(interval: list[float] | None, form=number) -> str:
+    return "" if not interval else f"{form(interval[0])} to {form(interval[1])}"
+
+
+def words(name: str) -> str:
+    """`images_per_second` -> `Images per second`."""
+    text = str(name).replace("_", " ")
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,1 @@
+"""Images from prompts, edits of images, and images to latents."""

@@ -1,0 +1,236 @@
+"""`medsd encode`: image shards to latent shards, over Ray workers; stops and goes on shard by shard.
+
+DEST/{split}/.progress   what an unfinished split is made of, and a note of each finished shard
+DEST/{split}/index.json  written when the split is complete (see latents.py for what it says)
+DEST/index.json          the splits, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsd_ray.data.latents import to_bytes
+from medsd_ray.data.shards import (
+    FORMAT,
+    INDEX,
+    SPLITS,
+    Index,
+    Sample,
+    Shard,
+    list_splits,
+    open_split,
+    parse_index,
+    read_shard,
+    write_index,
+)
+from medsd_ray.errors import InputError
+from medsd_ray.models.components import Components, token_ids
+from medsd_ray.models.load import load_components
+from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.ray_tasks import run_tasks
+from medsd_ray.storage import Storage, absolute, open_storage
+
+NOTES = ".progress"
+
+
+# What latents must agree in to be of one kind. Not the model's address, nor floats, which differ a little by machine.
+IDENTITY = ("vae_fingerprint", "text_encoder_fingerprint", "text_embeddings", "scaling_factor")
+
+
+def encode(
+    shards: str,
+    dest: str,
+    *,
+    model: str,
+    text_embeddings: bool = True,
+    batch_size: int = 32,
+    num_workers: int = 1,
+    use_gpu: bool = False,
+) -> None:
+    """Encodes every split of `shards`, or the one that it is, into `dest`; what is complete is left as it is.
+
+    Neither `batch_size` nor `num_workers` changes the latents beyond rounding. Raises InputError for shards without images,
+    images that the VAE cannot halve evenly, a `dest` that holds other latents, or corrupt shards: those only after all
+    others are encoded.
+    """
+    for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; choose 1 or more")
+    out = absolute(open_storage(dest))
+    splits = {split: open_split(shards, split) for split in list_splits(shards)}
+    components = load_components(model, only=("vae", "text_encoder", "tokenizer"))
+    for store, index in splits.values():
+        _check(store, index, components)
+    encoder = Encoder(components, text_embeddings, batch_size, use_gpu, {}, out)
+    meta = _fingerprints(model, text_embeddings) | encoder.describe()
+    tasks = []
+    for split, (store, index) in splits.items():
+        encoder.sources[split] = absolute(store)
+        tasks += _left_to_do(out.child(split), split, index, meta)
+    _run(encoder, tasks, num_workers)
+    for split, (_, index) in splits.items():
+        _finish(out.child(split), split, index, meta)
+    _write_root(out, meta)
+    print(f"{dest}: {', '.join(f'{index.samples} {split}' for split, (_, index) in splits.items())}, encoded")
+
+
+@dataclass(frozen=True)
+class Task:
+    split: str
+    number: int
+    shard: Shard
+
+
+@dataclass
+class Encoder:
+    """Encodes one shard at a time; travels to the Ray workers."""
+
+    components: Components
+    text_embeddings: bool
+    batch_size: int
+    use_gpu: bool
+    sources: dict[str, Storage]
+    out: Storage
+
+    def describe(self) -> dict:
+        """What the index says of the latents: the VAE's scaling factor, the empty caption's embedding."""
+        return {
+            "scaling_factor": self.components.vae.config["scaling_factor"],
+            "text_embeddings": self.text_embeddings,
+            "empty_embedding": self._embed([""])[0].tolist() if self.text_embeddings else None,
+        }
+
+    def run(self, task: Task) -> int | InputError:
+        """Writes a latent shard and a note of it. Returns how many samples it has, or what is wrong with its source."""
+        self.components.for_inference(self.use_gpu)
+        try:
+            samples = list(read_shard(self.sources[task.split], task.shard))
+        except InputError as error:
+            return error
+        batches = [samples[at : at + self.batch_size] for at in range(0, len(samples), self.batch_size)]
+        parts = [self._encode(batch) for batch in batches]
+        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        data = to_bytes(tensors, [sample.key for sample in samples], [sample.caption for sample in samples])
+        name = f"shard-{task.number:05d}.safetensors"
+        store = self.out.child(task.split)
+        store.write(name, data)
+        shard = Shard(name, len(samples), len(data), hashlib.sha256(data).hexdigest())
+        store.write_json(_note(task.number), {"source": task.shard.sha256, "shard": asdict(shard)})
+        return len(samples)
+
+    @torch.inference_mode()
+    def _encode(self, samples: list[Sample]) -> dict[str, Tensor]:
+        vae: Any = self.components.vae  # diffusers annotates encode's result as a tuple
+        posterior = vae.encode(_pixels(samples).to(vae.device)).latent_dist
+        tensors = {"mean": posterior.mean.cpu(), "logvar": posterior.logvar.cpu()}
+        if self.text_embeddings:
+            tensors["text_embeddings"] = self._embed([sample.caption for sample in samples])
+        return tensors
+
+    @torch.inference_mode()
+    def _embed(self, captions: list[str]) -> Tensor:
+        """(n, tokens, width) of n captions, each different one encoded once: short reports are often the same."""
+        encoder = self.components.text_encoder
+        input_ids, caption = torch.unique(token_ids(self.components.tokenizer, captions), dim=0, return_inverse=True)
+        return encoder(input_ids.to(encoder.device))[0].cpu()[caption]
+
+
+def _pixels(samples: list[Sample]) -> Tensor:
+    """(n, 3, height, width) float32 in [-1, 1], grayscale repeated."""
+    images = [np.asarray(sample.image) for sample in samples]
+    arrays = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _check(store: Storage, index: Index, components: Components) -> None:
+    if index.kind != "image":
+        raise InputError(f"{store.url}: {index.kind} shards have no images to encode; give the image shards that prepare wrote")
+    factor = 2 ** (len(components.vae.config["block_out_channels"]) - 1)
+    if index.meta["size"] % factor:
+        raise InputError(
+            f"{store.url}: {index.meta['size']} px images do not divide by the VAE's {factor}; prepare another --size"
+        )
+
+
+def _note(number: int) -> str:
+    return f"{NOTES}/shard-{number:05d}.json"
+
+
+def _left_to_do(store: Storage, split: str, index: Index, meta: dict) -> list[Task]:
+    """The shards of a split that are not encoded yet. Raises InputError where another model's latents are in the way."""
+    plan = _identity(meta | {"sources": [shard.sha256 for shard in index.shards]})
+    started = f"{NOTES}/plan.json"
+    for key in (INDEX, started):
+        try:
+            known = store.read_json(key)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            raise InputError(f"{store.url}/{key} is damaged; remove {store.url} and encode again") from error
+        if _identity(known) != plan:
+            raise InputError(f"{store.url}: holds other latents (model, shards or settings); choose another DEST or remove it")
+        if key == INDEX:
+            return []
+        break
+    else:
+        store.write_json(started, plan)
+    done = {key for key in store.list(NOTES + "/")}
+    return [Task(split, number, shard) for number, shard in enumerate(index.shards) if _note(number) not in done]
+
+
+def _identity(values: dict) -> dict:
+    return {name: values.get(name) for name in (*IDENTITY, "sources")}
+
+
+def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:
+    """Encodes all that can be; raises InputError at the end where something could not."""
+    wrong: dict[tuple[str, int], InputError] = {}
+    total, done, started, printed = sum(task.shard.samples for task in tasks), 0, time.monotonic(), 0.0
+    for task, result in run_tasks(encoder, tasks, num_workers, encoder.use_gpu):
+        if isinstance(result, InputError):
+            wrong[task.split, task.number] = result
+            continue
+        done += result
+        now = time.monotonic()
+        if now - printed > 5 or done == total:
+            speed, printed = done / (now - started), now
+            print(f"{done}/{total} images encoded, {speed:.0f} images/s, {(total - done) / speed:.0f} s left", flush=True)
+    if wrong:
+        more = f" ({len(wrong) - 1} more shards are corrupt)" if len(wrong) > 1 else ""
+        raise InputError(f"{wrong[min(wrong)]}{more}")
+
+
+def _finish(store: Storage, split: str, index: Index, meta: dict) -> None:
+    if store.exists(INDEX):
+        return
+    notes = [store.read_json(_note(number)) for number in range(len(index.shards))]
+    sources = {"sources": [shard.sha256 for shard in index.shards]}
+    write_index(store, Index("latent", split, tuple(Shard(**note["shard"]) for note in notes), meta | sources))
+    store.delete_tree(NOTES)
+
+
+def _write_root(out: Storage, meta: dict) -> None:
+    """The root's index names all finished splits below it, those of earlier calls too."""
+    finished = {split: out.child(split) for split in SPLITS if out.child(split).exists(INDEX)}
+    indexes = {split: parse_index(store.read_json(INDEX), store.url) for split, store in finished.items()}
+    splits = {split: {"samples": index.samples, "bytes": index.bytes} for split, index in indexes.items()}
+    root = {"format": FORMAT, "kind": "latent", "splits": splits, **{name: meta[name] for name in ("model", "fingerprint")}}
+    if not out.exists(INDEX) or out.read_json(INDEX) != root:
+        out.write_json(INDEX, root)
+
+
+def _fingerprints(model: str, text_embeddings: bool) -> dict:
+    """The model's address and fingerprint, and those of the parts that the latents depend on."""
+    return {
+        "model": model,
+        "fingerprint": model_fingerprint(model),
+        "vae_fingerprint": model_fingerprint(model, only=("vae",)),
+        "text_encoder_fingerprint": model_fingerprint(model, only=("text_encoder",)) if text_embeddings else None,
+    }

@@ -1,0 +1,1 @@
+"""Stable Diffusion's parts: found, loaded, adapted, saved, exported."""

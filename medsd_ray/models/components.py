@@ -1,0 +1,47 @@
+"""Stable Diffusion's parts in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from medsd_ray.errors import InputError
+from medsd_ray.models.swapped import SwappedEncoder
+
+MODULES = ("vae", "text_encoder", "unet")
+
+
+@dataclass
+class Components:
+    """Stable Diffusion's parts, float32 on the CPU. `scheduler` is the noise schedule that training and encoding use;
+    `tokenizer` makes captions into what `text_encoder` reads, `model_max_length` tokens."""
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel | SwappedEncoder
+    tokenizer: CLIPTokenizer  # a swapped encoder has its own kind
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that have weights and were loaded, by name."""
+        return {name: module for name in MODULES if (module := getattr(self, name)) is not None}
+
+    def for_inference(self, use_gpu: bool) -> None:
+        """Moves all parts to this process's GPU if asked, and the weights of convolutions to the memory format in which they are
+        fastest. Not for weights in training, which an optimizer holds as they lie. Raises InputError where there is no GPU.
+        """
+        if use_gpu and not torch.cuda.is_available():
+            raise InputError("no GPU on this machine; leave --use-gpu out")
+        for module in self.modules().values():
+            module.to("cuda" if use_gpu else None, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def token_ids(tokenizer: Any, captions: list[str]) -> Tensor:
+    """(B, L) int64: the captions' tokens, cut and padded to the tokenizer's length."""
+    length = tokenizer.model_max_length
+    return tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids

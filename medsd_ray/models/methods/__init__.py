@@ -1,0 +1,1 @@
+"""How a component is adapted, one file a method; `registry` has them all."""

@@ -1,0 +1,44 @@
+"""A module's weights from its folder: safetensors, whole, and never a pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from medsd_ray.errors import InputError
+
+
+def quiet_libraries() -> None:
+    """Libraries' progress bars and remarks off: what is wrong with a model is told by InputError."""
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
+def load_module(kind: Any, path: Path, stem: str, **options) -> nn.Module:
+    """A module from a component's folder, all its weights present. Half precision files serve where no others are."""
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: there is no config.json; copy or convert the model whole")
+    plain, half = (list(path.glob(f"{stem}{variant}*.safetensors")) for variant in ("", ".fp16"))
+    if not plain:
+        if list(path.glob("*.bin")):
+            raise InputError(f"{path}: only pickled weights here, which may run code; convert them to safetensors")
+        raise InputError(f"{path}: there is no {stem}.safetensors; copy or convert the model whole")
+    variant = "fp16" if set(half) == set(plain) else None
+    module, info = kind.from_pretrained(
+        path, use_safetensors=True, local_files_only=True, variant=variant, output_loading_info=True, **options
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; copy it anew")
+    return module.eval()
+
+
+def lay_over(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Loads some of a module's weights. Raises RuntimeError for another shape, KeyError for a weight that it lacks."""
+    unexpected = module.load_state_dict(weights, strict=False).unexpected_keys
+    if unexpected:
+        raise KeyError(unexpected[0])

@@ -1,0 +1,156 @@
+"""What kopf calls. It only watches: its `on.event` handlers write nothing into objects, neither finalizers nor annotations."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+import kopf
+
+from medsd_ray.operator.controller.index import Index, Key
+from medsd_ray.operator.controller.kube_api import Api
+from medsd_ray.operator.controller.metrics import QUEUE, count_objects
+from medsd_ray.operator.controller.queue import Queue
+from medsd_ray.operator.controller.reconciler import Reconciler
+from medsd_ray.operator.controller.sweep import Sweep
+from medsd_ray.operator.manifests.naming import SELECTOR
+from medsd_ray.spec.objects import GROUP, PLURALS, VERSION
+
+WORKERS = 32
+
+
+GATHER_S = 0.3
+"""Changes of pods come in bursts: one reconciliation for all within this time."""
+
+HUNG_S = 120.0
+
+
+RUNTIMES, RAYJOBS, PODS, EVENTS = (
+    (GROUP, VERSION, "runtimes"),
+    ("ray.io", "v1", "rayjobs"),
+    ("", "v1", "pods"),
+    ("", "v1", "events"),
+)
+
+
+class Operator:
+    """All that one operator process holds. `namespaces`: those to look at; none: all."""
+
+    def __init__(self, namespaces: Sequence[str]):
+        self.namespaces = list(namespaces)
+        self.index = Index()
+        self.queue: Queue[Key] = Queue()
+        self.sweep: Sweep | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._api = await Api.connect()
+        self._session = aiohttp.ClientSession()
+        reconcile = Reconciler(self._api, self.index, self._session)
+        self.sweep = Sweep(self._api, self.index, self.queue, self.namespaces or [None])
+        self._tasks = [asyncio.create_task(self.queue.work(reconcile), name=f"worker {i}") for i in range(WORKERS)]
+        self._tasks.append(asyncio.create_task(self.sweep.run(), name="sweep"))
+        QUEUE.set_function(self.queue.waiting)
+        count_objects(self.index.phases)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+        await self._api.close()
+
+    def trouble(self) -> str | None:
+        """Why this process should be started anew; None while it is well."""
+        for task in self._tasks:
+            if task.done():
+                return f"{task.get_name()} has ended"
+        if self.queue.oldest() > HUNG_S and time.monotonic() - self.queue.last_turn > HUNG_S:
+            return f"the queue stands still for {HUNG_S:.0f} s"
+        if self.sweep and self.sweep.silent:
+            return f"the watch is silent: it did not tell of changes to {self.sweep.silent[0]}"
+        return None
+
+    def add(self, key: Key | None, delay: float = GATHER_S) -> None:
+        if key is not None:
+            self.queue.add(key, delay)
+
+
+def registry(operator: Operator) -> kopf.OperatorRegistry:
+    """kopf's handlers for one operator."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.startup(registry=handlers)
+    async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
+        configure(settings)
+        await operator.start()
+
+    @kopf.on.cleanup(registry=handlers)
+    async def stop(**_: Any) -> None:
+        await operator.stop()
+
+    @kopf.on.login(registry=handlers)
+    async def login(**kwargs: Any) -> Any:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.probe(id="well", registry=handlers)
+    async def well(**_: Any) -> bool:
+        if trouble := operator.trouble():
+            raise kopf.PermanentError(trouble)
+        return True
+
+    @kopf.on.event(*RUNTIMES, registry=handlers)
+    async def runtime(event: Any, **_: Any) -> None:
+        for key in operator.index.see_runtime(event["object"], _deleted(event)):
+            operator.add(key)
+
+    async def one(event: Any, **_: Any) -> None:
+        made, deleted = event["object"], _deleted(event)
+        key = operator.index.see_object(made, deleted)
+        if deleted:
+            operator.queue.forget(key)
+        elif event["type"] is None or _spec_changed(made):  # its own writes to the status tell it nothing
+            operator.add(key, 0.0)
+
+    for plural in PLURALS.values():
+        kopf.on.event(GROUP, VERSION, plural, id=plural, registry=handlers)(one)
+
+    @kopf.on.event(*RAYJOBS, registry=handlers)
+    async def rayjob(event: Any, **_: Any) -> None:
+        operator.add(operator.index.see_rayjob(event["object"], _deleted(event)))
+
+    @kopf.on.event(*PODS, registry=handlers)
+    async def pod(event: Any, **_: Any) -> None:
+        operator.add(operator.index.see_pod(event["object"], _deleted(event)))
+
+    @kopf.on.event(*EVENTS, registry=handlers)
+    async def happening(event: Any, **_: Any) -> None:
+        if not _deleted(event):
+            operator.add(operator.index.see_event(event["object"]))
+
+    return handlers
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    # A watch that a proxy has cut off without a word is the classic end of operators.
+    settings.watching.server_timeout = 240
+    settings.watching.client_timeout = 300
+    settings.watching.connect_timeout = 10
+    settings.watching.inactivity_timeout = 90
+    settings.networking.request_timeout = 60
+    settings.watching.label_selectors[RAYJOBS] = SELECTOR
+    settings.watching.label_selectors[PODS] = SELECTOR
+    settings.watching.field_selectors[EVENTS] = "involvedObject.kind=Pod"
+
+
+def _deleted(event: Any) -> bool:
+    return event["type"] == "DELETED"
+
+
+def _spec_changed(made: dict[str, Any]) -> bool:
+    return (made.get("status") or {}).get("observedGeneration") != made["metadata"].get("generation")

@@ -1,0 +1,1 @@
+"""The state machine of an object, as pure functions."""

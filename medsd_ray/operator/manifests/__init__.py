@@ -1,0 +1,1 @@
+"""What the operator makes on Kubernetes, as pure functions."""

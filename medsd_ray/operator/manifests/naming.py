@@ -1,0 +1,73 @@
+"""Names and labels of what the operator makes: one attempt is one RayJob and one ConfigMap of the same name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from medsd_ray.spec.objects import API_VERSION, GROUP
+
+MANAGER, PROGRESS_MANAGER = "medsd", "medsd-progress"
+"""Field managers of server-side apply: the controller's, and the one of status.progress alone."""
+
+ATTEMPT = f"{GROUP}/attempt"
+
+
+MANAGED_BY = {"app.kubernetes.io/managed-by": "medsd"}
+
+
+SELECTOR = "app.kubernetes.io/managed-by=medsd,app.kubernetes.io/name=medsd"
+
+
+LONGEST = 40
+"""KubeRay takes RayJobs of 47 characters at most, and adds to the name for its services and pods."""
+
+KINDS = {"finetune": "FineTune", "study": "Study", "evaluation": "Evaluation"}
+"""By the label app.kubernetes.io/component."""
+
+
+LETTERS = {"FineTune": "", "Study": "s", "Evaluation": "e"}
+
+
+def attempt_name(kind: str, name: str, number: int) -> str:
+    """`x-1` for a FineTune's first attempt, `x-s1` for a Study's, `x-e1` for an Evaluation's: all may have the same name."""
+    tail = f"-{LETTERS[kind]}{number}"
+    if len(name) + len(tail) > LONGEST or not name[0].isalpha():  # a RayJob's name starts with a letter
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        room = LONGEST - len(tail) - len(digest) - 3
+        name = f"m-{name[:room].rstrip('-')}-{digest}"
+    return name + tail
+
+
+def labels(kind: str, name: str, number: int) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "medsd",
+        "app.kubernetes.io/instance": name,
+        "app.kubernetes.io/component": kind.lower(),
+        **MANAGED_BY,
+        ATTEMPT: str(number),
+    }
+
+
+def owner_of(made: dict[str, Any]) -> tuple[str, str, str] | None:
+    """(kind, namespace, name) of the object for which a RayJob or pod was made, by its labels; None if it is not medsd's."""
+    found = made["metadata"].get("labels") or {}
+    kind = KINDS.get(found.get("app.kubernetes.io/component", ""))
+    name = found.get("app.kubernetes.io/instance")
+    if kind is None or not name or found.get("app.kubernetes.io/managed-by") != "medsd":
+        return None
+    return kind, made["metadata"]["namespace"], name
+
+
+def attempt_of(made: dict[str, Any]) -> int:
+    number = (made["metadata"].get("labels") or {}).get(ATTEMPT, "")
+    return int(number) if re.fullmatch(r"[0-9]+", number) else 0
+
+
+def owner_reference(kind: str, name: str, uid: str) -> dict[str, Any]:
+    return {"apiVersion": API_VERSION, "kind": kind, "name": name, "uid": uid, "controller": True}
+
+
+def owned_by(made: dict[str, Any], uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in made["metadata"].get("ownerReferences") or [])

@@ -1,0 +1,1 @@
+"""Readers rate real and generated images, blinded."""

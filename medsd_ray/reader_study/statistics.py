@@ -1,0 +1,68 @@
+"""Agreement between readers, and intervals of figures over images that several readers answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from medsd_ray.evaluation.estimates import Estimate
+
+BOOTSTRAPS = 1000
+
+
+def cohen_kappa(table: np.ndarray, *, quadratic: bool = False) -> float:
+    """κ = 1 - Σ w·o / Σ w·e of two readers (Cohen 1960, doi 10.1177/001316446002000104; 1968, doi 10.1037/h0026256).
+
+    `table` (k, k) counts images by both readers' answers; o are its shares, e those that its margins alone would give,
+    and the weight w of a disagreement 1, or with `quadratic`, for ordered answers, (i - j)². NaN where e allows none.
+    """
+    observed = table / table.sum()
+    expected = np.outer(observed.sum(1), observed.sum(0))
+    away = np.arange(len(table))[:, None] - np.arange(len(table))[None]
+    weights = away**2 if quadratic else (away != 0).astype(float)
+    chance = float((weights * expected).sum())
+    return 1 - float((weights * observed).sum()) / chance if chance > 0 else float("nan")
+
+
+def fleiss_kappa(counts: np.ndarray) -> float:
+    """κ = (P̄ - P̄ₑ) / (1 - P̄ₑ) of n readers (Fleiss 1971, doi 10.1037/h0031619).
+
+    `counts` (N, k): how many of the n readers gave each image each answer; every row sums to n. NaN where P̄ₑ is 1.
+    """
+    readers = counts.sum(1)[0]
+    agreement = ((counts**2).sum(1) - readers) / (readers * (readers - 1))
+    chance = float(((counts.sum(0) / counts.sum()) ** 2).sum())
+    return (float(agreement.mean()) - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+def agreement(answers: np.ndarray, categories: int, *, ordered: bool = False) -> float:
+    """κ of `answers` (images, readers), ints below `categories`: Cohen's for two readers, Fleiss' for more.
+
+    `ordered` weights Cohen's quadratically; Fleiss' has no weights.
+    """
+    if answers.shape[1] == 2:
+        table = np.zeros((categories, categories))
+        np.add.at(table, (answers[:, 0], answers[:, 1]), 1)
+        return cohen_kappa(table, quadratic=ordered)
+    return fleiss_kappa(np.stack([(answers == c).sum(1) for c in range(categories)], axis=1))
+
+
+def bootstrap(count: int, figure: Callable[[np.ndarray], float], seed: int) -> tuple[float, float] | None:
+    """95% percentile interval of `figure` over `count` images drawn with replacement; it gets their indices."""
+    rng = np.random.default_rng([seed, 41])
+    draws = np.array([figure(rng.integers(0, count, count)) for _ in range(BOOTSTRAPS)])
+    draws = draws[np.isfinite(draws)]
+    if len(draws) < BOOTSTRAPS / 2:
+        return None
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def mean_by_image(values: np.ndarray, images: np.ndarray, seed: int) -> Estimate:
+    """A mean over answers of several readers; its 95% interval draws images, with all answers to each."""
+    names, of = np.unique(images, return_inverse=True)
+    totals, counts = (np.bincount(of, weights=w, minlength=len(names)) for w in (values.astype(float), np.ones(len(values))))
+    mean = float(values.mean())
+    low, high = bootstrap(len(names), lambda drawn: totals[drawn].sum() / counts[drawn].sum(), seed) or (mean, mean)
+    return Estimate(mean, low, high)

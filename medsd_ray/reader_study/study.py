@@ -1,0 +1,84 @@
+"""A reader study's folder: what the page serves, the key that tells what each image is, and the order of a reader.
+
+study.json      seed, size of the images in pixels, and the images' names in order of name: all that `serve` reads
+images/ID.png   the images, alike in all but their pixels
+key.json        what each image is; `serve` never opens it, so it may lie elsewhere until `report`
+answers.sqlite  the answers
+report/         report.json, report.html, answers.csv
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsd_ray.errors import InputError
+
+FORMAT = "medsd-reader-study/1"
+
+
+STUDY, KEY, ANSWERS, IMAGES, REPORT = "study.json", "key.json", "answers.sqlite", "images", "report"
+
+
+LONGEST_NAME = 64
+
+
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the page may know."""
+
+    folder: Path
+    seed: int
+    width: int
+    height: int
+    images: tuple[str, ...]
+
+    def image(self, name: str) -> bytes:
+        """Raises KeyError for a name that is no image of this study."""
+        if name not in self.images:
+            raise KeyError(name)
+        return (self.folder / IMAGES / f"{name}.png").read_bytes()
+
+
+def open_study(folder: Path) -> Study:
+    """Raises InputError where the folder holds no study."""
+    path = folder / STUDY
+    try:
+        value = json.loads(path.read_text())
+        if value["format"] != FORMAT:
+            raise InputError(f"{path}: format {value['format']!r} is not {FORMAT}; make the study anew with this medsd")
+        images = tuple(map(str, value["images"]))
+        study = Study(folder, int(value["seed"]), int(value["width"]), int(value["height"]), images)
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: no {STUDY} here; give a folder that `medsd reader-study new` made") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not what `medsd reader-study new` writes ({type(error).__name__}: {error})") from error
+    absent = [name for name in images if not _ID.fullmatch(name) or not (folder / IMAGES / f"{name}.png").is_file()]
+    if absent or not images:
+        raise InputError(f"{folder}: {len(absent) or 'all'} of its images are absent; copy the study whole")
+    return study
+
+
+def reader_name(given: str) -> str:
+    """The name under which a reader's answers are kept: one for every spelling of case and spaces.
+
+    Raises ValueError for an empty one, a longer one than 64 characters, or one with control characters.
+    """
+    name = " ".join(unicodedata.normalize("NFC", given).split()).casefold()
+    if not name or len(name) > LONGEST_NAME:
+        raise ValueError(f"a name has 1 to {LONGEST_NAME} characters")
+    if any(unicodedata.category(c).startswith("C") for c in name):
+        raise ValueError("a name has letters, digits and signs alone")
+    return name
+
+
+def order(study: Study, reader: str) -> list[str]:
+    """The images in this reader's order, a function of (study's seed, reader). Names are random, so it tells nothing."""
+    return sorted(study.images, key=lambda name: hashlib.blake2b(f"{study.seed}/{reader}/{name}".encode()).digest())

@@ -1,0 +1,1 @@
+"""What lies in a run's output: one owner of every file name in it, and who reads it."""

@@ -1,0 +1,1 @@
+"""All that a user can write, and the CRDs that are made from it."""

@@ -1,0 +1,57 @@
+"""How many samples a forward pass takes: the spec's number, or the largest that fits."""
+
+from __future__ import annotations
+
+import torch
+
+from medsd_ray.data.loader import ShardedDataset, WithPrior, batches
+from medsd_ray.errors import InputError
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.training.engine import autocast
+from medsd_ray.training.stages.build import Stage
+from medsd_ray.training.team import Team
+
+
+def choose_micro_batch_size(run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, team: Team) -> int:
+    """Samples of a forward pass: the spec's, else the largest divisor of a worker's share that fits; all workers agree.
+
+    On a CPU at most 64. On a GPU a forward and backward pass is tried for each size, until one fits its memory.
+    """
+    training = run.training
+    if training.micro_batch_size:
+        return training.micro_batch_size
+    share = training.global_batch_size // team.world_size
+    divisors = [size for size in range(share, 0, -1) if share % size == 0]
+    if team.device.type == "cpu":
+        return next(size for size in divisors if size <= 64)
+    stage.to(team.device)
+    fitting = next((size for size in divisors if _fits(run, stage, dataset, size, team)), 0)
+    smallest = -int(team.highest(-fitting)[0])
+    if not smallest:
+        raise InputError(
+            "not even one sample fits in the GPU's memory; set training.gradient_checkpointing, precision bf16 or offload"
+        )
+    return smallest
+
+
+def _fits(run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, size: int, team: Team) -> bool:
+    device = team.device
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        steps = batches(dataset, first_step=0, last_step=1, global_batch_size=size, micro_batch_size=size, rank=0, world_size=1)
+        for (sample,) in steps:
+            batch = stage.prepare(sample, "train", device)
+            if "caption" in batch:  # a later batch may have no two captions that are the same
+                ids = batch["input_ids"][batch["caption"]]
+                batch |= {"input_ids": ids, "caption": torch.arange(len(ids), device=device)}
+            with autocast(run.training, device):
+                loss = stage(batch)
+            loss.backward()
+        # The gradients are there now; Adam's moments and the master weights, 12 bytes a parameter at most, are yet to come.
+        to_come = 0 if run.training.offload.optimizer else 12 * sum(p.numel() for p in stage.parameters() if p.requires_grad)
+        return torch.cuda.max_memory_allocated(device) + to_come < 0.92 * torch.cuda.get_device_properties(device).total_memory
+    except torch.cuda.OutOfMemoryError:
+        return False
+    finally:
+        stage.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()

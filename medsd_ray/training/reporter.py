@@ -1,0 +1,120 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from medsd_ray.retries import with_retries
+from medsd_ray.runs.progress import METRICS, PROGRESS, STOP, now, read_metrics, read_progress
+from medsd_ray.storage import Storage
+
+WRITE_EVERY_S = 1.0
+
+
+BOARD_EVERY_S = 30.0
+
+
+class Reporter:
+    """Worker 0's pen. It takes over what workers before it in the same run have written, so that a restart loses no warning;
+    only records of steps after `first_step`, left by workers that were lost, are dropped."""
+
+    def __init__(self, output: Storage, total: int, first_step: int, warnings: list[str]):
+        self.output, self.total = output, total
+        self.records = [r for r in with_retries(lambda: read_metrics(output)) if r["step"] <= first_step]
+        before = with_retries(lambda: read_progress(output)).get("warnings", [])
+        warnings = [*before, *(w for w in warnings if w not in before)]
+        self.progress: dict[str, Any] = {"step": first_step, "total": total, "state": "running", "warnings": warnings}
+        self.stop_requested = False
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._writing = threading.Lock()
+        """Held while files are written, so that an older state never comes after a newer one."""
+        self._dirty = True
+        self._folder = tempfile.TemporaryDirectory(prefix="medsd-")
+        self._board: Any = None
+        self._board_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._thread.start()
+
+    def log(self, record: dict[str, Any]) -> None:
+        """One line of metrics.jsonl: `step`, `loss`, `grad_norm`, ... or `step` and `validation_loss`."""
+        shown = {k: record[k] for k in ("step", "loss", "images_per_second", "eta_seconds", "validation_loss") if k in record}
+        with self._lock:
+            self.records.append(record)
+            self.progress.update(shown)
+            self._dirty = True
+        self._scalars(record)
+
+    def update(self, **fields: Any) -> None:
+        with self._lock:
+            self.progress.update(fields)
+            self._dirty = True
+
+    def warn(self, text: str) -> None:
+        with self._lock:
+            self.progress["warnings"] = [*self.progress["warnings"], text]
+            self._dirty = True
+
+    def flush(self) -> None:
+        """Writes what was logged so far, or raises as the store does."""
+        with self._lock:
+            self._dirty = True
+        self._write(board=False)
+
+    def close(self, state: str) -> None:
+        """Writes all that is left; `state` is finished, interrupted or failed."""
+        self.update(state=state)
+        self._ended.set()
+        self._thread.join()
+        if self._board is not None:
+            self._board.close()
+        with_retries(self._write_all)
+        self._folder.cleanup()
+
+    def _write_all(self) -> None:
+        self._dirty = True
+        self._write(board=True)
+
+    def _run(self) -> None:
+        while not self._ended.wait(WRITE_EVERY_S):
+            try:
+                self._write(board=time.monotonic() - self._board_at > BOARD_EVERY_S)
+                self.stop_requested = self.stop_requested or self.output.exists(STOP)
+            except Exception:  # the store may answer again; what was not written is written then, or fails in `close`
+                self._dirty = True
+
+    def _write(self, board: bool) -> None:
+        with self._writing:
+            self._write_in_turn(board)
+
+    def _write_in_turn(self, board: bool) -> None:
+        with self._lock:
+            if not self._dirty:
+                return
+            self._dirty = False
+            self.progress["lastUpdateTime"] = now()
+            metrics = "".join(json.dumps(record) + "\n" for record in self.records)
+            progress = dict(self.progress)
+        self.output.write(METRICS, metrics.encode())
+        self.output.write_json(PROGRESS, progress)
+        if board and self._board is not None:
+            self._board.flush()
+            for path in Path(self._folder.name).iterdir():
+                self.output.upload(path, f"tensorboard/{path.name}")
+            self._board_at = time.monotonic()
+
+    def _scalars(self, record: dict[str, Any]) -> None:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(self._folder.name)
+        for name, value in record.items():
+            if name == "learning_rates":
+                for component, rate in value.items():
+                    self._board.add_scalar(f"learning_rate/{component}", rate, record["step"])
+            elif name not in ("step", "eta_seconds"):
+                self._board.add_scalar(name, value, record["step"])

@@ -1,0 +1,96 @@
+"""The U-Net and text encoder, trained together or alone on latents: what a batch is made of, and its loss.
+
+All that is random (posterior sample, noise, timestep, dropped caption) is keyed by the sample's position in the run, so
+that it does not depend on which worker draws it, in which batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medsd_ray.data.randomness import keyed_integers, keyed_noise, keyed_uniform
+from medsd_ray.models.components import Components, token_ids
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.training.objective import add_noise, offset_noise, snr_weights, target, weighted_mse
+
+
+class UnetStage(nn.Module):
+    """Holds the parts that a step needs; a frozen text encoder is none of them: its embeddings come with the data."""
+
+    kind = "latent"
+
+    def __init__(self, components: Components, run: RunSpec, empty_embedding: Tensor | None, scaling_factor: float):
+        """`empty_embedding` (L, D) is the empty caption's, for conditioning dropout with a frozen text encoder.
+
+        The U-Net sees latents times `scaling_factor`, the VAE's. `tokenizer` is the trained text encoder's.
+        """
+        super().__init__()
+        self.unet = components.unet
+        self.text_encoder, self.tokenizer = components.text_encoder, components.tokenizer
+        self.run, self.scheduler = run, components.scheduler
+        self.prediction_type = run.objective.prediction_type or components.scheduler.config["prediction_type"]
+        self.alphas_cumprod = components.scheduler.alphas_cumprod.float()
+        self.empty_ids = None if self.tokenizer is None else token_ids(self.tokenizer, [""])[0]
+        self.empty_embedding = empty_embedding
+        self.scaling_factor = scaling_factor
+
+    def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
+        """A micro batch from the loader, noised. `purpose` "train" draws anew at each position; others drop no caption.
+
+        From mean and logvar (B, C, h, w), input_ids (B, L) or text_embeddings (B, L, D) and positions (B,) to noisy,
+        wanted (B, C, h, w), timesteps, weights (B,) and text_embeddings, or input_ids (K, L) of the K different captions
+        and caption (B,), the row of each sample's. With a prior B is twice as many.
+        """
+        prior = {name.removeprefix("prior_"): part for name, part in sample.items() if name.startswith("prior_")}
+        batch = self._noised(sample, purpose)
+        if prior and self.run.prior:
+            batch = _mixed(batch, self._noised(prior, f"prior-{purpose}"), self.run.prior.weight)
+        if "input_ids" in batch:  # reports repeat, and all dropped ones are the same: each is encoded once
+            batch["input_ids"], batch["caption"] = torch.unique(batch["input_ids"], dim=0, return_inverse=True)
+        return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _noised(self, sample: dict[str, Tensor], purpose: str) -> dict[str, Tensor]:
+        seed, objective, positions = self.run.seed, self.run.objective, sample["positions"]
+        mean = sample["mean"].float()
+        shape = tuple(mean.shape[1:])
+        std = (0.5 * sample["logvar"].float().clamp(-30, 20)).exp()
+        x = (mean + std * keyed_noise(seed, positions, shape, f"{purpose}-posterior")) * self.scaling_factor
+        noise = keyed_noise(seed, positions, shape, f"{purpose}-noise")
+        if objective.noise_offset:
+            offset = keyed_noise(seed, positions, (shape[0], 1, 1), f"{purpose}-offset")
+            noise = offset_noise(noise, offset, objective.noise_offset)
+        timesteps = keyed_integers(seed, positions, len(self.alphas_cumprod), f"{purpose}-timestep")
+        batch = {
+            "noisy": add_noise(x, noise, timesteps, self.alphas_cumprod),
+            "wanted": target(x, noise, timesteps, self.alphas_cumprod, self.prediction_type),
+            "timesteps": timesteps,
+            "weights": snr_weights(timesteps, self.alphas_cumprod, self.prediction_type, objective.snr_gamma),
+        }
+        share = objective.conditioning_dropout if purpose.endswith("train") else 0.0
+        dropped = keyed_uniform(seed, positions, f"{purpose}-dropout") < share
+        if self.empty_ids is not None:
+            batch["input_ids"] = torch.where(dropped[:, None], self.empty_ids, sample["input_ids"])
+        else:
+            assert self.empty_embedding is not None
+            batch["text_embeddings"] = torch.where(
+                dropped[:, None, None], self.empty_embedding.float(), sample["text_embeddings"].float()
+            )
+        return batch
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The mean weighted loss of a prepared batch; a scalar, float32."""
+        if self.text_encoder is not None:
+            condition = self.text_encoder(batch["input_ids"])[0][batch["caption"]]
+        else:
+            condition = batch["text_embeddings"]
+        prediction = self.unet(batch["noisy"], batch["timesteps"], condition).sample
+        return weighted_mse(prediction, batch["wanted"], batch["weights"])
+
+
+def _mixed(batch: dict[str, Tensor], prior: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """Both batches in one, whose mean weighted loss is L + weight·L_prior: prior preservation, which keeps the class as the
+    model knows it while it learns new images (Ruiz et al. 2023, DreamBooth, arXiv 2208.12242, eq. 2)."""
+    # The mean over twice as many samples halves each term.
+    weights = {"weights": torch.cat([2 * batch["weights"], 2 * weight * prior["weights"]])}
+    return {name: torch.cat([part, prior[name]]) for name, part in batch.items()} | weights

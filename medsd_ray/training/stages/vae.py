@@ -1,0 +1,52 @@
+"""The VAE trained alone on images: what a batch is made of, and its loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medsd_ray.data.randomness import keyed_noise
+from medsd_ray.models.components import Components
+from medsd_ray.spec.run import Method, RunSpec
+from medsd_ray.training.vae_objective import vae_loss
+
+
+class VaeStage(nn.Module):
+    """With the method `decoder` the encoder is frozen: its posterior does not change, so the KL term is left out."""
+
+    kind = "image"
+
+    def __init__(self, components: Components, run: RunSpec):
+        super().__init__()
+        self.vae = components.vae
+        self.run = run
+        self.prediction_type = self.tokenizer = None
+        self.decoder_only = run.components.vae.method is Method.decoder
+        self._latent_variance: Tensor | None = None
+
+    @property
+    def scaling_factor(self) -> float | None:
+        """What brings this VAE's latents to unit variance, from the last batches; None where its encoder is unchanged."""
+        return None if self._latent_variance is None else round(self._latent_variance.rsqrt().item(), 5)
+
+    def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
+        """From pixel_values (B, 3, H, W) in [-1, 1] and positions (B,) to the images and the posterior's unit noise."""
+        pixels = sample["pixel_values"].float()
+        config = self.vae.config
+        reduction = 2 ** (len(config.block_out_channels) - 1)
+        shape = (config.latent_channels, pixels.shape[-2] // reduction, pixels.shape[-1] // reduction)
+        noise = keyed_noise(self.run.seed, sample["positions"], shape, f"{purpose}-posterior")
+        return {"pixels": pixels.to(device, non_blocking=True), "noise": noise.to(device, non_blocking=True)}
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The mean loss of a prepared batch; a scalar, float32."""
+        x, objective = batch["pixels"], self.run.vae_objective
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
+            posterior = self.vae.encode(x).latent_dist
+        latent = posterior.mean + posterior.std * batch["noise"]
+        if torch.is_grad_enabled() and not self.decoder_only:
+            variance = latent.detach().float().var()
+            self._latent_variance = variance if self._latent_variance is None else self._latent_variance.lerp(variance, 0.05)
+        reconstruction = self.vae.decode(latent).sample.float()
+        kl = torch.zeros(len(x), device=x.device) if self.decoder_only else posterior.kl()
+        return vae_loss(x, reconstruction, kl, objective.kl_weight, objective.edge_weight)["loss"]

@@ -1,0 +1,1 @@
+"""A study: trials by Ray Tune, and what they say together."""
