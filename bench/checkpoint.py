@@ -1,8 +1,9 @@
 """What checkpoints cost, and how much of a run they save: `python bench/checkpoint.py`.
 
-Three parts. `stall`: training that saves as medsd does (copies, then writes and uploads while steps go on) against the same save
-waited for, to a folder and to S3; and how long a start from a checkpoint takes. `goodput`: `medsd train` whose worker is
-killed again and again, at several intervals between checkpoints. `simulated`: 1,000 GPUs with the costs measured here.
+Three parts. `stall`: training that saves as medsd does (copies, then writes and uploads while steps go on)
+against the same save waited for, to a folder and to S3; and how long a start from a checkpoint takes.
+`goodput`: `medsd train` whose worker is killed again and again, at several intervals between checkpoints.
+`simulated`: 1,000 GPUs with the costs measured here.
 """
 
 from __future__ import annotations
@@ -31,15 +32,21 @@ EVERY = (4, 20, 80)
 """Steps between checkpoints of the measured runs; failures come at the same times in each."""
 MTBF_S = 40.0
 SHOWN_S = 3.0
-"""Within this time of a kill come the lines of steps made before it; a new worker's imports alone take longer."""
+"""Within this time of a kill come the lines of steps made before it; a new worker's imports alone take
+longer.
+"""
 LLAMA_HOURS = 54 * 24 * 16_384 / 419
-"""GPU hours between unexpected interruptions: 419 in 54 days on 16,384 GPUs (Llama 3, arXiv 2407.21783, sec. 3.3.4)."""
+"""GPU hours between unexpected interruptions: 419 in 54 days on 16,384 GPUs (Llama 3, arXiv 2407.21783, sec.
+3.3.4).
+"""
 
 
 def main() -> None:
     parser = arguments(__doc__, repetitions=7)
     parser.add_argument("--part", choices=("stall", "goodput", "simulated"), help="one of the three alone")
-    parser.add_argument("--every", type=int, nargs="*", default=EVERY, help="of goodput: steps between checkpoints")
+    parser.add_argument(
+        "--every", type=int, nargs="*", default=EVERY, help="of goodput: steps between checkpoints"
+    )
     given = parser.parse_args()
     if given.arm:
         return arm(json.loads(given.arm))
@@ -91,16 +98,27 @@ def stalls(where: str, options: dict[str, Any], given: Any, **env: str) -> list[
             found[kind].append(arm.ask(save=kind))
     arm.close()
     waited = {kind: median(answers, "waited") for kind, answers in found.items()}
-    whole = {kind: median(answers, "seconds") - median(found["none"], "seconds") for kind, answers in found.items()}
+    whole = {
+        kind: median(answers, "seconds") - median(found["none"], "seconds") for kind, answers in found.items()
+    }
     layout, facts = options["layout"], {"MB": found["async"][0]["megabytes"]}
 
     def line(name: str, ours: float, peer: float, goal: str | None = None) -> Row:
         return row(f"{layout}: {name}, {where}", ours, peer, "s", given.device, goal, PACKAGES, **facts)
 
     return [
-        line("step's wait for a save, over a blocking save", waited["async"], waited["blocking"], "ratio < 0.05"),
+        line(
+            "step's wait for a save, over a blocking save",
+            waited["async"],
+            waited["blocking"],
+            "ratio < 0.05",
+        ),
         line("step's wait for a save, over torch.save to a folder", waited["async"], waited["torch"]),
-        line("whole cost of a save with what it slows beside it, over a blocking save", whole["async"], whole["blocking"]),
+        line(
+            "whole cost of a save with what it slows beside it, over a blocking save",
+            whole["async"],
+            whole["blocking"],
+        ),
     ]
 
 
@@ -149,7 +167,9 @@ def arm(options: dict[str, Any]) -> None:
 def make(options: dict[str, Any], output: str) -> Any:
     import stepper
 
-    values = subject.run(options["layout"], options["latents"], output, max_steps=100_000, ema={"decay": 0.999})
+    values = subject.run(
+        options["layout"], options["latents"], output, max_steps=100_000, ema={"decay": 0.999}
+    )
     values["training"]["global_batch_size"] = options["batch"]
     return stepper.trainer(values, options["device"])
 
@@ -172,13 +192,19 @@ def torch_save(trainer: Any, path: Path) -> None:
     import torch
 
     torch.save(
-        {"module": trainer.engine.module.state_dict(), "ema": trainer.ema.averages, "adam": trainer.engine.adam.state_dict()},
+        {
+            "module": trainer.engine.module.state_dict(),
+            "ema": trainer.ema.averages,
+            "adam": trainer.engine.adam.state_dict(),
+        },
         path,
     )
 
 
 def resumed(options: dict[str, Any]) -> dict[str, Any]:
-    """Seconds to make a Trainer with a checkpoint there and without one, and of torch.load with load_state_dict."""
+    """Seconds to make a Trainer with a checkpoint there and without one, and of torch.load with
+    load_state_dict.
+    """
     import shutil
 
     import stepper
@@ -217,23 +243,39 @@ def goodput(every: int, device: str) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         spec = subject.run(layout, data, f"{folder}/out", max_steps=STEPS, log_every=1)
         spec["training"] |= {"global_batch_size": batch}
-        spec |= {"checkpoint": {"every_steps": every}, "resources": {"max_failures": 100, "use_gpu": device == "cuda"}}
+        spec |= {
+            "checkpoint": {"every_steps": every},
+            "resources": {"max_failures": 100, "use_gpu": device == "cuda"},
+        }
         path = Path(folder) / "run.yaml"
         path.write_text(yaml.safe_dump(spec))
         command = [str(Path(sys.executable).parent / "medsd"), "train", str(path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
             watched = watch(process)
         records = read_metrics(open_storage(f"{folder}/out"))
-    useful = STEPS * batch / statistics.median(record["images_per_second"] for record in records if "images_per_second" in record)
+    useful = (
+        STEPS
+        * batch
+        / statistics.median(
+            record["images_per_second"] for record in records if "images_per_second" in record
+        )
+    )
     share = useful / watched["wall"]
-    facts = {"failures": watched["failures"], "restart": watched["restart"], "step": useful / STEPS, "seconds": watched["wall"]}
+    facts = {
+        "failures": watched["failures"],
+        "restart": watched["restart"],
+        "step": useful / STEPS,
+        "seconds": watched["wall"],
+    }
     print(f"every {every} steps: {share:.3f} of the time was useful; {facts}", flush=True)
     restart = watched["restart"] or 0.0
-    trained = watched["wall"] / max(1, watched["failures"]) - restart  # between two failures, which come while workers train
+    trained = (
+        watched["wall"] / max(1, watched["failures"]) - restart
+    )  # between two failures, which come while workers train
     foreseen = expected_of_training(costs(restart), trained, every * facts["step"])
-    name = (
-        f"{layout}: goodput, a worker killed every {MTBF_S:.0f} s on average, a checkpoint each {every} steps, over the model's"
-    )
+    name = f"{layout}: goodput, a worker killed every {MTBF_S:.0f} s on average, a checkpoint each {every} steps, over the model's"
     notes = {key: round(value, 3) for key, value in facts.items() if value is not None}
     return [row(name, share, foreseen, "of the time", device, None, PACKAGES, **notes)]
 
@@ -260,7 +302,11 @@ def watch(process: subprocess.Popen[str]) -> dict[str, Any]:
                 next_failure = now + random_times.expovariate(1 / MTBF_S)
     if process.wait() or first is None or last is None:
         raise SystemExit(f"medsd train ended with {process.returncode}")
-    return {"wall": last - first, "failures": failures, "restart": statistics.mean(restarts) if restarts else None}
+    return {
+        "wall": last - first,
+        "failures": failures,
+        "restart": statistics.mean(restarts) if restarts else None,
+    }
 
 
 def kill_worker(pid: int) -> None:
@@ -276,8 +322,14 @@ def kill_worker(pid: int) -> None:
 
 def costs(restart: float, where: str = "folder", kind: str = "ours") -> Costs:
     """What the stall part measured on this kind of machine: `ours`, or `peer` for the blocking save."""
-    rows = {r["name"]: r for r in json.loads((RESULTS / "checkpoint.json").read_text()) if r["ours"] is not None}
-    wait = next(r for name, r in rows.items() if name.endswith(f"step's wait for a save, over a blocking save, {where}"))
+    rows = {
+        r["name"]: r for r in json.loads((RESULTS / "checkpoint.json").read_text()) if r["ours"] is not None
+    }
+    wait = next(
+        r
+        for name, r in rows.items()
+        if name.endswith(f"step's wait for a save, over a blocking save, {where}")
+    )
     return Costs(stall=wait[kind], upload=wait["peer"] if kind == "ours" else 0.0, restart=restart)
 
 
@@ -285,19 +337,34 @@ def costs(restart: float, where: str = "folder", kind: str = "ours") -> Costs:
 
 
 def simulated(device: str) -> list[Row]:
-    """1,000 GPUs that fail as published: how often to save, and what is left, with our saves and with blocking ones."""
+    """1,000 GPUs that fail as published: how often to save, and what is left, with our saves and with
+    blocking ones.
+    """
     rows = []
-    known = [r for r in json.loads((RESULTS / "checkpoint.json").read_text()) if "goodput, a worker killed" in r["name"]]
+    known = [
+        r
+        for r in json.loads((RESULTS / "checkpoint.json").read_text())
+        if "goodput, a worker killed" in r["name"]
+    ]
     restart = statistics.median(r["versions"]["restart"] for r in known if "restart" in r["versions"])
     for name, mtbf in (("as often as Llama 3's did", LLAMA_HOURS * 3600 / 1000), ("one a minute", 60.0)):
         share, intervals = {}, {}
         for kind in ("ours", "peer"):
             cost = costs(restart, "S3", kind)
             intervals[kind] = best_interval(cost, mtbf)
-            runs = [simulate(cost, mtbf, intervals[kind], round(200 * mtbf / intervals[kind]), seed) for seed in range(20)]
+            runs = [
+                simulate(cost, mtbf, intervals[kind], round(200 * mtbf / intervals[kind]), seed)
+                for seed in range(20)
+            ]
             share[kind] = statistics.mean(runs)
-            print(f"{name}, {kind}: {cost}, MTBF {mtbf:.0f} s, best interval {intervals[kind]:.1f} s, goodput {share[kind]:.4f}")
-        facts = {"interval": f"{intervals['ours']:.1f} s", "restart": f"{restart:.1f} s", "MTBF": f"{mtbf:.0f} s"}
+            print(
+                f"{name}, {kind}: {cost}, MTBF {mtbf:.0f} s, best interval {intervals[kind]:.1f} s, goodput {share[kind]:.4f}"
+            )
+        facts = {
+            "interval": f"{intervals['ours']:.1f} s",
+            "restart": f"{restart:.1f} s",
+            "MTBF": f"{mtbf:.0f} s",
+        }
         facts["closed form"] = f"{expected(costs(restart, 'S3'), mtbf, intervals['ours']):.4f}"
         label = f"simulated, 1,000 GPUs, failures {name}: goodput at the best interval, over blocking saves"
         rows.append(row(label, share["ours"], share["peer"], "of the time", device, None, PACKAGES, **facts))

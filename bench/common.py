@@ -1,7 +1,9 @@
-"""What the benchmarks share: results as rows, arms in processes of their own that take turns, and peers' environments.
+"""What the benchmarks share: results as rows, arms in processes of their own that take turns, and peers'
+environments.
 
-A row is {name, ours, peer, unit, ratio, goal, met, device, versions}. `ratio` is ours / peer. `goal` names one of the two and
-a bound, such as "ratio >= 2" or "ours < 0.5"; `met` is null where there is no goal or no figure yet.
+A row is {name, ours, peer, unit, ratio, goal, met, device, versions}. `ratio` is ours / peer. `goal` names
+one of the two and a bound, such as "ratio >= 2" or "ours < 0.5"; `met` is null where there is no goal or no
+figure yet.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meds
 Row = dict[str, Any]
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 THREADS = int(os.environ.get("MEDSD_BENCH_THREADS", "1"))
-"""Of torch in each arm: one, with which both sides lose the same where the machine has other work; threads that wait for each
-other at every operation lose far more than their share."""
+"""Of torch in each arm: one, with which both sides lose the same where the machine has other work; threads
+that wait for each other at every operation lose far more than their share.
+"""
 STARTED_LOAD = os.getloadavg()[0]
 
 
@@ -51,7 +54,9 @@ def row(
     name: str, ours: float | None, peer: float | None, unit: str, device: str, goal: str | None = None,
     packages: Sequence[str] = (), **notes: Any,
 ) -> Row:  # fmt: skip
-    """`packages` are those of this environment that the figure depends on; `notes` stand beside their versions."""
+    """`packages` are those of this environment that the figure depends on; `notes` stand beside their
+    versions.
+    """
     ratio = _rounded(None if ours is None or not peer else ours / peer)
     ours, peer = _rounded(ours), _rounded(peer)  # a verdict is of the figures that are shown
     return {
@@ -91,12 +96,17 @@ def machine(device: str) -> str:
         import torch
 
         return f"cuda, {torch.cuda.get_device_name()}"
-    models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
     return f"cpu, {os.cpu_count()} cores" + (f" of {models[0]}" if models else "")
 
 
 def save(name: str, rows: Sequence[Row], gpu: Sequence[Row] = ()) -> None:
-    """Writes results/NAME.json and prints it: a row takes the place of the one of its name and kind of device, others stay.
+    """Writes results/NAME.json and prints it: a row takes the place of the one of its name and kind of
+    device, others stay.
 
     `gpu` rows stand for those that no GPU has measured yet.
     """
@@ -109,7 +119,9 @@ def save(name: str, rows: Sequence[Row], gpu: Sequence[Row] = ()) -> None:
     path.write_text(json.dumps(rows, indent=1) + "\n")
     for r in rows:
         word = {None: "", True: "met", False: "NOT MET"}[r["met"]]
-        print(f"{r['name']:<70} {shown(r['ours']):>9} | {shown(r['peer']):>9} {r['unit']:<10} ratio {shown(r['ratio'])} {word}")
+        print(
+            f"{r['name']:<70} {shown(r['ours']):>9} | {shown(r['peer']):>9} {r['unit']:<10} ratio {shown(r['ratio'])} {word}"
+        )
 
 
 def shown(value: float | None) -> str:
@@ -128,14 +140,22 @@ def _rounded(value: float | None) -> float | None:
 
 
 class Arm:
-    """One side of a comparison in a process of its own: `python bench/X.py --arm OPTIONS`, which ends in `serve`.
+    """One side of a comparison in a process of its own: `python bench/X.py --arm OPTIONS`, which ends in
+    `serve`.
 
-    The process starts with the first question and stays until `close`, so that repetitions of several arms can take turns in
-    the same conditions, each with warm code and memory of its own. Its stderr goes to a file in `options["folder"]`.
+    The process starts with the first question and stays until `close`, so that repetitions of several arms
+    can take turns in the same conditions, each with warm code and memory of its own. Its stderr goes to a
+    file in `options["folder"]`.
     """
 
     def __init__(
-        self, name: str, options: dict[str, Any], *, python: str = sys.executable, script: str | None = None, **env: str
+        self,
+        name: str,
+        options: dict[str, Any],
+        *,
+        python: str = sys.executable,
+        script: str | None = None,
+        **env: str,
     ):
         self.name, self._env = name, env
         self._command = [python, script or sys.argv[0], "--arm", json.dumps({"name": name} | options)]
@@ -195,7 +215,8 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 def alternate(
     arms: Sequence[Arm], repetitions: int, warm: dict | None = None, *, alive: bool = True, **question: Any
 ) -> dict[str, list[dict]]:
-    """Asks the arms in turn, so that what disturbs the machine disturbs all; `warm` is asked of each new process before.
+    """Asks the arms in turn, so that what disturbs the machine disturbs all; `warm` is asked of each new
+    process before.
 
     Without `alive` an arm ends before the next one starts, where a GPU's memory holds only one.
     """
@@ -231,8 +252,13 @@ def environment(name: str, packages: Sequence[str]) -> str:
     wanted = "\n".join(packages)
     if not (done.is_file() and done.read_text() == wanted):
         uv = shutil.which("uv") or str(ROOT / ".venv-tools" / "bin" / "uv")
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
-        subprocess.run([uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *packages], check=True)
+        subprocess.run(
+            [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True
+        )
+        subprocess.run(
+            [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *packages],
+            check=True,
+        )
         done.write_text(wanted)
     return str(python)
 
@@ -247,10 +273,14 @@ class Timed:
         return self.worker.run(task), os.getpid(), time.time()
 
 
-def over_workers(what: str, loop: str, options: dict[str, Any], line: Callable[..., Row], turns: int = 4) -> list[Row]:
-    """Two Ray workers of one core over one; beside it what two cores give at best, to two plain loops that share nothing.
+def over_workers(
+    what: str, loop: str, options: dict[str, Any], line: Callable[..., Row], turns: int = 4
+) -> list[Row]:
+    """Two Ray workers of one core over one; beside it what two cores give at best, to two plain loops that
+    share nothing.
 
-    The arm `over workers` answers for a number of `workers`, the arms `loop` 1 and 2 are the plain loops. The first turn warms.
+    The arm `over workers` answers for a number of `workers`, the arms `loop` 1 and 2 are the plain loops. The
+    first turn warms.
     """
     over, loops = Arm("over workers", options), [Arm(f"{loop} {n}", options) for n in (1, 2)]
     found: list[dict[str, Any]] = []
@@ -265,15 +295,25 @@ def over_workers(what: str, loop: str, options: dict[str, Any], line: Callable[.
     middle = {name: median(found[1:], name) for name in found[0]}
     return [
         line(f"{what} over 2 Ray workers of one core, over 1", middle["two"], middle["one"], "ratio >= 1.8"),
-        line(f"{what} over 2 Ray workers of one core, over 2 batch loops at once", middle["two"], middle["at_once"]),
-        line(f"{what}: what the two cores give, 2 batch loops at once over 1", middle["at_once"], middle["alone"]),
+        line(
+            f"{what} over 2 Ray workers of one core, over 2 batch loops at once",
+            middle["two"],
+            middle["at_once"],
+        ),
+        line(
+            f"{what}: what the two cores give, 2 batch loops at once over 1",
+            middle["at_once"],
+            middle["alone"],
+        ),
     ]
 
 
 def rate_over_workers(worker: Any, tasks: Sequence[Any], num_workers: int) -> float:
-    """Images/s of all workers together, each from the end of its first task, which warms it, to the end of its last.
+    """Images/s of all workers together, each from the end of its first task, which warms it, to the end of
+    its last.
 
-    The tasks of `worker` give how many images they made. The workers' start does not count, nor that one ends before the other.
+    The tasks of `worker` give how many images they made. The workers' start does not count, nor that one ends
+    before the other.
     """
     from medsd_ray.ray_tasks import run_tasks
 

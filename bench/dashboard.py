@@ -1,7 +1,9 @@
-"""How quickly `medsd dashboard` shows a study of 1,000 trials with 1,000 points each, in Chromium: `python bench/dashboard.py`.
+"""How quickly `medsd dashboard` shows a study of 1,000 trials with 1,000 points each, in Chromium: `python
+bench/dashboard.py`.
 
-The study is made up, in a temporary folder; nothing is trained. Beside the server's reading of the curves, TensorBoard's
-(its event multiplexer, which keeps 1,000 points a curve) on the same numbers in its own files. Needs Chromium on the PATH.
+The study is made up, in a temporary folder; nothing is trained. Beside the server's reading of the curves,
+TensorBoard's (its event multiplexer, which keeps 1,000 points a curve) on the same numbers in its own files.
+Needs Chromium on the PATH.
 """
 
 from __future__ import annotations
@@ -73,8 +75,26 @@ def with_browser(study: Path) -> list[Row]:
         browser.close()
     notes = {"chromium": version, "WebGL": "by software, no GPU"}
     return [
-        row(f"address opened -> table of {TRIALS} trials", table, None, "s", "cpu", "ours < 3", PACKAGES, **notes),
-        row(f"address opened -> all {TRIALS} curves drawn", curves, None, "s", "cpu", "ours < 20", PACKAGES, **notes),
+        row(
+            f"address opened -> table of {TRIALS} trials",
+            table,
+            None,
+            "s",
+            "cpu",
+            "ours < 3",
+            PACKAGES,
+            **notes,
+        ),
+        row(
+            f"address opened -> all {TRIALS} curves drawn",
+            curves,
+            None,
+            "s",
+            "cpu",
+            "ours < 20",
+            PACKAGES,
+            **notes,
+        ),
         row("a word in the filter -> table", filtered, None, "s", "cpu", "ours < 1", PACKAGES, **notes),
         row("a word in the filter -> curves", redrawn, None, "s", "cpu", "ours < 3", PACKAGES, **notes),
     ]
@@ -82,7 +102,9 @@ def with_browser(study: Path) -> list[Row]:
 
 def ask(address: str, tag: str = "") -> tuple[int, bytes, str]:
     """Status, body as it was sent, and ETag."""
-    request = urllib.request.Request(address, headers={"Accept-Encoding": "gzip"} | ({"If-None-Match": tag} if tag else {}))
+    request = urllib.request.Request(
+        address, headers={"Accept-Encoding": "gzip"} | ({"If-None-Match": tag} if tag else {})
+    )
     try:
         with urllib.request.urlopen(request) as answer:
             return answer.status, answer.read(), answer.headers["ETag"]
@@ -92,8 +114,14 @@ def ask(address: str, tag: str = "") -> tuple[int, bytes, str]:
 
 def with_server(study: Path) -> list[Row]:
     with served(study) as (address, process):
-        page = sum(len(ask(f"{address}{name}")[1]) for name in ("", "page/plotly.min.js", "page/style.css", "page/plotly.css"))
-        page += sum(len(ask(f"{address}page/{path.name}")[1]) for path in (ROOT / "medsd_ray/dashboard/page").glob("*.js"))
+        page = sum(
+            len(ask(f"{address}{name}")[1])
+            for name in ("", "page/plotly.min.js", "page/style.css", "page/plotly.css")
+        )
+        page += sum(
+            len(ask(f"{address}page/{path.name}")[1])
+            for path in (ROOT / "medsd_ray/dashboard/page").glob("*.js")
+        )
         status, table, tag = ask(f"{address}api/study")
         assert status == 200
         cold, body = read_all(address)
@@ -102,11 +130,43 @@ def with_server(study: Path) -> list[Row]:
         more = statistics.median(timed(since, "") for _ in range(30))
         memory = int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[0]) / 1024
     return [
-        row(f"{TRIALS} curves of {POINTS} points read, nothing cached", cold, None, "s", "cpu", "ours < 10", PACKAGES),
-        row("a poll of the table when nothing changed, p50", 1000 * quiet, None, "ms", "cpu", "ours < 100", PACKAGES),
-        row("a poll of the curves when nothing changed, p50", 1000 * more, None, "ms", "cpu", "ours < 100", PACKAGES),
+        row(
+            f"{TRIALS} curves of {POINTS} points read, nothing cached",
+            cold,
+            None,
+            "s",
+            "cpu",
+            "ours < 10",
+            PACKAGES,
+        ),
+        row(
+            "a poll of the table when nothing changed, p50",
+            1000 * quiet,
+            None,
+            "ms",
+            "cpu",
+            "ours < 100",
+            PACKAGES,
+        ),
+        row(
+            "a poll of the curves when nothing changed, p50",
+            1000 * more,
+            None,
+            "ms",
+            "cpu",
+            "ours < 100",
+            PACKAGES,
+        ),
         row("the page without data, as sent", page / 1024, None, "KiB", "cpu", "ours < 2048", PACKAGES),
-        row(f"table of {TRIALS} trials, as sent", len(table) / 1024, None, "KiB", "cpu", "ours < 200", PACKAGES),
+        row(
+            f"table of {TRIALS} trials, as sent",
+            len(table) / 1024,
+            None,
+            "KiB",
+            "cpu",
+            "ours < 200",
+            PACKAGES,
+        ),
         row(f"{TRIALS} curves, as sent", len(body) / 1024, None, "KiB", "cpu", "ours < 1500", PACKAGES),
         row("the server's memory after that", memory, None, "MiB", "cpu", "ours < 512", PACKAGES),
     ]
@@ -154,8 +214,12 @@ def tensorboard(study: Path, events: Path) -> float:
             writer.write(event_pb2.Event(wall_time=1.0, file_version="brain.Event:2").SerializeToString())
             for line in (trial / "metrics.jsonl").read_text().splitlines():
                 record = json.loads(line)
-                value = summary_pb2.Summary.Value(tag="validation_loss", simple_value=record["validation_loss"])
-                event = event_pb2.Event(wall_time=1.0, step=record["step"], summary=summary_pb2.Summary(value=[value]))
+                value = summary_pb2.Summary.Value(
+                    tag="validation_loss", simple_value=record["validation_loss"]
+                )
+                event = event_pb2.Event(
+                    wall_time=1.0, step=record["step"], summary=summary_pb2.Summary(value=[value])
+                )
                 writer.write(event.SerializeToString())
     code = (
         "import sys, time\n"
@@ -166,7 +230,9 @@ def tensorboard(study: Path, events: Path) -> float:
         "found.Reload()\n"
         "print(len(found.Runs()), time.perf_counter() - started)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(events)], capture_output=True, text=True, env=os.environ, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(events)], capture_output=True, text=True, env=os.environ, check=True
+    )
     runs, seconds = done.stdout.split()
     assert int(runs) == SHARED
     return float(seconds)

@@ -1,8 +1,9 @@
 """Samples/s and time to the first batch from S3, against other loaders: `python bench/data.py`.
 
-The server is versitygw, behind a proxy that adds latency. All read the same samples (images as PNG, VAE moments as float32) to
-the end, each from shards of its own format, decoded to batches of 32, into an empty local cache and again from a full one.
-The raw link is a plain parallel download of our shards. Peers live in environments of their own.
+The server is versitygw, behind a proxy that adds latency. All read the same samples (images as PNG, VAE
+moments as float32) to the end, each from shards of its own format, decoded to batches of 32, into an empty
+local cache and again from a full one. The raw link is a plain parallel download of our shards. Peers live in
+environments of their own.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ INDEX_SAMPLES = 10_000_000
 def main() -> None:
     parser = arguments(__doc__, repetitions=3)
     parser.add_argument("--part", choices=("index", "link"), help="one of the two alone")
-    parser.add_argument("--latency", type=int, nargs="*", default=[0, 20, 100], help="ms added to a round trip")
+    parser.add_argument(
+        "--latency", type=int, nargs="*", default=[0, 20, 100], help="ms added to a round trip"
+    )
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--kinds", nargs="*", choices=("image", "latent"), default=["image", "latent"])
     parser.add_argument("--peers", nargs="*", choices=tuple(PEERS), default=list(PEERS))
@@ -84,8 +87,9 @@ def write_large_index(folder: str) -> None:
 
 
 def open_large_index(folder: str) -> dict[str, Any]:
-    """Reads the index and finds the place of a sample in the middle of an epoch; the memory is the whole process's, its
-    libraries included."""
+    """Reads the index and finds the place of a sample in the middle of an epoch; the memory is the whole
+    process's, its libraries included.
+    """
     from medsd_ray.data.order import Order
     from medsd_ray.data.shards import open_split
 
@@ -115,7 +119,9 @@ def link(kind: str, given: Any) -> None:
             server.client().create_bucket(Bucket="bench")
             upload(server, folder / "ours", "ours")
             for peer in given.peers:
-                write = Arm(f"{peer} writes", {"folder": name, "kind": peer}, python=python(peer), script=script())
+                write = Arm(
+                    f"{peer} writes", {"folder": name, "kind": peer}, python=python(peer), script=script()
+                )
                 write.ask(write=True, source=str(source), out=str(folder / peer))
                 write.close()
                 upload(server, folder / peer, peer)
@@ -139,14 +145,18 @@ def cell(kind: str, latency: int, workers: int, given: Any, folder: Path, env: d
     """All loaders on one link, each repetition with a cache of its own, cold and then warm."""
     options = {"folder": str(folder), "workers": workers}
     arms: dict[str, list[Arm]] = {
-        "ours": [Arm(f"ours {rank}", options | {"rank": rank, "kind": kind}, **env) for rank in range(workers)],
+        "ours": [
+            Arm(f"ours {rank}", options | {"rank": rank, "kind": kind}, **env) for rank in range(workers)
+        ],
         "raw": [Arm("raw link", options, **env)],
     }
     if kind == "image":
         arms["pillow"] = [Arm(f"pillow {rank}", options | {"rank": rank}) for rank in range(workers)]
     for peer in given.peers:
         url = urls(peer, folder, env)
-        arms[peer] = [Arm(peer, options | {"kind": peer, "url": url}, python=python(peer), script=script(), **env)]
+        arms[peer] = [
+            Arm(peer, options | {"kind": peer, "url": url}, python=python(peer), script=script(), **env)
+        ]
     found: dict[str, list[dict]] = {}
     for number in range(given.repetitions):
         for name, members in arms.items():
@@ -156,9 +166,14 @@ def cell(kind: str, latency: int, workers: int, given: Any, folder: Path, env: d
                     one.tell(cache=str(cache))
                 answers = [one.answer() for one in members]
                 seconds = max(a["seconds"] for a in answers)
-                whole = {"speed": sum(a["samples"] for a in answers) / seconds, "first": max(a["first"] for a in answers)}
+                whole = {
+                    "speed": sum(a["samples"] for a in answers) / seconds,
+                    "first": max(a["first"] for a in answers),
+                }
                 # Cores in use, of our own processes: a peer's are its children's too.
-                found.setdefault(f"{name} {state}", []).append(whole | {"cores": sum(a.get("cpu", 0) for a in answers) / seconds})
+                found.setdefault(f"{name} {state}", []).append(
+                    whole | {"cores": sum(a.get("cpu", 0) for a in answers) / seconds}
+                )
             shutil.rmtree(cache, ignore_errors=True)
     if "ray cold" in found:  # it keeps no cache
         found["ray warm"] = found["ray cold"]
@@ -181,15 +196,41 @@ def compare(where: str, found: dict[str, list[dict]], peers: list[str]) -> list[
         firsts = {peer: round(middle(f"{peer} {state}", "first"), 3) for peer in peers}
         best, soonest = max(speeds, key=lambda p: speeds[p]), min(firsts, key=lambda p: firsts[p])
         ours = middle(f"ours {state}", "speed")
-        rows.append(line(f"{state}: over the fastest peer", ours, speeds[best], "samples/s", "ratio >= 1", peers=speeds))
+        rows.append(
+            line(
+                f"{state}: over the fastest peer", ours, speeds[best], "samples/s", "ratio >= 1", peers=speeds
+            )
+        )
         first = middle(f"ours {state}", "first")
-        rows.append(line(f"{state}: first batch, over the soonest peer", first, firsts[soonest], "s", None, peers=firsts))
-    speeds, cores = ({name: middle(f"{name} cold", key) for name in ("ours", "raw")} for key in ("speed", "cores"))
+        rows.append(
+            line(
+                f"{state}: first batch, over the soonest peer",
+                first,
+                firsts[soonest],
+                "s",
+                None,
+                peers=firsts,
+            )
+        )
+    speeds, cores = (
+        {name: middle(f"{name} cold", key) for name in ("ours", "raw")} for key in ("speed", "cores")
+    )
     in_use = {name: round(value, 2) for name, value in cores.items()}
-    rows.append(line("cold: over the raw link", speeds["ours"], speeds["raw"], "samples/s", "ratio >= 0.9", cores=in_use))
+    rows.append(
+        line(
+            "cold: over the raw link",
+            speeds["ours"],
+            speeds["raw"],
+            "samples/s",
+            "ratio >= 0.9",
+            cores=in_use,
+        )
+    )
     if "pillow cold" in found:
         decoding = middle("pillow cold", "speed")
-        rows.append(line("warm: over Pillow's decoding alone", middle("ours warm", "speed"), decoding, "samples/s"))
+        rows.append(
+            line("warm: over Pillow's decoding alone", middle("ours warm", "speed"), decoding, "samples/s")
+        )
     return rows
 
 
@@ -206,7 +247,10 @@ def urls(peer: str, folder: Path, env: dict[str, str]) -> list[str]:
         "s3", endpoint_url=env["AWS_ENDPOINT_URL"], region_name=env["AWS_REGION"], config=Config(signature_version="s3v4"),
         aws_access_key_id=env["AWS_ACCESS_KEY_ID"], aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
     )  # fmt: skip
-    return [client.generate_presigned_url("get_object", {"Bucket": "bench", "Key": key}, ExpiresIn=86_400) for key in keys]
+    return [
+        client.generate_presigned_url("get_object", {"Bucket": "bench", "Key": key}, ExpiresIn=86_400)
+        for key in keys
+    ]
 
 
 def upload(server: Any, folder: Path, prefix: str) -> None:
@@ -236,7 +280,9 @@ def write_ours(kind: str, folder: Path) -> Path:
     tars, rng, shards = folder / "latent-tars", np.random.default_rng(0), []
     tars.mkdir()
     for number in range(LATENT_SHARDS):
-        moments = {name: rng.standard_normal((LATENT_ROWS, 4, 32, 32), np.float32) for name in ("mean", "logvar")}
+        moments = {
+            name: rng.standard_normal((LATENT_ROWS, 4, 32, 32), np.float32) for name in ("mean", "logvar")
+        }
         keys = [f"{number}-{row}" for row in range(LATENT_ROWS)]
         tensors = {name: torch.from_numpy(values) for name, values in moments.items()}
         data = to_bytes(tensors, keys, ["a chest x-ray"] * LATENT_ROWS)
@@ -297,7 +343,12 @@ def read_all(cache: str, rank: int, workers: int) -> dict[str, Any]:
     ):  # fmt: skip
         count += len(batch["positions"])
         first = first or time.perf_counter() - began
-    return {"samples": count, "first": first, "seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+    return {
+        "samples": count,
+        "first": first,
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - cpu,
+    }
 
 
 def decode_all(images: list[bytes]) -> dict[str, Any]:
@@ -321,7 +372,11 @@ def download_all(folder: Path) -> dict[str, Any]:
     began, cpu = time.perf_counter(), time.process_time()
     store, index = open_split("s3://bench/ours", "train")
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        list(pool.map(lambda shard: store.download(shard.name, folder / shard.name, parallel=False), index.shards))
+        list(
+            pool.map(
+                lambda shard: store.download(shard.name, folder / shard.name, parallel=False), index.shards
+            )
+        )
     seconds = time.perf_counter() - began
     return {"samples": index.samples, "first": seconds, "seconds": seconds, "cpu": time.process_time() - cpu}
 

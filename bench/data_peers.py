@@ -1,7 +1,9 @@
-"""The peers of data.py, each run by the Python of its own environment: it writes samples in its format, and reads them from S3.
+"""The peers of data.py, each run by the Python of its own environment: it writes samples in its format, and
+reads them from S3.
 
-Nothing of medsd is imported here. A sample is an image (PNG) with a caption, or VAE moments (mean and log-variance, float32) with
-one; the samples come from a folder of tar shards. Each peer is set up as its documentation shows for S3 and PyTorch.
+Nothing of medsd is imported here. A sample is an image (PNG) with a caption, or VAE moments (mean and
+log-variance, float32) with one; the samples come from a folder of tar shards. Each peer is set up as its
+documentation shows for S3 and PyTorch.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from typing import Any
 from common import serve
 
 CHUNK = 2 << 20
-"""Bytes of a shard or chunk: small ones, so that a data set that all can read in a minute has several of our blocks."""
+"""Bytes of a shard or chunk: small ones, so that a data set that all can read in a minute has several of our
+blocks.
+"""
 BATCH = 32
 
 
@@ -63,14 +67,20 @@ def webdataset_read(url: list[str], cache: str, workers: int) -> Any:
     from torch.utils.data import DataLoader
 
     os.makedirs(cache, exist_ok=True)
-    data = wds.WebDataset(url, shardshuffle=len(url), seed=0, cache_dir=cache, nodesplitter=None).shuffle(1000).map(decode)
+    data = (
+        wds.WebDataset(url, shardshuffle=len(url), seed=0, cache_dir=cache, nodesplitter=None)
+        .shuffle(1000)
+        .map(decode)
+    )
     return DataLoader(data.batched(BATCH, collation_fn=_stack), batch_size=None, num_workers=workers)
 
 
 def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
     import torch
 
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "__key__"}  # which its map adds
+    return {
+        name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "__key__"
+    }  # which its map adds
 
 
 # --- LitData
@@ -127,7 +137,9 @@ def mosaic_read(url: list[str], cache: str, workers: int) -> Any:
 
     class Decoded(StreamingDataset):
         def __getitem__(self, index: Any) -> dict[str, Any]:
-            return decode({name.replace("_npy", ".npy"): value for name, value in super().__getitem__(index).items()})
+            return decode(
+                {name.replace("_npy", ".npy"): value for name, value in super().__getitem__(index).items()}
+            )
 
     data = Decoded(remote=url[0], local=cache, shuffle=True, shuffle_seed=0, batch_size=BATCH)
     return StreamingDataLoader(data, batch_size=BATCH, num_workers=workers)
@@ -149,7 +161,9 @@ def ray_read(url: list[str], cache: str, workers: int) -> Any:
     host = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
     store = pyarrow.fs.S3FileSystem(endpoint_override=host, scheme="http", region=os.environ["AWS_REGION"])
     paths = [one.removeprefix("s3://") for one in url]
-    data = ray.data.read_webdataset(paths, filesystem=store, shuffle="files", decoder=None, concurrency=workers)
+    data = ray.data.read_webdataset(
+        paths, filesystem=store, shuffle="files", decoder=None, concurrency=workers
+    )
     return data.map(_decoded).iter_torch_batches(batch_size=BATCH, local_shuffle_buffer_size=1000)
 
 

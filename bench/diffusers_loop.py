@@ -1,10 +1,11 @@
 """The peer of train_step.py: text-to-image training as diffusers' users run it, with accelerate.
 
-It does, call by call, what a step of diffusers' examples/text_to_image/train_text_to_image.py does with its defaults: images
-decoded and transformed by the data loader in the training process, VAE and text encoder in the loop, the loss gathered and read
-on the host each step, the norm clipped, torch's AdamW, and the progress bar's and the tracker's figures each step. Left out is
-what its users may leave out: gradient checkpointing, which would slow it, and its EMA. Plain files and a list of captions
-stand in for the `datasets` library, which costs more.
+It does, call by call, what a step of diffusers' examples/text_to_image/train_text_to_image.py does with its
+defaults: images decoded and transformed by the data loader in the training process, VAE and text encoder in
+the loop, the loss gathered and read on the host each step, the norm clipped, torch's AdamW, and the progress
+bar's and the tracker's figures each step. Left out is what its users may leave out: gradient checkpointing,
+which would slow it, and its EMA. Plain files and a list of captions stand in for the `datasets` library,
+which costs more.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class Latents(Dataset):
     def __init__(self, url: str):
         store, index = open_split(url, "train")
         reader = LatentReader()
-        self.rows = [reader.row(store.root / shard.name, row) for shard in index.shards for row in range(shard.samples)]  # type: ignore[attr-defined]
+        self.rows = [
+            reader.row(store.root / shard.name, row) for shard in index.shards for row in range(shard.samples)
+        ]  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,17 +87,35 @@ def write_images(shards: str, folder: Path) -> None:
 class Loop:
     """The loop, a number of steps at a time."""
 
-    def __init__(self, model: str, images: Path, latents: str | None, size: int, batch: int, precision: str, device: str):
+    def __init__(
+        self,
+        model: str,
+        images: Path,
+        latents: str | None,
+        size: int,
+        batch: int,
+        precision: str,
+        device: str,
+    ):
         log = ProjectConfiguration(project_dir=str(images), logging_dir=str(images / "logs"))
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu", log_with="tensorboard", project_config=log)
+        self.accelerator = Accelerator(
+            mixed_precision=precision, cpu=device == "cpu", log_with="tensorboard", project_config=log
+        )
         self.accelerator.init_trackers("bench")
         parts = load_components(model)
         self.noise_scheduler, self.precomputed, self.batch = parts.scheduler, latents is not None, batch
-        self.vae, self.text_encoder = parts.vae.requires_grad_(False), parts.text_encoder.requires_grad_(False)
+        self.vae, self.text_encoder = (
+            parts.vae.requires_grad_(False),
+            parts.text_encoder.requires_grad_(False),
+        )
         dataset = Latents(latents) if latents else Images(images, parts.tokenizer, size)
         loader = DataLoader(dataset, shuffle=True, batch_size=batch, num_workers=0, drop_last=True)
-        optimizer = torch.optim.AdamW(parts.unet.train().parameters(), lr=1e-5, betas=(0.9, 0.999), weight_decay=1e-2)
-        schedule = get_scheduler("constant", optimizer=optimizer, num_warmup_steps=0, num_training_steps=STEPS)
+        optimizer = torch.optim.AdamW(
+            parts.unet.train().parameters(), lr=1e-5, betas=(0.9, 0.999), weight_decay=1e-2
+        )
+        schedule = get_scheduler(
+            "constant", optimizer=optimizer, num_warmup_steps=0, num_training_steps=STEPS
+        )
         prepared = self.accelerator.prepare(parts.unet, optimizer, loader, schedule)
         self.unet, self.optimizer, self.loader, self.schedule = prepared
         self.dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
@@ -115,7 +136,10 @@ class Loop:
             std = (0.5 * batch["logvar"].clamp(-30, 20)).exp()
             latents = batch["mean"] + std * torch.randn_like(std)
             return latents * self.vae.config.scaling_factor, batch["text_embeddings"]
-        latents = self.vae.encode(batch["pixel_values"].to(self.dtype)).latent_dist.sample() * self.vae.config.scaling_factor
+        latents = (
+            self.vae.encode(batch["pixel_values"].to(self.dtype)).latent_dist.sample()
+            * self.vae.config.scaling_factor
+        )
         return latents, self.text_encoder(batch["input_ids"])[0]
 
     def step(self) -> None:
@@ -123,7 +147,9 @@ class Loop:
             latents, condition = self._inputs(self._next())
             noise = torch.randn_like(latents)
             schedule = self.noise_scheduler
-            timesteps = torch.randint(0, schedule.config.num_train_timesteps, (len(latents),), device=latents.device).long()
+            timesteps = torch.randint(
+                0, schedule.config.num_train_timesteps, (len(latents),), device=latents.device
+            ).long()
             noisy = schedule.add_noise(latents, noise, timesteps)
             epsilon = schedule.config.prediction_type == "epsilon"
             wanted = noise if epsilon else schedule.get_velocity(latents, noise, timesteps)

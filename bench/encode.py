@@ -1,7 +1,7 @@
 """Images/s of `medsd encode` against the same models called in a plain loop: `python bench/encode.py`.
 
-All read the same shards and write the same latents and text embeddings: medsd, a loop over single images, and a loop over
-batches. Then medsd over Ray workers of one core each.
+All read the same shards and write the same latents and text embeddings: medsd, a loop over single images, and
+a loop over batches. Then medsd over Ray workers of one core each.
 """
 
 from __future__ import annotations
@@ -13,11 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import subject
-from common import THREADS, Arm, Row, alternate, arguments, median, over_workers, pending, rate_over_workers, row, save, serve
+from common import (
+    THREADS,
+    Arm,
+    Row,
+    alternate,
+    arguments,
+    median,
+    over_workers,
+    pending,
+    rate_over_workers,
+    row,
+    save,
+    serve,
+)
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray")
 CASES = {"cpu": ("small", 64, 384, "1MiB"), "cuda": ("sd1", 512, 256, "4MiB")}
-"""(layout, pixels, images, bytes of a shard). Few images and many turns, as a shared machine changes within seconds."""
+"""(layout, pixels, images, bytes of a shard). Few images and many turns, as a shared machine changes within
+seconds.
+"""
 OVER_WORKERS = 2048
 """Images that two workers share: some shards for each."""
 BATCH = 32
@@ -29,7 +44,12 @@ def main() -> None:
         return arm(json.loads(given.arm))
     layout, size, count, shard_size = CASES[given.device]
     with tempfile.TemporaryDirectory() as folder:
-        options = {"folder": folder, "layout": layout, "device": given.device, "shards": subject.shards(count, size, shard_size)}
+        options = {
+            "folder": folder,
+            "layout": layout,
+            "device": given.device,
+            "shards": subject.shards(count, size, shard_size),
+        }
         arms = [Arm(name, options) for name in ("ours", "one image at a time", "batch loop")]
         alive = given.device == "cpu"
         answers = alternate(arms, given.repetitions, {"warm": True}, alive=alive)
@@ -38,10 +58,21 @@ def main() -> None:
         speeds = {name: median(found, "images_per_second") for name, found in answers.items()}
 
         def line(name: str, ours: float, peer: float, goal: str | None = None) -> Row:
-            return row(f"{layout} {size} px: {name}", ours, peer, "images/s", given.device, goal, PACKAGES, batch=BATCH)
+            return row(
+                f"{layout} {size} px: {name}",
+                ours,
+                peer,
+                "images/s",
+                given.device,
+                goal,
+                PACKAGES,
+                batch=BATCH,
+            )
 
         rows = [
-            line("encode, over one image at a time", speeds["ours"], speeds["one image at a time"], "ratio > 1"),
+            line(
+                "encode, over one image at a time", speeds["ours"], speeds["one image at a time"], "ratio > 1"
+            ),
             line("encode, over a batch loop", speeds["ours"], speeds["batch loop"], "ratio >= 1"),
         ]
         if given.device == "cpu":
@@ -79,7 +110,9 @@ def arm(options: dict[str, Any]) -> None:
                     encoder.run(task)
             else:
                 batch = 1 if options["name"] == "one image at a time" else BATCH
-                plain_loop(components, list(iter_samples(options["shards"], "train")), batch, Path(out), on_gpu)
+                plain_loop(
+                    components, list(iter_samples(options["shards"], "train")), batch, Path(out), on_gpu
+                )
             return {"images_per_second": index.samples / (time.perf_counter() - began)}
 
     serve(answer)
@@ -98,7 +131,10 @@ def plain_loop(components: Any, samples: list, batch: int, out: Path, on_gpu: bo
         for at in range(0, len(samples), batch):
             chosen = samples[at : at + batch]
             pixels = np.stack(
-                [np.repeat(np.atleast_3d(sample.image), 3 if sample.image.ndim == 2 else 1, 2) for sample in chosen]
+                [
+                    np.repeat(np.atleast_3d(sample.image), 3 if sample.image.ndim == 2 else 1, 2)
+                    for sample in chosen
+                ]
             )
             x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
             posterior = vae.encode(x.to(device)).latent_dist

@@ -1,8 +1,10 @@
-"""Images/s of `medsd generate` against a loop over diffusers' pipeline, and FID's seconds: `python bench/generate.py`.
+"""Images/s of `medsd generate` against a loop over diffusers' pipeline, and FID's seconds: `python
+bench/generate.py`.
 
-The same model, sampler (DPM-Solver++, 25 steps), guidance and prompts. The peer's loops are what its users write: a prompt at a
-time, or prompts in batches; each image saved as PNG. medsd's images do not depend on batch or worker, for which its CPU
-forward passes have one shape and one thread: it uses more cores by more workers.
+The same model, sampler (DPM-Solver++, 25 steps), guidance and prompts. The peer's loops are what its users
+write: a prompt at a time, or prompts in batches; each image saved as PNG. medsd's images do not depend on
+batch or worker, for which its CPU forward passes have one shape and one thread: it uses more cores by more
+workers.
 """
 
 from __future__ import annotations
@@ -15,7 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import subject
-from common import THREADS, Arm, Row, alternate, arguments, median, over_workers, pending, rate_over_workers, row, save, serve
+from common import (
+    THREADS,
+    Arm,
+    Row,
+    alternate,
+    arguments,
+    median,
+    over_workers,
+    pending,
+    rate_over_workers,
+    row,
+    save,
+    serve,
+)
 
 PACKAGES = ("torch", "diffusers", "ray", "torchmetrics", "torch-fidelity", "scipy")
 CASES = {"cpu": ("small", 64, 16), "cuda": ("sd1", 512, 32)}
@@ -50,7 +65,12 @@ def main() -> None:
 def images(layout: str, size: int, given: Any) -> list[Row]:
     on_cpu = given.device == "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        options = {"folder": folder, "layout": layout, "device": given.device, "count": CASES[given.device][2]}
+        options = {
+            "folder": folder,
+            "layout": layout,
+            "device": given.device,
+            "count": CASES[given.device][2],
+        }
         arms = [Arm(name, options) for name in ("ours", "one at a time", "batches")]
         answers = alternate(arms, given.repetitions, {"warm": True}, alive=on_cpu)
         for one in arms:
@@ -59,10 +79,17 @@ def images(layout: str, size: int, given: Any) -> list[Row]:
 
         def line(name: str, ours: float, peer: float, goal: str | None = None) -> Row:
             notes = {"batch": BATCH, "steps": STEPS, "guidance": GUIDANCE}
-            return row(f"{layout} {size} px: {name}", ours, peer, "images/s", given.device, goal, PACKAGES, **notes)
+            return row(
+                f"{layout} {size} px: {name}", ours, peer, "images/s", given.device, goal, PACKAGES, **notes
+            )
 
         rows = [
-            line("generate, over the pipeline one prompt at a time", speed["ours"], speed["one at a time"], "ratio > 1"),
+            line(
+                "generate, over the pipeline one prompt at a time",
+                speed["ours"],
+                speed["one at a time"],
+                "ratio > 1",
+            ),
             line("generate, over the pipeline in batches", speed["ours"], speed["batches"], "ratio >= 1"),
         ]
         if on_cpu:
@@ -97,7 +124,12 @@ def arm(options: dict[str, Any]) -> None:
                     painter.run(chunk)
             else:
                 batch = 1 if options["name"] == "one at a time" else BATCH
-                pipeline_loop(build_pipeline(components, "dpm-solver++").to("cuda" if on_gpu else "cpu"), count, batch, Path(out))
+                pipeline_loop(
+                    build_pipeline(components, "dpm-solver++").to("cuda" if on_gpu else "cpu"),
+                    count,
+                    batch,
+                    Path(out),
+                )
             return {"images_per_second": count / (time.perf_counter() - began)}
 
     serve(answer)

@@ -1,8 +1,10 @@
-"""Goodput of a run whose workers fail: the closed forms of Young and Daly, and a simulation to hold them against. Pure.
+"""Goodput of a run whose workers fail: the closed forms of Young and Daly, and a simulation to hold them
+against. Pure.
 
-All times in seconds. A run saves every `interval` seconds of training. `stall` is what training waits for a save; the save is
-complete `upload` seconds later, for which the next one waits, and a failure before that goes back to the one before. After a
-failure it takes `restart` until training goes on. Failures come at random, `mtbf` apart on average.
+All times in seconds. A run saves every `interval` seconds of training. `stall` is what training waits for a
+save; the save is complete `upload` seconds later, for which the next one waits, and a failure before that
+goes back to the one before. After a failure it takes `restart` until training goes on. Failures come at
+random, `mtbf` apart on average.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ class Costs:
 
 
 def best_interval(costs: Costs, mtbf: float) -> float:
-    """Daly 2006 (doi 10.1016/j.future.2004.11.016), eq. 20, whose first term is Young 1974's sqrt(2·stall·mtbf); no shorter
-    than an upload takes."""
+    """Daly 2006 (doi 10.1016/j.future.2004.11.016), eq. 20, whose first term is Young 1974's
+    sqrt(2·stall·mtbf); no shorter than an upload takes.
+    """
     if costs.stall >= 2 * mtbf:
         return mtbf
     x = costs.stall / (2 * mtbf)
@@ -30,16 +33,20 @@ def best_interval(costs: Costs, mtbf: float) -> float:
 
 
 def expected(costs: Costs, mtbf: float, interval: float) -> float:
-    """Useful over all time, by Daly's complete model (eq. 13): mtbf·e^(R/mtbf)·(e^((interval + stall)/mtbf) - 1) a segment.
+    """Useful over all time, by Daly's complete model (eq. 13): mtbf·e^(R/mtbf)·(e^((interval + stall)/mtbf) -
+    1) a segment.
 
-    What an upload under way loses is taken as part of the restart, which it is unless failures are as frequent as uploads.
+    What an upload under way loses is taken as part of the restart, which it is unless failures are as
+    frequent as uploads.
     """
     segment = math.expm1((interval + costs.stall) / mtbf)
     return interval / (mtbf * math.exp((costs.restart + costs.upload) / mtbf) * segment)
 
 
 def expected_of_training(costs: Costs, mtbf: float, interval: float) -> float:
-    """The same where no restart fails and failures are `mtbf` of training apart: (mtbf + R)·(e^((interval + stall)/mtbf) - 1)."""
+    """The same where no restart fails and failures are `mtbf` of training apart: (mtbf + R)·(e^((interval +
+    stall)/mtbf) - 1).
+    """
     return interval / ((mtbf + costs.restart + costs.upload) * math.expm1((interval + costs.stall) / mtbf))
 
 

@@ -1,4 +1,5 @@
-"""Writes the tables of bench/README.md from bench/results: `python bench/readme.py`; with --check it says whether they are so.
+"""Writes the tables of bench/README.md from bench/results: `python bench/readme.py`; with --check it says
+whether they are so.
 
 A table stands between `<!-- NAME -->` and `<!-- end -->`.
 """
@@ -23,7 +24,9 @@ def table(rows: list[Row]) -> str:
         ours, peer, ratio = (shown(row[key]) if measured else "" for key in ("ours", "peer", "ratio"))
         ours = ours if measured else "not yet measured"
         goal = row["goal"] if isinstance(row["goal"], str) else ""
-        lines.append(f"| {device}{row['name']} | {ours} | {peer} | {row['unit']} | {ratio} | {goal} | {WORDS[row['met']]} |")
+        lines.append(
+            f"| {device}{row['name']} | {ours} | {peer} | {row['unit']} | {ratio} | {goal} | {WORDS[row['met']]} |"
+        )
     return "\n".join(lines)
 
 
@@ -32,12 +35,24 @@ def conditions(rows: list[Row]) -> str:
     measured = [row for row in rows if row["ours"] is not None]
     if not measured:
         return "Not yet measured."
-    names = ("medsd", "python", "torch", "ray", "deepspeed", "diffusers", "accelerate", "transformers", "torchmetrics")
+    names = (
+        "medsd",
+        "python",
+        "torch",
+        "ray",
+        "deepspeed",
+        "diffusers",
+        "accelerate",
+        "transformers",
+        "torchmetrics",
+    )
     known = {name: text for row in measured for name, text in row["versions"].items() if name in names}
     loads = sorted({row["versions"]["load average"] for row in measured if "load average" in row["versions"]})
     versions = ", ".join(f"{name} {known[name]}" for name in names if name in known)
     machines = "; ".join(sorted({row["device"] for row in measured}))
-    return f"On: {machines}. {versions}." + (f" Load average during the runs: {'; '.join(loads)}." if loads else "")
+    return f"On: {machines}. {versions}." + (
+        f" Load average during the runs: {'; '.join(loads)}." if loads else ""
+    )
 
 
 def filled(text: str) -> str:
@@ -53,7 +68,11 @@ def filled(text: str) -> str:
 def main() -> None:
     text = PATH.read_text()
     if "--check" in sys.argv:
-        sys.exit(0 if filled(text) == text else "bench/README.md: its tables are not those of bench/results; run bench/readme.py")
+        sys.exit(
+            0
+            if filled(text) == text
+            else "bench/README.md: its tables are not those of bench/results; run bench/readme.py"
+        )
     PATH.write_text(filled(text))
 
 

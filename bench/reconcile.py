@@ -1,8 +1,10 @@
-"""How long the operator takes from `kubectl apply` to the RayJob when 500 FineTunes come at once: `python bench/reconcile.py`.
+"""How long the operator takes from `kubectl apply` to the RayJob when 500 FineTunes come at once: `python
+bench/reconcile.py`.
 
-On the test cluster (tests/cluster/up.sh: root and Go), with 100 GPU nodes that kwok simulates, or on the one that KUBECONFIG
-names. Beside it, in the same run and by the same client, the floor: the same RayJobs made straight at the API server. What
-KubeRay then makes of a RayJob is not in these figures: its operator does not run here, and nothing trains.
+On the test cluster (tests/cluster/up.sh: root and Go), with 100 GPU nodes that kwok simulates, or on the one
+that KUBECONFIG names. Beside it, in the same run and by the same client, the floor: the same RayJobs made
+straight at the API server. What KubeRay then makes of a RayJob is not in these figures: its operator does not
+run here, and nothing trains.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(results, indent=1) + "\n")
     for row in results:
-        print(f"{row['name']:<55} {row['ours']:>10} {row['unit']:<12} peer {row['peer']}  ratio {row['ratio']}")
+        print(
+            f"{row['name']:<55} {row['ours']:>10} {row['unit']:<12} peer {row['peer']}  ratio {row['ratio']}"
+        )
 
 
 def measure(number: int) -> list[Object]:
@@ -66,10 +70,19 @@ def measure(number: int) -> list[Object]:
     made = metrics()
     time.sleep(QUIET_S)
     waited = metrics()
-    model = client.CustomObjectsApi().list_namespaced_custom_object("ray.io", "v1", OURS, "rayjobs", limit=1)["items"][0]["spec"]
-    floor = at_once(names, lambda name: api.create_namespaced_custom_object(*rayjobs, rayjob(name, model)), FLOOR)
+    model = client.CustomObjectsApi().list_namespaced_custom_object("ray.io", "v1", OURS, "rayjobs", limit=1)[
+        "items"
+    ][0]["spec"]
+    floor = at_once(
+        names, lambda name: api.create_namespaced_custom_object(*rayjobs, rayjob(name, model)), FLOOR
+    )
     rows = [
-        row(f"apply -> RayJob, p{share}, {number} at once", np.percentile(ours, share), np.percentile(floor, share), "s")
+        row(
+            f"apply -> RayJob, p{share}, {number} at once",
+            np.percentile(ours, share),
+            np.percentile(floor, share),
+            "s",
+        )
         for share in (50, 99)
     ]
     calls = (made["medsd_api_calls_total"] - idle["medsd_api_calls_total"]) / number
@@ -85,7 +98,9 @@ def measure(number: int) -> list[Object]:
 
 
 def at_once(names: list[str], create: Callable[[str], object], namespace: str) -> list[float]:
-    """Seconds from the start of each creation to the news of its RayJob, all created as fast as the API server takes them."""
+    """Seconds from the start of each creation to the news of its RayJob, all created as fast as the API
+    server takes them.
+    """
     sent: dict[str, float] = {}
     seen: dict[str, float] = {}
     done = threading.Event()
@@ -94,7 +109,9 @@ def at_once(names: list[str], create: Callable[[str], object], namespace: str) -
         listing = client.CustomObjectsApi().list_namespaced_custom_object
         for event in watch.Watch().stream(listing, "ray.io", "v1", namespace, "rayjobs", timeout_seconds=600):
             meta = event["object"]["metadata"]
-            seen.setdefault(re.sub(r"-1$", "", meta["name"]) if namespace == OURS else meta["name"], time.monotonic())
+            seen.setdefault(
+                re.sub(r"-1$", "", meta["name"]) if namespace == OURS else meta["name"], time.monotonic()
+            )
             if len(seen) == len(names):
                 done.set()
                 return
@@ -122,7 +139,8 @@ def row(name: str, ours: float, peer: float | None, unit: str) -> Object:
         "goal": None,
         "met": None,
         "device": f"cpu, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("medsd", "kopf", "kubernetes")} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("medsd", "kopf", "kubernetes")}
+        | {"python": platform.python_version()},
     }
 
 
@@ -143,7 +161,11 @@ def gpu_nodes(cluster: Cluster, number: int) -> Iterator[None]:
         for index in range(number)
     ]
     subprocess.run([ROOT / "tests/cluster/build.sh", CACHE, "kwok"], check=True)
-    command = [CACHE / "bin" / "kwok", f"--kubeconfig={cluster.kubeconfig}", "--manage-nodes-with-label-selector=type=kwok"]
+    command = [
+        CACHE / "bin" / "kwok",
+        f"--kubeconfig={cluster.kubeconfig}",
+        "--manage-nodes-with-label-selector=type=kwok",
+    ]
     with process(command, "kwok"):
         cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(nodes))
         cluster.kubectl("wait", "node", "-l", "type=kwok", "--for=condition=Ready", "--timeout=300s")
@@ -156,14 +178,18 @@ def operator(cluster: Cluster) -> Iterator[None]:
     """medsd's operator as a process of this machine, with a Runtime; the objects go when it ends."""
     runtime = {
         "image": "medsd:bench",
-        "pools": [{"name": "gpu", "gpus": 8, "cpus": "64", "memory": "256Gi", "nodeSelector": {"pool": "gpu"}}],
+        "pools": [
+            {"name": "gpu", "gpus": 8, "cpus": "64", "memory": "256Gi", "nodeSelector": {"pool": "gpu"}}
+        ],
     }
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CACHE / "kuberay-crds"))
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "k8s" / "crds"))
     established = ("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
     wait_for("the CRDs", lambda: cluster.kubectl(*established, check=False).returncode == 0, 120)
     things = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in (OURS, FLOOR)]
-    things.append({"apiVersion": "medsd.io/v1alpha1", "kind": "Runtime", "metadata": {"name": "bench"}, "spec": runtime})
+    things.append(
+        {"apiVersion": "medsd.io/v1alpha1", "kind": "Runtime", "metadata": {"name": "bench"}, "spec": runtime}
+    )
     cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(things))
     settings = {
         "KUBECONFIG": str(cluster.kubeconfig),
@@ -184,7 +210,9 @@ def operator(cluster: Cluster) -> Iterator[None]:
 def process(command: list, name: str, environment: dict[str, str] | None = None) -> Iterator[None]:
     log = Path(f"/tmp/medsd-bench-{name}.log")
     with log.open("wb") as output:
-        running = subprocess.Popen(command, env=os.environ | (environment or {}), stdout=output, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(
+            command, env=os.environ | (environment or {}), stdout=output, stderr=subprocess.STDOUT
+        )
     try:
         yield
         if running.poll() is not None:

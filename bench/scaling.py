@@ -1,8 +1,9 @@
 """How training scales over workers, what it sends, and where its time goes: `python bench/scaling.py`.
 
-Workers are plain processes that do what Ray Train's do (gloo on a CPU, one thread each; NCCL on GPUs), each with the same share
-of a step's images: efficiency is the speed of n workers over n times the speed of one. On a CPU more workers than cores share
-them, so that their efficiency is counted over the cores that there are. Bytes sent are those of each worker's TCP sockets.
+Workers are plain processes that do what Ray Train's do (gloo on a CPU, one thread each; NCCL on GPUs), each
+with the same share of a step's images: efficiency is the speed of n workers over n times the speed of one. On
+a CPU more workers than cores share them, so that their efficiency is counted over the cores that there are.
+Bytes sent are those of each worker's TCP sockets.
 """
 
 from __future__ import annotations
@@ -54,19 +55,30 @@ def main() -> None:
             if 2 in workers:
                 measured[2, stage] = team(2, stage, data, given, f"{folder}/stage-{stage}")
     rows = efficiency(measured, workers, given.device) + traffic(measured, given.device)
-    gpu = [pending(f"sd1 256 px: {n} workers, ZeRO 2, over {n} times one", "images/s", "ratio >= 0.9") for n in (2, 4, 8)]
+    gpu = [
+        pending(f"sd1 256 px: {n} workers, ZeRO 2, over {n} times one", "images/s", "ratio >= 0.9")
+        for n in (2, 4, 8)
+    ]
     save("scaling", rows, gpu)
-    picture({f"{n} worker{'s' if n > 1 else ''}\nZeRO {stage}": found for (n, stage), found in measured.items()}, given.device)
+    picture(
+        {f"{n} worker{'s' if n > 1 else ''}\nZeRO {stage}": found for (n, stage), found in measured.items()},
+        given.device,
+    )
 
 
 def team(world: int, stage: int, data: str, given: Any, folder: str) -> dict[str, Any]:
-    """The median turn of `world` workers: images/s and bytes that a worker sent in a step; worker 0's seconds of each part of
-    a step, from a turn of its own under torch's profiler."""
+    """The median turn of `world` workers: images/s and bytes that a worker sent in a step; worker 0's seconds
+    of each part of a step, from a turn of its own under torch's profiler.
+    """
     Path(folder).mkdir()
     layout, _, batch = CASES[given.device]
     options = {"folder": folder, "layout": layout, "latents": data, "batch": batch, "device": given.device}
     arms = [
-        Arm(f"worker {rank}", options | {"rank": rank, "world": world, "stage": stage}, CUDA_VISIBLE_DEVICES=str(rank))
+        Arm(
+            f"worker {rank}",
+            options | {"rank": rank, "world": world, "stage": stage},
+            CUDA_VISIBLE_DEVICES=str(rank),
+        )
         for rank in range(world)
     ]
 
@@ -102,14 +114,25 @@ def efficiency(measured: dict, workers: list[int], device: str) -> list[Row]:
         name = f"{layout} {size} px: {n} workers, ZeRO 2, over {cores} times one"
         goal = "ratio >= 0.9" if device == "cuda" else None
         rows.append(
-            row(name, measured[n, 2]["speed"], cores * alone, "images/s", device, goal, PACKAGES, batch=f"{batch} a worker")
+            row(
+                name,
+                measured[n, 2]["speed"],
+                cores * alone,
+                "images/s",
+                device,
+                goal,
+                PACKAGES,
+                batch=f"{batch} a worker",
+            )
         )
     return rows
 
 
 def traffic(measured: dict, device: str) -> list[Row]:
-    """Bytes against the theory of ring algorithms (Rajbhandari et al. 2020, arXiv 1910.02054, sec. 7): an all-reduce of P values
-    sends 2(n - 1)/n·P of each worker, as do stages 1 and 2 by a reduce-scatter and an all-gather; stage 3 half as much again."""
+    """Bytes against the theory of ring algorithms (Rajbhandari et al. 2020, arXiv 1910.02054, sec. 7): an
+    all-reduce of P values sends 2(n - 1)/n·P of each worker, as do stages 1 and 2 by a reduce-scatter and an
+    all-gather; stage 3 half as much again.
+    """
     if device == "cuda":
         return []  # NCCL's workers of one machine speak through memory
     layout, size, _ = CASES[device]
@@ -118,7 +141,9 @@ def traffic(measured: dict, device: str) -> list[Row]:
         if n == 1:
             continue
         theory = 2 * (n - 1) / n * found["parameters"] * 4 * (1.5 if stage == 3 else 1)
-        name = f"{layout} {size} px: sent by each of {n} workers in a step, ZeRO {stage}, over a ring's theory"
+        name = (
+            f"{layout} {size} px: sent by each of {n} workers in a step, ZeRO {stage}, over a ring's theory"
+        )
         rows.append(row(name, found["sent"] / 1e6, theory / 1e6, "MB", device, None, PACKAGES))
     return rows
 
@@ -152,7 +177,11 @@ def arm(options: dict[str, Any]) -> None:
     rank, world = options["rank"], options["world"]
     subject.join_group(options["device"], Path(options["folder"]), rank, world)
     values = subject.run(
-        options["layout"], options["latents"], f"{options['folder']}/out", max_steps=100_000, zero_stage=options["stage"]
+        options["layout"],
+        options["latents"],
+        f"{options['folder']}/out",
+        max_steps=100_000,
+        zero_stage=options["stage"],
     )
     values["training"]["global_batch_size"] = options["batch"] * world
     values["resources"] = {"num_workers": world}
@@ -182,7 +211,9 @@ class Parts:
     """The parts of a step as events of torch's profiler, in the steps that `profiled` runs."""
 
     def __init__(self, device: str):
-        """Labels the engine's methods, the loader's queue and torch.distributed's calls, before anything holds those."""
+        """Labels the engine's methods, the loader's queue and torch.distributed's calls, before anything
+        holds those.
+        """
         import queue
 
         import torch.distributed as dist
@@ -190,9 +221,20 @@ class Parts:
         from medsd_ray.training.engine import Engine
 
         self.device, self.on = device, False
-        for method, part in (("__call__", "forward"), ("backward", "backward"), ("end_micro_batch", "update")):
+        for method, part in (
+            ("__call__", "forward"),
+            ("backward", "backward"),
+            ("end_micro_batch", "update"),
+        ):
             self._label(Engine, method, part)
-        for call in ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "reduce", "all_gather"):
+        for call in (
+            "all_reduce",
+            "all_gather_into_tensor",
+            "reduce_scatter_tensor",
+            "broadcast",
+            "reduce",
+            "all_gather",
+        ):
             self._label(dist, call, "communication")
         self._label(queue.Queue, "get", "data wait")
 
@@ -223,12 +265,16 @@ class Parts:
             seconds = steps()
         self.on = False
         events = [e for e in seen.events() or () if e.name.startswith(PREFIX)]
-        spans = [(e.name.removeprefix(PREFIX), e.time_range.start / 1e6, e.time_range.end / 1e6) for e in events]
+        spans = [
+            (e.name.removeprefix(PREFIX), e.time_range.start / 1e6, e.time_range.end / 1e6) for e in events
+        ]
         return parts_of(spans, seconds)
 
 
 def parts_of(events: list[tuple[str, float, float]], seconds: float) -> dict[str, float]:
-    """Seconds of each part among events (part, start, end), each instant counted once: for the event that began last."""
+    """Seconds of each part among events (part, start, end), each instant counted once: for the event that
+    began last.
+    """
     marks = sorted({at for _, start, end in events for at in (start, end)})
     parts = dict.fromkeys(PARTS, 0.0)
     for began, ended in itertools.pairwise(marks):
@@ -247,7 +293,9 @@ def bytes_sent() -> int:
                 continue
             with socket.socket(fileno=os.dup(int(name))) as one:
                 if one.type == socket.SOCK_STREAM and one.family in (socket.AF_INET, socket.AF_INET6):
-                    total += struct.unpack_from("Q", one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), SENT)[0]
+                    total += struct.unpack_from(
+                        "Q", one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), SENT
+                    )[0]
     return total
 
 

@@ -1,6 +1,8 @@
-"""A TCP proxy that adds latency, for the benchmarks: what a client sends reaches the server, and comes back, half of it later.
+"""A TCP proxy that adds latency, for the benchmarks: what a client sends reaches the server, and comes back,
+half of it later.
 
-Bandwidth is not limited, and bytes under way do not wait for each other: only time is added, as on a longer wire.
+Bandwidth is not limited, and bytes under way do not wait for each other: only time is added, as on a longer
+wire.
 """
 
 from __future__ import annotations
@@ -14,11 +16,15 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def slow_link(host: str, port: int, latency: float) -> Iterator[int]:
-    """The local port of a proxy to host:port, in a process of its own, which adds `latency` seconds to a round trip."""
+    """The local port of a proxy to host:port, in a process of its own, which adds `latency` seconds to a
+    round trip.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         own = probe.getsockname()[1]
-    process = multiprocessing.get_context("spawn").Process(target=_run, args=(own, host, port, latency), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_run, args=(own, host, port, latency), daemon=True
+    )
     process.start()
     try:
         for _ in range(200):

@@ -1,7 +1,8 @@
 """From `medsd train` to its first step, and what light verbs cost: `python bench/startup.py`.
 
-The floor of a run's start is a process that imports torch and starts Ray. Beside it, in the same turns, Ray Train's own: one
-worker whose function imports torch, joins its process group and ends, which is what any Ray Train program pays.
+The floor of a run's start is a process that imports torch and starts Ray. Beside it, in the same turns, Ray
+Train's own: one worker whose function imports torch, joins its process group and ends, which is what any Ray
+Train program pays.
 """
 
 from __future__ import annotations
@@ -76,7 +77,14 @@ def light_verbs(repetitions: int, device: str) -> list[dict]:
         bare.append(seconds([sys.executable, "-c", "import typer"]))
     modules = submit_imports()
     submitted = row(
-        "medsd submit: torch imported", float("torch" in modules), None, "modules", device, "ours < 1", PACKAGES, imported=modules
+        "medsd submit: torch imported",
+        float("torch" in modules),
+        None,
+        "modules",
+        device,
+        "ours < 1",
+        PACKAGES,
+        imported=modules,
     )
     return [
         row(
@@ -88,7 +96,9 @@ def light_verbs(repetitions: int, device: str) -> list[dict]:
 
 
 def submit_imports() -> list[str]:
-    """The heavy modules that `medsd submit` imports until its job is sent, to a dashboard that takes everything."""
+    """The heavy modules that `medsd submit` imports until its job is sent, to a dashboard that takes
+    everything.
+    """
     with tempfile.TemporaryDirectory() as folder:
         spec = subject.run("small", "s3://bucket/latents", "s3://bucket/out")
         path = Path(folder) / "run.yaml"
@@ -138,11 +148,28 @@ def first_step(repetitions: int, device: str) -> list[dict]:
             ours.append(until("step 1/5", [MEDSD, "train", str(path)]))
         floor.append(until("first", [sys.executable, "-c", FLOOR]))
         trainer.append(until("first", [sys.executable, "-c", backend + RAY_TRAIN]))
-        print(f"turn {turn + 1}: medsd {ours[-1]:.1f} s, floor {floor[-1]:.1f} s, Ray Train {trainer[-1]:.1f} s", flush=True)
+        print(
+            f"turn {turn + 1}: medsd {ours[-1]:.1f} s, floor {floor[-1]:.1f} s, Ray Train {trainer[-1]:.1f} s",
+            flush=True,
+        )
     name, middle = "medsd train to its first step", statistics.median(ours)
     return [
-        row(f"{name}, over importing torch and starting Ray", middle, statistics.median(floor), "s", device, packages=PACKAGES),
-        row(f"{name}, over an empty Ray Train worker", middle, statistics.median(trainer), "s", device, packages=PACKAGES),
+        row(
+            f"{name}, over importing torch and starting Ray",
+            middle,
+            statistics.median(floor),
+            "s",
+            device,
+            packages=PACKAGES,
+        ),
+        row(
+            f"{name}, over an empty Ray Train worker",
+            middle,
+            statistics.median(trainer),
+            "s",
+            device,
+            packages=PACKAGES,
+        ),
     ]
 
 
@@ -150,7 +177,9 @@ def until(word: str, command: list[str]) -> float:
     """Seconds until the command prints a line with the word; then it runs to its end, which is not measured."""
     began, found = time.monotonic(), None
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
         assert process.stdout
         for line in process.stdout:
             if found is None and word in line:

@@ -27,7 +27,9 @@ def trainer(values: dict[str, Any], device: str) -> Any:
 
 
 def stepping(trainer: Any) -> Callable[[], None]:
-    """One turn of the loop at each call, without what happens once in many steps (validation, samples, checkpoints)."""
+    """One turn of the loop at each call, without what happens once in many steps (validation, samples,
+    checkpoints).
+    """
     training = trainer.training
     steps = batches(
         trainer.dataset, first_step=trainer.first, last_step=training.max_steps,

@@ -1,7 +1,8 @@
-"""What is trained, encoded and drawn in the benchmarks: drawn chest phantoms, and models in Stable Diffusion's layout.
+"""What is trained, encoded and drawn in the benchmarks: drawn chest phantoms, and models in Stable
+Diffusion's layout.
 
-Weights of the large layouts are random: none can be had without a network, and speed does not depend on them. All is made
-once a machine, in the benchmarks' cache.
+Weights of the large layouts are random: none can be had without a network, and speed does not depend on them.
+All is made once a machine, in the benchmarks' cache.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ LAYOUTS = ("small", "sd1", "sd2")
 
 
 def model(layout: str) -> str:
-    """The address of a model: `medsd-small`, or a folder of random weights in the layout of SD 1.x or SD 2 base."""
+    """The address of a model: `medsd-small`, or a folder of random weights in the layout of SD 1.x or SD 2
+    base.
+    """
     if layout == "small":
         return "medsd-small"
     folder = CACHE / "models" / layout
@@ -79,13 +82,23 @@ def latents(images: str, layout: str, device: str) -> str:
     from medsd_ray.generation.encode import encode
 
     folder = CACHE / "latents" / f"{Path(images).name}-{layout}"
-    encode(images, str(folder), model=model(layout), text_embeddings=True, batch_size=8, use_gpu=device == "cuda")
+    encode(
+        images, str(folder), model=model(layout), text_embeddings=True, batch_size=8, use_gpu=device == "cuda"
+    )
     return str(folder)
 
 
 def run(layout: str, data: str, output: str, **training) -> dict:
-    """A spec of U-Net training alone, as plain values: full fine-tuning, frozen text encoder, no moving average."""
-    settings = {"max_steps": 100, "global_batch_size": 32, "ema": None, "log_every": 10, "learning_rate": 1e-5}
+    """A spec of U-Net training alone, as plain values: full fine-tuning, frozen text encoder, no moving
+    average.
+    """
+    settings = {
+        "max_steps": 100,
+        "global_batch_size": 32,
+        "ema": None,
+        "log_every": 10,
+        "learning_rate": 1e-5,
+    }
     return {
         "name": "bench",
         "model": model(layout),
@@ -101,6 +114,13 @@ def join_group(device: str, folder: Path, rank: int = 0, world_size: int = 1) ->
     """torch.distributed of a few processes of this machine, which meet in a file in `folder`."""
     import torch.distributed as dist
 
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "DS_ACCELERATOR": device}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "DS_ACCELERATOR": device,
+    }
     store = dist.FileStore(str(folder / "store"), world_size)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world_size
+    )

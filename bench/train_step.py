@@ -1,7 +1,9 @@
-"""Images/s of U-Net training against diffusers' own loop, and what each lever gives: `python bench/train_step.py`.
+"""Images/s of U-Net training against diffusers' own loop, and what each lever gives: `python
+bench/train_step.py`.
 
-On a CPU the small layout; with `--device cuda` SD 1.x at 256 and 512 px and SD 2 base at 512 px, with random weights. Ours is
-`Trainer`'s step with all that surrounds it (loader, stop signals, log lines) in a process group of one.
+On a CPU the small layout; with `--device cuda` SD 1.x at 256 and 512 px and SD 2 base at 512 px, with random
+weights. Ours is `Trainer`'s step with all that surrounds it (loader, stop signals, log lines) in a process
+group of one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ import subject
 from common import THREADS, Arm, Row, alternate, arguments, median, pending, row, save, serve
 
 PACKAGES = ("torch", "diffusers", "accelerate", "deepspeed")
-CASES = {"cpu": [("small", 64, 32)], "cuda": [("sd1", 256, 32), ("sd1", 512, 16), ("sd2", 256, 32), ("sd2", 512, 16)]}
+CASES = {
+    "cpu": [("small", 64, 32)],
+    "cuda": [("sd1", 256, 32), ("sd1", 512, 16), ("sd2", 256, 32), ("sd2", 512, 16)],
+}
 """(layout, pixels, images a step)."""
 LEVERS: dict[str, dict[str, Any]] = {
     "torch.compile of the repeated blocks": {"compile": True},
@@ -86,15 +91,29 @@ def case(layout: str, size: int, batch: int, given: Any, folder: Path) -> list[R
 
     ours, peers = Arm("ours", common), [Arm("diffusers", common), Arm("diffusers latents", common)]
 
-    def line(name: str, mine: float, peer: float | None, unit: str = "images/s", goal: str | None = None) -> Row:
-        return row(f"{where}: {name}", mine, peer, unit, given.device, goal, PACKAGES, batch=batch, precision=precision)
+    def line(
+        name: str, mine: float, peer: float | None, unit: str = "images/s", goal: str | None = None
+    ) -> Row:
+        return row(
+            f"{where}: {name}",
+            mine,
+            peer,
+            unit,
+            given.device,
+            goal,
+            PACKAGES,
+            batch=batch,
+            precision=precision,
+        )
 
     rows: list[Row] = []
     if given.part != "levers":
         rows += against_peers(measured([ours, *peers]), line, layout, size, given.device)
         flops = ours.ask(flops=True)
         share = flops["flops_per_image"] * rows[0]["ours"] / flops["peak"]
-        print(f"{where}: {flops['flops_per_image']:.3e} FLOP an image, forward and backward; peak {flops['peak']:.3e} FLOP/s")
+        print(
+            f"{where}: {flops['flops_per_image']:.3e} FLOP an image, forward and backward; peak {flops['peak']:.3e} FLOP/s"
+        )
         rows.append(line("MFU", share, None, "of peak", "ours >= 0.45" if given.device == "cuda" else None))
     for peer in peers:
         peer.close()
@@ -109,10 +128,17 @@ def case(layout: str, size: int, batch: int, given: Any, folder: Path) -> list[R
     return rows
 
 
-def against_peers(speeds: dict[str, float], line: Callable[..., Row], layout: str, size: int, device: str) -> list[Row]:
+def against_peers(
+    speeds: dict[str, float], line: Callable[..., Row], layout: str, size: int, device: str
+) -> list[Row]:
     ours, loop, precomputed = (speeds[name] for name in ("ours", "diffusers", "diffusers latents"))
     rows = [
-        line("U-Net training, over diffusers' loop", ours, loop, goal="ratio >= 2" if device == "cuda" else None),
+        line(
+            "U-Net training, over diffusers' loop",
+            ours,
+            loop,
+            goal="ratio >= 2" if device == "cuda" else None,
+        ),
         line("U-Net training, over diffusers' loop with latents precomputed", ours, precomputed),
         line("latents precomputed, over not, in diffusers' loop", precomputed, loop),
     ]
@@ -122,10 +148,17 @@ def against_peers(speeds: dict[str, float], line: Callable[..., Row], layout: st
 
 
 def records(layout: str, size: int, gpu: str) -> list[tuple[str, str]]:
-    """Names and goals of the published figures that ours is held against on a kind of GPU; none where its peak is not known."""
+    """Names and goals of the published figures that ours is held against on a kind of GPU; none where its
+    peak is not known.
+    """
     if layout != "sd2" or gpu not in PEAKS:
         return []
-    found = [("U-Net training, against Mosaic's record, scaled", f"ours > {MOSAIC[size] * PEAKS[gpu] / PEAKS['A100']:.0f}")]
+    found = [
+        (
+            "U-Net training, against Mosaic's record, scaled",
+            f"ours > {MOSAIC[size] * PEAKS[gpu] / PEAKS['A100']:.0f}",
+        )
+    ]
     if size == 512 and gpu in MLPERF:
         found.append(("U-Net training, against MLPerf v4.0's record", f"ours > {MLPERF[gpu]}"))
     return found
@@ -171,7 +204,10 @@ def diffusers_step(options: dict[str, Any]):
     from diffusers_loop import Loop
 
     latents = options["latents"] if options["name"].endswith("latents") else None
-    images, precision = Path(options["folder"]) / "images", {"fp32": "no"}.get(options["precision"], options["precision"])
+    images, precision = (
+        Path(options["folder"]) / "images",
+        {"fp32": "no"}.get(options["precision"], options["precision"]),
+    )
     model = subject.model(options["layout"])
     assert precision is not None
     return Loop(model, images, latents, options["size"], options["batch"], precision, options["device"]).step
@@ -186,7 +222,11 @@ def ours(options: dict[str, Any]) -> Any:
     from medsd_ray.training.stages import build as stages
 
     stepper.join(options)
-    training = {name: options[name] for name in ("compile", "precision", "zero_stage", "ema", "log_every") if name in options}
+    training = {
+        name: options[name]
+        for name in ("compile", "precision", "zero_stage", "ema", "log_every")
+        if name in options
+    }
     output = tempfile.mkdtemp(dir=options["folder"])
     values = subject.run(options["layout"], options["latents"], output, max_steps=100_000, **training)
     values["training"]["global_batch_size"] = options["batch"]

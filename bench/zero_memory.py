@@ -1,7 +1,8 @@
 """Optimizer-state bytes per worker at each ZeRO stage, with two CPU workers: `python bench/zero_memory.py`.
 
-Four short runs of `medsd train` on drawn phantoms with medsd-small. The figures are measured from the tensors on each
-worker: Adam's two moments in float32, and the float32 master weights that stages 1 and 2 keep beside the parameters.
+Four short runs of `medsd train` on drawn phantoms with medsd-small. The figures are measured from the tensors
+on each worker: Adam's two moments in float32, and the float32 master weights that stages 1 and 2 keep beside
+the parameters.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def main() -> None:
         encode(str(root / "shards"), str(root / "latents"), model="medsd-small", text_embeddings=False)
         results = {stage: run(root, stage) for stage in (0, 1, 2, 3)}
     whole = results[0]["optimizer_bytes_per_worker"]
-    print("| ZeRO stage | Adam's moments, bytes a worker | share of stage 0 | master weights, bytes a worker |")
+    print(
+        "| ZeRO stage | Adam's moments, bytes a worker | share of stage 0 | master weights, bytes a worker |"
+    )
     print("| --- | --- | --- | --- |")
     for stage, result in results.items():
         moments, masters = result["optimizer_bytes_per_worker"], result["master_weight_bytes_per_worker"]

@@ -1,7 +1,9 @@
-"""The whole pipeline in one command, sized for two CPU cores: prepare, adapt, encode, adapt, generate, evaluate.
+"""The whole pipeline in one command, sized for two CPU cores: prepare, adapt, encode, adapt, generate,
+evaluate.
 
-Each step is the verb of the same name on a spec that is written beside its output, so that any of them can be run again
-by hand with other settings. A second `medsd demo` on the same folder goes on where the first stopped.
+Each step is the verb of the same name on a spec that is written beside its output, so that any of them can be
+run again by hand with other settings. A second `medsd demo` on the same folder goes on where the first
+stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ UNET_STEPS, UNET_BATCH = 1200, 32
 
 
 def vae_run(shards: str, output: str) -> RunSpec:
-    """Adapts the VAE's decoder: latents keep their meaning, the images that they become look like the new data."""
+    """Adapts the VAE's decoder: latents keep their meaning, the images that they become look like the new
+    data.
+    """
     return parse_run(
         {
             "name": "demo-vae",
@@ -93,7 +97,9 @@ class Stopwatch:
 
 
 def demo(data: Path | None, out: Path) -> None:
-    """Runs every step into `out` and prints where the page is. Raises InputError for a folder without metadata.csv."""
+    """Runs every step into `out` and prints where the page is. Raises InputError for a folder without
+    metadata.csv.
+    """
     from medsd_ray.data.prepare import prepare
     from medsd_ray.evaluation.evaluate import evaluate
     from medsd_ray.generation.encode import encode
@@ -101,13 +107,26 @@ def demo(data: Path | None, out: Path) -> None:
     from medsd_ray.training.run import train
 
     if data is not None and not (data / "metadata.csv").is_file():
-        raise InputError(f"{data}: no metadata.csv here; name a folder of images with one (columns image, report, patient_id)")
-    paths = {name: str(out / name) for name in ("shards", "latents", "vae", "unet", "generated", "base", "report")}
+        raise InputError(
+            f"{data}: no metadata.csv here; name a folder of images with one (columns image, report, patient_id)"
+        )
+    paths = {
+        name: str(out / name) for name in ("shards", "latents", "vae", "unet", "generated", "base", "report")
+    }
     watch = Stopwatch()
 
     def prepared() -> None:
         source, kind = (str(PHANTOMS), "phantom") if data is None else (str(data), "folder")
-        prepare(source, paths["shards"], kind=kind, size=SIZE, shard_size="1MiB", split_by="patient_id", splits=SPLITS, seed=0)
+        prepare(
+            source,
+            paths["shards"],
+            kind=kind,
+            size=SIZE,
+            shard_size="1MiB",
+            split_by="patient_id",
+            splits=SPLITS,
+            seed=0,
+        )
 
     def trained(run: RunSpec) -> None:
         (out / f"{run.name}.yaml").write_text(dump_run(run))
@@ -126,7 +145,12 @@ def demo(data: Path | None, out: Path) -> None:
     watch(
         "encode",
         lambda: encode(
-            paths["shards"], paths["latents"], model=paths["vae"], text_embeddings=False, batch_size=32, num_workers=WORKERS
+            paths["shards"],
+            paths["latents"],
+            model=paths["vae"],
+            text_embeddings=False,
+            batch_size=32,
+            num_workers=WORKERS,
         ),
     )
     watch(

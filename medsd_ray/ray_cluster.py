@@ -16,14 +16,18 @@ STARTS = 3
 
 
 CLUSTER = "MEDSD_CLUSTER"
-"""Set to 1 for a verb inside a cluster: its own output has the workers' too then, whose nodes go when the run ends."""
+"""Set to 1 for a verb inside a cluster: its own output has the workers' too then, whose nodes go when the run
+ends.
+"""
 
 
 def ensure_ray(num_cpus: int = 1) -> None:
-    """Joins the cluster that RAY_ADDRESS names, else starts a local Ray with at least `num_cpus` slots; once a process.
+    """Joins the cluster that RAY_ADDRESS names, else starts a local Ray with at least `num_cpus` slots; once
+    a process.
 
-    Workers' output stays in Ray's log folder, except inside a cluster: what a user needs to know comes through the verbs
-    themselves. Raises InputError where no cluster answers at RAY_ADDRESS, RunError where Ray does not start here.
+    Workers' output stays in Ray's log folder, except inside a cluster: what a user needs to know comes
+    through the verbs themselves. Raises InputError where no cluster answers at RAY_ADDRESS, RunError where
+    Ray does not start here.
     """
     import ray
 
@@ -43,15 +47,21 @@ def ensure_ray(num_cpus: int = 1) -> None:
             return
         except ConnectionError as error:
             raise InputError(f"no Ray cluster answers at RAY_ADDRESS={address}; mend or unset it") from error
-        except Exception as error:  # a plain Exception: a busy machine does not start Ray in the 30 s that Ray allows itself
+        except (
+            Exception
+        ) as error:  # a plain Exception: a busy machine does not start Ray in the 30 s that Ray allows itself
             ray.shutdown()
             if attempt == STARTS:
-                raise RunError(f"Ray did not start in {STARTS} attempts: {error} Is the machine too busy?") from error
+                raise RunError(
+                    f"Ray did not start in {STARTS} attempts: {error} Is the machine too busy?"
+                ) from error
 
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keeps this process's answer to SIGTERM: Ray's start would put its own there, which aborts without a checkpoint."""
+    """Keeps this process's answer to SIGTERM: Ray's start would put its own there, which aborts without a
+    checkpoint.
+    """
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -1,4 +1,6 @@
-"""Tasks in this process or over Ray actors, each taking the next task when it is free: how images are encoded and made."""
+"""Tasks in this process or over Ray actors, each taking the next task when it is free: how images are encoded
+and made.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,13 @@ class _Actor:
         return self.worker.run(task)
 
 
-def run_tasks(worker: Any, tasks: Sequence[Task], num_workers: int, use_gpu: bool = False) -> Iterator[tuple[Task, Any]]:
+def run_tasks(
+    worker: Any, tasks: Sequence[Task], num_workers: int, use_gpu: bool = False
+) -> Iterator[tuple[Task, Any]]:
     """Yields (task, `worker.run(task)`) as they end; one worker runs in this process, several as Ray actors.
 
-    `worker` travels once, through Ray's object store, so that workers need no path or cache of this machine. An actor
-    that never starts gets no task. Raises what a task raised, and RunError where a worker died.
+    `worker` travels once, through Ray's object store, so that workers need no path or cache of this machine.
+    An actor that never starts gets no task. Raises what a task raised, and RunError where a worker died.
     """
     if num_workers == 1:
         yield from ((task, worker.run(task)) for task in tasks)
@@ -33,14 +37,17 @@ def run_tasks(worker: Any, tasks: Sequence[Task], num_workers: int, use_gpu: boo
         yield from _over_actors(worker, tasks, num_workers, use_gpu)
 
 
-def _over_actors(worker: Any, tasks: Sequence[Task], num_workers: int, use_gpu: bool) -> Iterator[tuple[Task, Any]]:
+def _over_actors(
+    worker: Any, tasks: Sequence[Task], num_workers: int, use_gpu: bool
+) -> Iterator[tuple[Task, Any]]:
     import ray
     from ray.exceptions import RayActorError, RayTaskError
 
     ensure_ray(num_workers)
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise InputError("no GPU in this Ray cluster; leave --use-gpu out")
-    # "DEFAULT": also in a trial of Ray Tune, whose own placement group has no room for workers and would hold them.
+    # "DEFAULT": also in a trial of Ray Tune, whose own placement group has no room for workers and would hold
+    # them.
     kind: Any = ray.remote(num_cpus=1, num_gpus=int(use_gpu), scheduling_strategy="DEFAULT")(_Actor)
     shared = ray.put(worker)
     actors = [kind.remote(shared) for _ in range(min(num_workers, len(tasks)))]

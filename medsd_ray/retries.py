@@ -13,7 +13,9 @@ ATTEMPTS = 7
 
 
 def with_retries(work: Callable[[], Value], attempts: int = ATTEMPTS, first_wait_s: float = 1.0) -> Value:
-    """`work()`, tried again with growing waits where it fails. That a file is absent is an answer: it is raised at once."""
+    """`work()`, tried again with growing waits where it fails. That a file is absent is an answer: it is
+    raised at once.
+    """
     for attempt in range(attempts):
         try:
             return work()

@@ -1,7 +1,9 @@
-"""What medsd's web pages share: who may come in, the headers that every answer carries, and serving until Ctrl-C.
+"""What medsd's web pages share: who may come in, the headers that every answer carries, and serving until
+Ctrl-C.
 
-On localhost a page needs no token, but answers only to localhost's own names, so that no other site can reach it by
-DNS rebinding. On any other host it needs one: `?token=` once, which becomes a cookie, or `Authorization: Bearer`.
+On localhost a page needs no token, but answers only to localhost's own names, so that no other site can reach
+it by DNS rebinding. On any other host it needs one: `?token=` once, which becomes a cookie, or
+`Authorization: Bearer`.
 """
 
 from __future__ import annotations
@@ -43,18 +45,22 @@ def is_local(host: str) -> bool:
 
 
 def access_token(host: str, variable: str) -> str | None:
-    """The token that a page on `host` asks for: the environment's, else a new one; None on localhost without one.
+    """The token that a page on `host` asks for: the environment's, else a new one; None on localhost without
+    one.
 
     Raises InputError for one that is easily guessed.
     """
     given = os.environ.get(variable, "")
     if given and len(given) < SHORTEST:
-        raise InputError(f"{variable} has {len(given)} characters; choose {SHORTEST} or more, or leave it out to get one")
+        raise InputError(
+            f"{variable} has {len(given)} characters; choose {SHORTEST} or more, or leave it out to get one"
+        )
     return given or (None if is_local(host) else secrets.token_urlsafe(24))
 
 
 class Guard:
-    """ASGI middleware: lets in who has the token (or, without one, who asks on localhost), and sets HEADERS and the CSP.
+    """ASGI middleware: lets in who has the token (or, without one, who asks on localhost), and sets HEADERS
+    and the CSP.
 
     `name` is the cookie's. Other sites' pages are refused whatever they send.
     """
@@ -86,7 +92,11 @@ class Guard:
             return PlainTextResponse("This page takes requests from itself alone.", 403)
         if self.token is None:
             local = is_local(urlsplit(f"//{host}").hostname or "")
-            return None if local else PlainTextResponse("This page is for this machine alone: open it as localhost.", 403)
+            return (
+                None
+                if local
+                else PlainTextResponse("This page is for this machine alone: open it as localhost.", 403)
+            )
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = dict(query).get("token")
         if given is not None and self._right(given):
@@ -117,7 +127,9 @@ def _cookie(headers: Headers, name: str) -> str:
 
 
 def serve(app: ASGIApp, host: str, port: int, *, token: str | None, what: str) -> None:
-    """Serves until Ctrl-C or SIGTERM; prints the address first. Raises InputError where it cannot listen there."""
+    """Serves until Ctrl-C or SIGTERM; prints the address first. Raises InputError where it cannot listen
+    there.
+    """
     import uvicorn
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -129,7 +141,9 @@ def serve(app: ASGIApp, host: str, port: int, *, token: str | None, what: str) -
             listener.listen()  # before the address is printed: who opens it at once is answered
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot listen at {host}:{port}: {reason}; choose another --host or --port") from error
+            raise InputError(
+                f"cannot listen at {host}:{port}: {reason}; choose another --host or --port"
+            ) from error
         shown = f"[{host}]" if ":" in host else host
         query = f"/?token={token}" if token else "/"
         print(f"{what}: http://{shown}:{listener.getsockname()[1]}{query} (Ctrl-C ends it)", flush=True)

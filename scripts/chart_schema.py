@@ -1,4 +1,5 @@
-"""Writes into the chart's values.schema.json what a Runtime is (`make crds`), so that Helm refuses a wrong field of runtime.spec.
+"""Writes into the chart's values.schema.json what a Runtime is (`make crds`), so that Helm refuses a wrong
+field of runtime.spec.
 
 The rest of values.schema.json is written by hand.
 """

@@ -1,4 +1,5 @@
-"""Writes docs/dashboard.png, the README's picture of the dashboard: `python scripts/dashboard_screenshot.py [STUDY] [PNG]`.
+"""Writes docs/dashboard.png, the README's picture of the dashboard: `python scripts/dashboard_screenshot.py
+[STUDY] [PNG]`.
 
 STUDY is the output of a `medsd tune`; a made-up one where absent. Needs Chromium on the PATH.
 """

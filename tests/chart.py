@@ -38,7 +38,9 @@ EVERYTHING = (
 @pytest.fixture(scope="session")
 def with_helm(notes: dict[str, str]) -> None:
     if not HELM:
-        notes["helm"] = "THE CHART'S TESTS WERE SKIPPED: there is no helm on the PATH; tests/cluster/build.sh builds one."
+        notes["helm"] = (
+            "THE CHART'S TESTS WERE SKIPPED: there is no helm on the PATH; tests/cluster/build.sh builds one."
+        )
         pytest.skip("there is no helm")
 
 
@@ -48,7 +50,9 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @cache
-def template(*sets: str, values: Path | None = None, api: str = "ray.io/v1") -> subprocess.CompletedProcess[str]:
+def template(
+    *sets: str, values: Path | None = None, api: str = "ray.io/v1"
+) -> subprocess.CompletedProcess[str]:
     given = [word for value in sets for word in ("--set", value)] + (["-f", str(values)] if values else [])
     known = ["--api-versions", api] if api else []
     return helm("template", "medsd", str(CHART), "-n", NAMESPACE, "--kube-version", "1.34", *known, *given)
@@ -65,7 +69,8 @@ def one(objects: list[Object], kind: str, name: str, namespace: str | None = Non
     found = [
         it
         for it in objects
-        if (it["kind"], it["metadata"]["name"]) == (kind, name) and namespace in (None, it["metadata"].get("namespace"))
+        if (it["kind"], it["metadata"]["name"]) == (kind, name)
+        and namespace in (None, it["metadata"].get("namespace"))
     ]
     assert len(found) == 1, [(it["kind"], it["metadata"]["name"]) for it in objects]
     return found[0]

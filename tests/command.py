@@ -12,13 +12,17 @@ MEDSD = str(Path(sys.executable).parent / "medsd")
 
 def medsd(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `medsd WORDS` with these additions to the environment."""
-    return subprocess.run([MEDSD, *map(str, words)], env=os.environ | environment, capture_output=True, text=True)
+    return subprocess.run(
+        [MEDSD, *map(str, words)], env=os.environ | environment, capture_output=True, text=True
+    )
 
 
 def done(*words: object) -> str:
     """Runs `medsd WORDS`, which must end well. Returns what it printed."""
     result = medsd(*words)
-    assert result.returncode == 0, f"medsd {' '.join(map(str, words))}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+    assert result.returncode == 0, (
+        f"medsd {' '.join(map(str, words))}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+    )
     return result.stdout
 
 

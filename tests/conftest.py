@@ -50,7 +50,9 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def s3_session(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[S3Server]:
+def s3_session(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[S3Server]:
     """One S3 server for all tests, with the environment set so that Ray workers and subprocesses inherit it."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):

@@ -1,4 +1,6 @@
-"""A cluster in memory for the operator's state machine: it carries out what `decide` asks for, and plays KubeRay and kubelet."""
+"""A cluster in memory for the operator's state machine: it carries out what `decide` asks for, and plays
+KubeRay and kubelet.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from typing import Any
 from medsd_ray.driver.protocol import Answer
 from medsd_ray.operator.controller.index import slim_pod, slim_rayjob
 from medsd_ray.operator.lifecycle.decide import decide
-from medsd_ray.operator.lifecycle.decision import Decision, DeleteRayJob, DeleteSelf, Facts, MakeAttempt, ScaleWorkers
+from medsd_ray.operator.lifecycle.decision import (
+    Decision,
+    DeleteRayJob,
+    DeleteSelf,
+    Facts,
+    MakeAttempt,
+    ScaleWorkers,
+)
 from medsd_ray.operator.lifecycle.failures import ended
 from medsd_ray.operator.lifecycle.pods import is_head
 from medsd_ray.operator.manifests.naming import attempt_of
@@ -78,8 +87,9 @@ def subject(made: dict[str, Any]) -> Subject:
 
 
 class World:
-    """One object and what becomes of it. `crash_at`: the effect (a write or an action, counted from 0) that is lost as the
-    operator's process ends; whoever calls `settle` next is its successor."""
+    """One object and what becomes of it. `crash_at`: the effect (a write or an action, counted from 0) that
+    is lost as the operator's process ends; whoever calls `settle` next is its successor.
+    """
 
     def __init__(self, made: dict[str, Any], crash_at: int | None = None):
         self.object: dict[str, Any] | None = copy.deepcopy(made)
@@ -124,7 +134,9 @@ class World:
         return decision
 
     def settle(self) -> str:
-        """Reconciles, kubelet and KubeRay deleting what is to be deleted, until nothing more is due at once. The phase."""
+        """Reconciles, kubelet and KubeRay deleting what is to be deleted, until nothing more is due at once.
+        The phase.
+        """
         for _ in range(50):
             if self.object is None:
                 return "deleted"
@@ -247,10 +259,17 @@ def make_ready(pod: dict[str, Any]) -> None:
     pod["spec"]["nodeName"] = "node-1"
     container = {"name": pod["spec"]["containers"][0]["name"], "restartCount": 0, "state": {"running": {}}}
     conditions = [{"type": kind, "status": "True"} for kind in ("PodScheduled", "Ready")]
-    pod["status"] = {"phase": "Running", "podIP": "10.0.0.7", "conditions": conditions, "containerStatuses": [container]}
+    pod["status"] = {
+        "phase": "Running",
+        "podIP": "10.0.0.7",
+        "conditions": conditions,
+        "containerStatuses": [container],
+    }
 
 
-def unschedulable(pod: dict[str, Any], why: str = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.") -> None:
+def unschedulable(
+    pod: dict[str, Any], why: str = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+) -> None:
     pod["spec"].pop("nodeName", None)
     refused = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
     pod["status"] = {"phase": "Pending", "conditions": [refused]}

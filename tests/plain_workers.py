@@ -1,7 +1,8 @@
-"""Training workers as plain processes, for tests that need many short runs: Ray Train's start-up would take most of the time.
+"""Training workers as plain processes, for tests that need many short runs: Ray Train's start-up would take
+most of the time.
 
-The same function runs in them as under Ray (`worker.work`), with real DeepSpeed over gloo. One pool serves one world size;
-its processes stay up, so that libraries are imported once.
+The same function runs in them as under Ray (`worker.work`), with real DeepSpeed over gloo. One pool serves
+one world size; its processes stay up, so that libraries are imported once.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Pool:
         self._answers = context.Queue()
         port = _free_port()
         self._processes = [
-            context.Process(target=_serve, args=(rank, world_size, port, self._orders[rank], self._answers), daemon=True)
+            context.Process(
+                target=_serve, args=(rank, world_size, port, self._orders[rank], self._answers), daemon=True
+            )
             for rank in range(world_size)
         ]
         for process in self._processes:

@@ -1,4 +1,6 @@
-"""A Ray cluster of several nodes on this machine, with a dashboard and a token, as KubeRay would start it in pods."""
+"""A Ray cluster of several nodes on this machine, with a dashboard and a token, as KubeRay would start it in
+pods.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ sys.stdin.read()  # until the tests end, however they do
 
 
 class Nodes:
-    """The head takes no work, like a head pod. Its folder is its own, so that no other Ray here takes it for the machine's."""
+    """The head takes no work, like a head pod. Its folder is its own, so that no other Ray here takes it for
+    the machine's.
+    """
 
     environment: dict[str, str]
     """What a driver needs to find and to be let into this cluster, as KubeRay gives it to a job."""
@@ -62,7 +66,12 @@ class Nodes:
             log = self._folder / f"node-{len(self.processes)}.log"
             with log.open("wb") as output:
                 # A session of its own: Ray's reaper ends the whole process group of a node that was killed.
-                words = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT, "start_new_session": True}
+                words = {
+                    "stdin": subprocess.PIPE,
+                    "stdout": output,
+                    "stderr": subprocess.STDOUT,
+                    "start_new_session": True,
+                }
                 self.processes.append(subprocess.Popen(command, env=environment, **words))
             while self.processes[-1].poll() is None:
                 if sign in (said := log.read_text()):
@@ -71,10 +80,14 @@ class Nodes:
         raise RuntimeError(f"Ray does not start: {log.read_text()[-2000:]}")
 
     def kill(self, number: int) -> None:
-        """Ends a node (by its number, the head is 0) as a lost machine ends: at once, with all that runs on it."""
+        """Ends a node (by its number, the head is 0) as a lost machine ends: at once, with all that runs on
+        it.
+        """
         process = self.processes[number]
         if process.poll() is None:
-            process.send_signal(signal.SIGSTOP)  # stopped first, so that it starts nothing while its children go
+            process.send_signal(
+                signal.SIGSTOP
+            )  # stopped first, so that it starts nothing while its children go
             for child in psutil.Process(process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):  # it has ended with another of them
                     child.kill()

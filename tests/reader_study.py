@@ -19,7 +19,10 @@ SIZE = 32
 
 def real_shards(root: Path, count: int = 12, size: int = SIZE) -> list[Sample]:
     """Phantoms as shards: all captions in `train`, `count` in `test`. Returns the test split."""
-    parts = {"train": list(phantom_samples(80, size, seed=1)), "test": list(phantom_samples(count, size, seed=2))}
+    parts = {
+        "train": list(phantom_samples(80, size, seed=1)),
+        "test": list(phantom_samples(count, size, seed=2)),
+    }
     for split, samples in parts.items():
         writer = ShardWriter(open_storage(root / split), 1 << 20, "image", split, size=size)
         for sample in samples:
@@ -30,7 +33,9 @@ def real_shards(root: Path, count: int = 12, size: int = SIZE) -> list[Sample]:
 
 
 def generated_images(folder: Path, count: int = 12, size: int = SIZE) -> list[Sample]:
-    """Blurred phantoms, so that their PNG files are smaller, with metadata, colour mode and prompts of their own."""
+    """Blurred phantoms, so that their PNG files are smaller, with metadata, colour mode and prompts of their
+    own.
+    """
     folder.mkdir(parents=True)
     samples, entries = list(phantom_samples(count, size, seed=3)), []
     for index, sample in enumerate(samples):
@@ -41,7 +46,9 @@ def generated_images(folder: Path, count: int = 12, size: int = SIZE) -> list[Sa
     return samples
 
 
-def make_study(root: Path, num_images: int | None = None, seed: int = 0, count: int = 12, size: int = SIZE) -> Path:
+def make_study(
+    root: Path, num_images: int | None = None, seed: int = 0, count: int = 12, size: int = SIZE
+) -> Path:
     """Shards, generated images and a study below `root`. Returns the study's folder."""
     real_shards(root / "shards", count, size)
     generated_images(root / "made", count, size)

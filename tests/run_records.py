@@ -14,7 +14,9 @@ def records(root: Path, output: str) -> list[dict]:
 
 
 def losses(root: Path, output: str, after: int = 0) -> torch.Tensor:
-    return torch.tensor([r["loss"] for r in records(root, output) if "loss" in r and r["step"] > after], dtype=torch.float64)
+    return torch.tensor(
+        [r["loss"] for r in records(root, output) if "loss" in r and r["step"] > after], dtype=torch.float64
+    )
 
 
 def half_of(root: Path, source: str, target: str, steps: int) -> None:

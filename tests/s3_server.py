@@ -67,7 +67,11 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
 
 def build_versitygw() -> tuple[Path | None, str]:
     """The gateway's binary, built once a machine (about 1.5 minutes), or None and why there is none."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsd" / f"versitygw-{VERSITYGW_VERSION}"
+    cache = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "medsd"
+        / f"versitygw-{VERSITYGW_VERSION}"
+    )
     binary = cache / "versitygw"
     if binary.exists():
         return binary, ""
@@ -82,7 +86,10 @@ def build_versitygw() -> tuple[Path | None, str]:
         text=True,
     )
     if built.returncode:
-        return None, f"go could not build versitygw: {(built.stderr.strip().splitlines() or ['no message'])[-1]}"
+        return (
+            None,
+            f"go could not build versitygw: {(built.stderr.strip().splitlines() or ['no message'])[-1]}",
+        )
     return binary, ""
 
 
@@ -111,7 +118,9 @@ def _moto(folder: Path, reason: str) -> Iterator[S3Server]:
 
 def _moto_user(endpoint: str) -> tuple[str, str]:
     """Makes moto check credentials, as a real server does, and returns a user's keys."""
-    iam = boto3.client("iam", endpoint_url=endpoint, region_name=REGION, aws_access_key_id="any", aws_secret_access_key="any")
+    iam = boto3.client(
+        "iam", endpoint_url=endpoint, region_name=REGION, aws_access_key_id="any", aws_secret_access_key="any"
+    )
     iam.create_user(UserName="medsd")
     policy = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
     iam.put_user_policy(UserName="medsd", PolicyName="all", PolicyDocument=policy)
@@ -122,9 +131,13 @@ def _moto_user(endpoint: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _running(command: list[str], log: Path, endpoint: str, environment: dict[str, str] | None = None) -> Iterator[None]:
+def _running(
+    command: list[str], log: Path, endpoint: str, environment: dict[str, str] | None = None
+) -> Iterator[None]:
     with log.open("wb") as output:
-        process = subprocess.Popen(command, env=os.environ | (environment or {}), stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=os.environ | (environment or {}), stdout=output, stderr=subprocess.STDOUT
+        )
     try:
         _wait_until_it_answers(process, endpoint, log)
         yield

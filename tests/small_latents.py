@@ -12,7 +12,11 @@ from medsd_ray.models.components import Components, token_ids
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.storage import open_storage
 
-CAPTIONS = ("large left pleural effusion", "no acute cardiopulmonary abnormality", "small right pleural effusion")
+CAPTIONS = (
+    "large left pleural effusion",
+    "no acute cardiopulmonary abnormality",
+    "small right pleural effusion",
+)
 
 
 @torch.no_grad()
@@ -27,7 +31,9 @@ def write_latents(
     value: float = 0.0,
     captions: tuple[str, ...] = CAPTIONS,
 ) -> None:
-    """A finished split in two shards, as encode writes it with the components saved at `model`. `value` shifts the means."""
+    """A finished split in two shards, as encode writes it with the components saved at `model`. `value`
+    shifts the means.
+    """
     store = open_storage(f"{url}/{split}")
     generator = torch.Generator().manual_seed(len(split))
     shape = (components.unet.config["in_channels"], *[components.unet.config["sample_size"]] * 2)

@@ -28,17 +28,39 @@ def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 GOOD: tuple[dict[str, Any], ...] = (
     {},
     {"components": {"vae": {"method": "decoder"}}},
-    {"components": {"text_encoder": {"method": "full", "learning_rate": 1e-5}, "unet": {"method": "scratch"}}},
+    {
+        "components": {
+            "text_encoder": {"method": "full", "learning_rate": 1e-5},
+            "unet": {"method": "scratch"},
+        }
+    },
     {"components.unet": {"method": "lora"}},
-    {"components.unet": {"method": "lora", "lora": {"rank": 4, "alpha": 0.5}}, "components.text_encoder": {"method": "lora"}},
+    {
+        "components.unet": {"method": "lora", "lora": {"rank": 4, "alpha": 0.5}},
+        "components.text_encoder": {"method": "lora"},
+    },
     {"components.unet": {"method": "cross_attention", "lora": None}},
-    {"components.text_encoder": {"method": "swap", "swap": {"model": "s3://bucket/radbert", "max_length": 128, "train": True}}},
+    {
+        "components.text_encoder": {
+            "method": "swap",
+            "swap": {"model": "s3://bucket/radbert", "max_length": 128, "train": True},
+        }
+    },
     {"components.text_encoder": {"method": "swap", "swap": {"model": "org/name"}, "tokens": []}},
-    {"components.text_encoder": {"method": "textual_inversion", "tokens": [{"token": "<effusion>", "initializer": "effusion"}]}},
+    {
+        "components.text_encoder": {
+            "method": "textual_inversion",
+            "tokens": [{"token": "<effusion>", "initializer": "effusion"}],
+        }
+    },
     {"prior": {"data": "s3://bucket/class-latents"}},
     {"prior": {"data": "s3://bucket/class-latents", "weight": 0.5}, "components.unet.method": "lora"},
     {"training.warmup_steps": 99},
-    {"training.ema": None, "training.gradient_clipping": None, "objective.snr_gamma": None},  # none, and not the default
+    {
+        "training.ema": None,
+        "training.gradient_clipping": None,
+        "objective.snr_gamma": None,
+    },  # none, and not the default
     {"training.micro_batch_size": None, "training.validate_every": None, "data.validation": None},
     {"training.adam_betas": [0.9, 0.95], "training.zero_stage": 0, "training.precision": "bf16"},
     {"training.offload": {"optimizer": True, "parameters": True}, "training.zero_stage": 3},
@@ -47,7 +69,11 @@ GOOD: tuple[dict[str, Any], ...] = (
     {"training.micro_batch_size": 3, "resources.num_workers": 4},
     {"resources": {"num_workers": 2, "max_workers": 4}},
     {"resources": {"num_workers": 3, "max_workers": 3}},
-    {"resources": {"num_workers": 2, "max_workers": 4}, "training.global_batch_size": 24, "training.micro_batch_size": 2},
+    {
+        "resources": {"num_workers": 2, "max_workers": 4},
+        "training.global_batch_size": 24,
+        "training.micro_batch_size": 2,
+    },
     {"resources": {"num_workers": 1, "max_workers": 16}, "training.global_batch_size": 720_720},
     {"resources.num_workers": 1000, "training.global_batch_size": 1_000_000},
 )
@@ -62,27 +88,55 @@ BAD: tuple[tuple[dict[str, Any], str], ...] = (
     ({"components": {"text_encoder": {"method": "decoder"}}}, "components.text_encoder.method"),
     ({"components": {"vae": {"method": "lora"}}}, "components.vae.method"),
     ({"components.unet.method": "lorra"}, "components.unet.method"),
-    ({"components.unet": {"method": "full", "lora": {"rank": 4}}}, "lora holds settings of the method lora alone"),
-    ({"components.text_encoder": {"method": "full", "lora": {}}}, "lora holds settings of the method lora alone"),
+    (
+        {"components.unet": {"method": "full", "lora": {"rank": 4}}},
+        "lora holds settings of the method lora alone",
+    ),
+    (
+        {"components.text_encoder": {"method": "full", "lora": {}}},
+        "lora holds settings of the method lora alone",
+    ),
     ({"components.unet": {"method": "lora", "lora": {"rank": 0}}}, "components.unet.lora.rank"),
     ({"components.text_encoder": {"method": "swap"}}, "needed by the method swap"),
-    ({"components.text_encoder": {"method": "full", "swap": {"model": "s3://b/e"}}}, "needed by the method swap"),
+    (
+        {"components.text_encoder": {"method": "full", "swap": {"model": "s3://b/e"}}},
+        "needed by the method swap",
+    ),
     ({"components.text_encoder": {"method": "swap", "swap": {}}}, "components.text_encoder.swap.model"),
     ({"components.text_encoder": {"method": "textual_inversion"}}, "needed by the method textual_inversion"),
-    ({"components.text_encoder.tokens": [{"token": "<a>", "initializer": "a"}]}, "needed by the method textual_inversion"),
     (
-        {"components.text_encoder": {"method": "textual_inversion", "tokens": [{"token": "<a>", "initializer": "a"}] * 2}},
+        {"components.text_encoder.tokens": [{"token": "<a>", "initializer": "a"}]},
+        "needed by the method textual_inversion",
+    ),
+    (
+        {
+            "components.text_encoder": {
+                "method": "textual_inversion",
+                "tokens": [{"token": "<a>", "initializer": "a"}] * 2,
+            }
+        },
         "Duplicate value",
     ),
     (
-        {"components.text_encoder": {"method": "textual_inversion", "tokens": [{"token": "a b", "initializer": "a"}]}},
+        {
+            "components.text_encoder": {
+                "method": "textual_inversion",
+                "tokens": [{"token": "a b", "initializer": "a"}],
+            }
+        },
         "components.text_encoder.tokens",
     ),
-    ({"components": {"vae": {"method": "full"}}, "prior": {"data": "s3://b/c"}}, "leave prior out of a run of the vae"),
+    (
+        {"components": {"vae": {"method": "full"}}, "prior": {"data": "s3://b/c"}},
+        "leave prior out of a run of the vae",
+    ),
     ({"prior": {"data": "s3://b/c", "weight": 0}}, "prior.weight"),
     ({"components.unet.learning_rate": 0}, "components.unet.learning_rate"),
     ({"training.warmup_steps": 100}, "must be below max_steps"),
-    ({"training.offload": {"optimizer": True}, "training.zero_stage": 0}, "offload.optimizer needs zero_stage 1, 2 or 3"),
+    (
+        {"training.offload": {"optimizer": True}, "training.zero_stage": 0},
+        "offload.optimizer needs zero_stage 1, 2 or 3",
+    ),
     ({"training.offload": {"parameters": True}}, "offload.parameters needs zero_stage 3"),
     ({"training.sample_every": 10}, "sample_every needs sample_prompts"),
     ({"training.sample_prompts": ["x"] * 17}, "training.sample_prompts"),
@@ -101,7 +155,13 @@ BAD: tuple[tuple[dict[str, Any], str], ...] = (
     ({"resources.num_workers": 0}, "resources.num_workers"),
     ({"resources": {"num_workers": 4, "max_workers": 3}}, "must not be below num_workers"),
     ({"resources": {"num_workers": 3, "max_workers": 6}}, "is not a multiple"),  # of 5
-    ({"resources": {"num_workers": 1, "max_workers": 20}, "training.global_batch_size": 720_720}, "is not a multiple"),  # of 17
+    (
+        {"resources": {"num_workers": 1, "max_workers": 20}, "training.global_batch_size": 720_720},
+        "is not a multiple",
+    ),  # of 17
     ({"training.micro_batch_size": 5}, "does not divide a worker's share"),
-    ({"training.micro_batch_size": 6, "resources": {"num_workers": 2, "max_workers": 3}}, "does not divide a worker's share"),
+    (
+        {"training.micro_batch_size": 6, "resources": {"num_workers": 2, "max_workers": 3}},
+        "does not divide a worker's share",
+    ),
 )

@@ -54,7 +54,9 @@ class StorageContract:
         assert store.list("x/") == []
 
     def test_list_goes_past_a_page(self, store: Storage):
-        with ThreadPoolExecutor(8) as pool:  # S3 answers with 1000 keys at a time; a store is shared by threads
+        with ThreadPoolExecutor(
+            8
+        ) as pool:  # S3 answers with 1000 keys at a time; a store is shared by threads
             list(pool.map(lambda index: store.write(f"many/{index:04d}", b""), range(1005)))
         assert len(store.list("many/")) == 1005
 
@@ -78,7 +80,9 @@ class StorageContract:
         assert store.exists("folder/file")
         assert not store.exists("folder")
 
-    def test_delete_tree_takes_its_own_and_the_mark_first(self, store: Storage, monkeypatch: pytest.MonkeyPatch):
+    def test_delete_tree_takes_its_own_and_the_mark_first(
+        self, store: Storage, monkeypatch: pytest.MonkeyPatch
+    ):
         for key in ("step-1/a", "step-1/b/c", f"step-1/{COMPLETE}", "step-10/a"):
             store.write(key, b"")
         deleted = []

@@ -56,14 +56,23 @@ def tiny_components(seed: int = 0, prediction_type: str = "epsilon") -> Componen
             cross_attention_dim=16,
             norm_num_groups=4,
         ),
-        scheduler=DDPMScheduler(beta_schedule="scaled_linear", prediction_type=prediction_type, clip_sample=False),
+        scheduler=DDPMScheduler(
+            beta_schedule="scaled_linear", prediction_type=prediction_type, clip_sample=False
+        ),
     )
 
 
 def write_checkpoint(
-    store: Storage, model: str, methods: dict[str, str], weight: dict[str, Tensor], ema: dict[str, Tensor], **more: Any
+    store: Storage,
+    model: str,
+    methods: dict[str, str],
+    weight: dict[str, Tensor],
+    ema: dict[str, Tensor],
+    **more: Any,
 ) -> None:
-    """A complete checkpoint of two workers, each with half of every parameter; names are like `unet.conv_in.bias`."""
+    """A complete checkpoint of two workers, each with half of every parameter; names are like
+    `unet.conv_in.bias`.
+    """
     fragments: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for rank in range(2):

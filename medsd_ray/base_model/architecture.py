@@ -1,7 +1,9 @@
-"""The small base model's architecture: Stable Diffusion's parts in its folder layout, sized for two CPU cores.
+"""The small base model's architecture: Stable Diffusion's parts in its folder layout, sized for two CPU
+cores.
 
-64x64 images become 8x8 latents of 8 channels; the U-Net has two levels with cross-attention to a CLIP-layout text
-encoder of 32 tokens. `build_small` gives it with random weights; `models/pretrain.py` trains what ships as `medsd-small`.
+64x64 images become 8x8 latents of 8 channels; the U-Net has two levels with cross-attention to a CLIP-layout
+text encoder of 32 tokens. `build_small` gives it with random weights; `models/pretrain.py` trains what ships
+as `medsd-small`.
 """
 
 from __future__ import annotations
@@ -32,13 +34,16 @@ VOCABULARY = Path(__file__).parent / "vocabulary.txt"
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer (byte-level BPE) whose merges are learnt from a list of radiology words and base captions.
+    """A CLIP tokenizer (byte-level BPE) whose merges are learnt from a list of radiology words and base
+    captions.
 
     Any text is representable: words outside the list fall apart into shorter pieces.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    bpe = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    bpe = Tokenizer(
+        models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token="<|endoftext|>")
+    )
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -65,7 +70,13 @@ def build_tokenizer() -> CLIPTokenizer:
         files[0].write_text(json.dumps(vocabulary, ensure_ascii=False))
         files[1].write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n")
         Path(folder, "tokenizer_config.json").write_text(
-            json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": TEXT_LENGTH, "pad_token": "<|endoftext|>"})
+            json.dumps(
+                {
+                    "tokenizer_class": "CLIPTokenizer",
+                    "model_max_length": TEXT_LENGTH,
+                    "pad_token": "<|endoftext|>",
+                }
+            )
         )
         return CLIPTokenizer.from_pretrained(folder, model_max_length=TEXT_LENGTH)
 

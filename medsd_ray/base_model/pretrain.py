@@ -1,8 +1,10 @@
-"""Makes `medsd-small`: `make base-model`, or `python -m medsd_ray.base_model.pretrain [--out FOLDER] [--work FOLDER]`.
+"""Makes `medsd-small`: `make base-model`, or `python -m medsd_ray.base_model.pretrain [--out FOLDER] [--work
+FOLDER]`.
 
-Draws images in many styles (data/phantom.py, never an effusion), trains the VAE on them, encodes them, then trains the
-U-Net and text encoder together. One process, about three quarters of an hour on two cores; run again, it goes on from
-its last save. A plain loop, not Ray Train: this runs once, on the machine of whoever prepares a release.
+Draws images in many styles (data/phantom.py, never an effusion), trains the VAE on them, encodes them, then
+trains the U-Net and text encoder together. One process, about three quarters of an hour on two cores; run
+again, it goes on from its last save. A plain loop, not Ray Train: this runs once, on the machine of whoever
+prepares a release.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ SAVE_EVERY = 100
 def draw(count: int, seed: int) -> tuple[Tensor, list[str]]:
     """(count, 1, 64, 64) uint8 images and their captions."""
     samples = [draw_base(seed, index, IMAGE_SIZE) for index in range(count)]
-    return torch.from_numpy(np.stack([np.asarray(s.image) for s in samples]))[:, None], [s.caption for s in samples]
+    return torch.from_numpy(np.stack([np.asarray(s.image) for s in samples]))[:, None], [
+        s.caption for s in samples
+    ]
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -61,7 +65,9 @@ def fit(
     work: Path,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Adam with warm-up and cosine, EMA, and a save to go on from each SAVE_EVERY steps. Returns the EMA's weights."""
+    """Adam with warm-up and cosine, EMA, and a save to go on from each SAVE_EVERY steps. Returns the EMA's
+    weights.
+    """
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=1e-4)
     ema = {k: v.detach().clone() for k, v in module.state_dict().items()}
     path, first = work / f"{name}.pt", 0
@@ -89,7 +95,15 @@ def fit(
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             part = path.with_suffix(".part")
-            torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1}, part)
+            torch.save(
+                {
+                    "module": module.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "ema": ema,
+                    "step": step + 1,
+                },
+                part,
+            )
             part.replace(path)
             left = (time.monotonic() - started) / (step + 1 - first) * (steps - step - 1)
             print(f"{name}: step {step + 1}/{steps}, loss {mean:.4f}, {left / 60:.1f} min left", flush=True)
@@ -125,7 +139,11 @@ def train_vae(components, images: Tensor, work: Path, seed: int) -> None:
 def train_unet(components, images: Tensor, captions: list[str], work: Path, seed: int) -> None:
     tokenizer, scheduler = components.tokenizer, components.scheduler
     ids = tokenizer(
-        [*captions, ""], padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+        [*captions, ""],
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
     ).input_ids
     empty = ids[-1]
     mean, std = encode(components.vae, images)
@@ -133,7 +151,9 @@ def train_unet(components, images: Tensor, captions: list[str], work: Path, seed
 
     def loss_of(step: int, rng: torch.Generator) -> Tensor:
         rows = torch.randint(len(images), (UNET_BATCH,), generator=rng)
-        x = (mean[rows] + std[rows] * torch.randn(mean[rows].shape, generator=rng)) * components.vae.config.scaling_factor
+        x = (
+            mean[rows] + std[rows] * torch.randn(mean[rows].shape, generator=rng)
+        ) * components.vae.config.scaling_factor
         noise = torch.randn(x.shape, generator=rng)
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (UNET_BATCH,), generator=rng)
         tokens = ids[rows].clone()
@@ -149,8 +169,15 @@ def train_unet(components, images: Tensor, captions: list[str], work: Path, seed
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "medsd_small", help="folder for the pipeline")
-    parser.add_argument("--work", type=Path, default=Path(".cache/base-model"), help="folder for what a second run goes on from")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "medsd_small", help="folder for the pipeline"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path(".cache/base-model"),
+        help="folder for what a second run goes on from",
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -171,7 +198,9 @@ def write(components, out: Path, seed: int) -> None:
     for module in (components.vae, components.text_encoder, components.unet):
         module.half()
     save_pipeline(components, out)
-    (out / "README.md").write_text(CARD.format(seed=seed, vae_steps=VAE_STEPS, unet_steps=UNET_STEPS, images=IMAGES))
+    (out / "README.md").write_text(
+        CARD.format(seed=seed, vae_steps=VAE_STEPS, unet_steps=UNET_STEPS, images=IMAGES)
+    )
     index = out / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"grayscale": True}, indent=2) + "\n")
 

@@ -26,22 +26,45 @@ def evaluate(
     real: Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")],
     generated: Annotated[str, typer.Option(help="Folder that generate wrote")],
     out: Annotated[str, typer.Option(help="Folder or s3:// for report.html and report.json")],
-    base: Annotated[str | None, typer.Option(help="Images of the model before adaptation, as a reference")] = None,
-    label: Annotated[str, typer.Option(help="The field of the shards' labels that the classifier learns")] = "finding",
-    inception: Annotated[str | None, typer.Option(help="Weight file of the FID Inception network (torch-fidelity's)")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Images of the model before adaptation, as a reference")
+    ] = None,
+    label: Annotated[
+        str, typer.Option(help="The field of the shards' labels that the classifier learns")
+    ] = "finding",
+    inception: Annotated[
+        str | None, typer.Option(help="Weight file of the FID Inception network (torch-fidelity's)")
+    ] = None,
     xrv: Annotated[str | None, typer.Option(help="Weight file of a torchxrayvision DenseNet-121")] = None,
-    clip: Annotated[str | None, typer.Option(help="Folder of a CLIP model: image-text score, and roentgen's FID")] = None,
-    run: Annotated[str | None, typer.Option(help="Output of the training run, for its loss curve and speed")] = None,
-    vae: Annotated[str | None, typer.Option(help="Model whose VAE's reconstructions of real images are measured")] = None,
-    lpips: Annotated[str | None, typer.Option(help="Weight file of torchvision's AlexNet, for LPIPS of --vae")] = None,
-    protocol: Annotated[Protocols | None, typer.Option(help="The field's figures by name, in a section of their own")] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Folder of a CLIP model: image-text score, and roentgen's FID")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Output of the training run, for its loss curve and speed")
+    ] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="Model whose VAE's reconstructions of real images are measured")
+    ] = None,
+    lpips: Annotated[
+        str | None, typer.Option(help="Weight file of torchvision's AlexNet, for LPIPS of --vae")
+    ] = None,
+    protocol: Annotated[
+        Protocols | None, typer.Option(help="The field's figures by name, in a section of their own")
+    ] = None,
     rad_dino: Annotated[str | None, typer.Option(help="chexgenbench: folder of RadDINO")] = None,
-    alignment: Annotated[str | None, typer.Option(help="chexgenbench: folder of a radiology model in CLIP's layout")] = None,
-    siamese: Annotated[str | None, typer.Option(help="chexgenbench: weight file of the siamese ResNet-50")] = None,
-    reidentify: Annotated[str | None, typer.Option(help="chexgenbench: images of training prompts, 10 seeds each")] = None,
+    alignment: Annotated[
+        str | None, typer.Option(help="chexgenbench: folder of a radiology model in CLIP's layout")
+    ] = None,
+    siamese: Annotated[
+        str | None, typer.Option(help="chexgenbench: weight file of the siamese ResNet-50")
+    ] = None,
+    reidentify: Annotated[
+        str | None, typer.Option(help="chexgenbench: images of training prompts, 10 seeds each")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the classifier and the bootstrap")] = 0,
 ) -> None:
-    """Measure generated images against real ones; write report.html and report.json. Weights may be on s3:// too.
+    """Measure generated images against real ones; write report.html and report.json. Weights may be on s3://
+    too.
 
     Example: medsd evaluate --real shards/ --generated images/ --out report/
     """
@@ -58,7 +81,9 @@ def evaluate(
 
 
 def insert(
-    model: Annotated[str, typer.Argument(help="Pipeline folder, checkpoint, s3://, hub name, or medsd-small")],
+    model: Annotated[
+        str, typer.Argument(help="Pipeline folder, checkpoint, s3://, hub name, or medsd-small")
+    ],
     real: Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")],
     prompt: Annotated[str, typer.Option(help="Words that ask for the finding")],
     out: Annotated[str, typer.Option(help="Folder or s3:// for insertion.json and the pictures")],
@@ -66,16 +91,23 @@ def insert(
         How, typer.Option(help="inpaint, sdedit: into real images; prompt: two prompts from the same noise")
     ] = How.inpaint,
     mask: Annotated[
-        Path | None, typer.Option(help="Image, white where the finding may be; by the shards' masks where absent")
+        Path | None,
+        typer.Option(help="Image, white where the finding may be; by the shards' masks where absent"),
     ] = None,
     strength: Annotated[
-        float | None, typer.Option(help="0 keeps the image, 1 starts from noise; 0.6 for sdedit, 1 for inpaint")
+        float | None,
+        typer.Option(help="0 keeps the image, 1 starts from noise; 0.6 for sdedit, 1 for inpaint"),
     ] = None,
     without: Annotated[
-        str | None, typer.Option(help="prompt: the words without the finding; the commonest normal caption where absent")
+        str | None,
+        typer.Option(help="prompt: the words without the finding; the commonest normal caption where absent"),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="The label that the prompt asks for; by the captions where absent")] = None,
-    label: Annotated[str, typer.Option(help="The field of the shards' labels that the classifier learns")] = "finding",
+    target: Annotated[
+        str | None, typer.Option(help="The label that the prompt asks for; by the captions where absent")
+    ] = None,
+    label: Annotated[
+        str, typer.Option(help="The field of the shards' labels that the classifier learns")
+    ] = "finding",
     normal: Annotated[str, typer.Option(help="Its value of the images to insert into")] = "No Finding",
     num_images: Annotated[int, typer.Option(help="Images to change, or pairs to make")] = 16,
     seed: Annotated[int, typer.Option(help="Of the noise and the classifier")] = 0,
@@ -84,12 +116,16 @@ def insert(
     steps: Annotated[int, typer.Option(help="Denoising steps of the whole schedule")] = 25,
     use_gpu: Annotated[bool, typer.Option(help="On this machine's GPU")] = False,
     detector: Annotated[
-        str | None, typer.Option(help="Folder or s3:// that keeps the classifier, to be trained once for many insertions")
+        str | None,
+        typer.Option(
+            help="Folder or s3:// that keeps the classifier, to be trained once for many insertions"
+        ),
     ] = None,
 ) -> None:
     """Put a finding into images, and measure whether it shows and whether the rest stays.
 
-    Example: medsd insert runs/nih --real shards/ --prompt "A chest x-ray. Pneumonia." --method sdedit --out insertion
+    Example: medsd insert runs/nih --real shards/ --prompt "A chest x-ray. Pneumonia." --method sdedit --out
+    insertion
     """
     from medsd_ray.evaluation.insert import insert as run
 
@@ -101,15 +137,24 @@ def insert(
 
 
 def augment(
-    real: Annotated[str, typer.Option(help="Image shards that prepare wrote, with a training and a test split")],
-    generated: Annotated[str, typer.Option(help="Folder that generate wrote, its prompts captions of the training images")],
+    real: Annotated[
+        str, typer.Option(help="Image shards that prepare wrote, with a training and a test split")
+    ],
+    generated: Annotated[
+        str, typer.Option(help="Folder that generate wrote, its prompts captions of the training images")
+    ],
     out: Annotated[str, typer.Option(help="Folder or s3:// for augmentation.json, .csv and .png")],
-    ratio: Annotated[list[float] | None, typer.Option(help="Generated images a real one; 0.5, 1 and 2 where absent")] = None,
+    ratio: Annotated[
+        list[float] | None, typer.Option(help="Generated images a real one; 0.5, 1 and 2 where absent")
+    ] = None,
     num_seeds: Annotated[int, typer.Option(help="Trainings of each case; intervals are over them")] = 3,
     seed: Annotated[int, typer.Option(help="The first of them")] = 0,
-    label: Annotated[str, typer.Option(help="The field of the shards' labels that the classifier learns")] = "finding",
+    label: Annotated[
+        str, typer.Option(help="The field of the shards' labels that the classifier learns")
+    ] = "finding",
 ) -> None:
-    """Train a classifier on real, generated, and real and generated images; score it on real held-out patients.
+    """Train a classifier on real, generated, and real and generated images; score it on real held-out
+    patients.
 
     Example: medsd augment --real shards/ --generated images/ --out augmentation --ratio 0.5 --ratio 1
     """
@@ -122,8 +167,12 @@ def prompts(
     protocol: Annotated[Protocols, typer.Argument(help="Whose prompts")],
     real: Annotated[str, typer.Option(help="Image shards that prepare wrote, with a test split")],
     out: Annotated[Path, typer.Option(help="Text file for the prompts, one a line")],
-    reidentify: Annotated[bool, typer.Option("--reidentify", help="Of training images, for `evaluate --reidentify`")] = False,
-    seed: Annotated[int, typer.Option(help="Of the choice among more captions than the protocol asks for")] = 0,
+    reidentify: Annotated[
+        bool, typer.Option("--reidentify", help="Of training images, for `evaluate --reidentify`")
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(help="Of the choice among more captions than the protocol asks for")
+    ] = 0,
 ) -> None:
     """Write the prompts that a protocol generates images of, and say how many of each.
 

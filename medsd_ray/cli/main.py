@@ -45,16 +45,25 @@ Shards = "A folder or s3:// address of shards"
 @app.command()
 def prepare(
     source: Annotated[
-        str, typer.Argument(help="Folder with metadata.csv, of DICOM files, or of OpenI XML; for phantoms, how many")
+        str,
+        typer.Argument(
+            help="Folder with metadata.csv, of DICOM files, or of OpenI XML; for phantoms, how many"
+        ),
     ],
     dest: Annotated[str, typer.Argument(help="Folder or s3:// for the shards")],
     kind: Annotated[Kind, typer.Option(help="What SOURCE holds")] = Kind.folder,
     size: Annotated[int, typer.Option(help="Height and width in pixels; a multiple of 8")] = 256,
     shard_size: Annotated[str, typer.Option(help="Bytes of a shard at most, such as 64MiB")] = "64MiB",
-    split_by: Annotated[str, typer.Option(help="CSV column or DICOM keyword that names the patient")] = "patient_id",
-    splits: Annotated[str, typer.Option(help="Shares of train, validation and test, by patient")] = "0.8,0.1,0.1",
+    split_by: Annotated[
+        str, typer.Option(help="CSV column or DICOM keyword that names the patient")
+    ] = "patient_id",
+    splits: Annotated[
+        str, typer.Option(help="Shares of train, validation and test, by patient")
+    ] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(help="Of the split, and of drawn phantoms")] = 0,
-    images: Annotated[str | None, typer.Option(help="openi: folder with the images that parentImage names")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="openi: folder with the images that parentImage names")
+    ] = None,
 ) -> None:
     """Turn images and reports into shards (WebDataset tar), split by patient.
 
@@ -80,7 +89,9 @@ def encode(
     shards: Annotated[str, typer.Argument(help=Shards + " that prepare wrote")],
     dest: Annotated[str, typer.Argument(help="Folder or s3:// for the latent shards")],
     model: Annotated[str, typer.Option(help="Pipeline folder, checkpoint, s3://, hub name, or medsd-small")],
-    text_embeddings: Annotated[bool, typer.Option(help="Store text embeddings too: for a frozen text encoder")] = True,
+    text_embeddings: Annotated[
+        bool, typer.Option(help="Store text embeddings too: for a frozen text encoder")
+    ] = True,
     batch_size: Annotated[int, typer.Option(help="Images per forward pass")] = 32,
     num_workers: Annotated[int, typer.Option(help="Ray workers")] = 1,
     use_gpu: Annotated[bool, typer.Option(help="One GPU for each worker")] = False,
@@ -105,9 +116,15 @@ def encode(
 @app.command()
 def train(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's spec")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="A field, such as training.zero_stage=2")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint")] = False,
-    auto_resume: Annotated[bool, typer.Option("--auto-resume", help="Go on where the output has a run, else start")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A field, such as training.zero_stage=2")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest complete checkpoint")
+    ] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Go on where the output has a run, else start")
+    ] = False,
 ) -> None:
     """Adapt a model's components with Ray Train and DeepSpeed.
 
@@ -124,9 +141,15 @@ def train(
 @app.command()
 def tune(
     study_file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's spec")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="A field, such as run.training.max_steps=200")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study; no finished trial is run again")] = False,
-    auto_resume: Annotated[bool, typer.Option("--auto-resume", help="Go on where the output has a study, else start")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A field, such as run.training.max_steps=200")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the study; no finished trial is run again")
+    ] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Go on where the output has a study, else start")
+    ] = False,
 ) -> None:
     """Search components and settings with Ray Tune; each trial is a training run, judged by its images.
 
@@ -142,7 +165,9 @@ def tune(
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Argument(help="Pipeline folder, checkpoint, s3://, hub name, or medsd-small")],
+    model: Annotated[
+        str, typer.Argument(help="Pipeline folder, checkpoint, s3://, hub name, or medsd-small")
+    ],
     out: Annotated[str, typer.Option(help="Folder or s3:// for the images")],
     prompt: Annotated[str | None, typer.Option(help="One prompt for all images")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line")] = None,
@@ -152,7 +177,9 @@ def generate(
     guidance_scale: Annotated[float, typer.Option(help="1 is no guidance")] = 4.0,
     scheduler: Annotated[str, typer.Option(help="dpm-solver++ or ddim")] = "dpm-solver++",
     steps: Annotated[int, typer.Option(help="Denoising steps")] = 25,
-    batch_size: Annotated[int, typer.Option(help="Images a worker takes at a time; does not change them")] = 16,
+    batch_size: Annotated[
+        int, typer.Option(help="Images a worker takes at a time; does not change them")
+    ] = 16,
     num_workers: Annotated[int, typer.Option(help="Ray workers; does not change the images")] = 1,
     use_gpu: Annotated[bool, typer.Option(help="One GPU for each worker")] = False,
 ) -> None:
@@ -193,13 +220,17 @@ app.command()(evaluation.prompts)
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="A run's output, or one checkpoint of it; folder or s3://")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A run's output, or one checkpoint of it; folder or s3://")
+    ],
     dest: Annotated[str, typer.Argument(help="Folder or s3:// for the pipeline")],
     report: Annotated[
-        str | None, typer.Option(help="report.json of this model's evaluation: its memorisation check must have passed")
+        str | None,
+        typer.Option(help="report.json of this model's evaluation: its memorisation check must have passed"),
     ] = None,
     without_memorisation_check: Annotated[
-        str | None, typer.Option(metavar="REASON", help="Why no check is needed, in words; kept in the model card")
+        str | None,
+        typer.Option(metavar="REASON", help="Why no check is needed, in words; kept in the model card"),
     ] = None,
     raw: Annotated[bool, typer.Option(help="The trained weights instead of their moving average")] = False,
 ) -> None:
@@ -214,7 +245,9 @@ def export(
 
 @app.command()
 def demo(
-    data: Annotated[Path | None, typer.Option(help="A folder with images and metadata.csv; drawn phantoms where absent")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with images and metadata.csv; drawn phantoms where absent")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for all that the demo makes")] = Path("demo-out"),
 ) -> None:
     """Run the whole pipeline on two CPU workers and write one page with its results.
@@ -244,18 +277,26 @@ RunName = Annotated[str, typer.Argument(help="The run's name")]
 @app.command()
 def submit(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's spec")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="A field, such as training.zero_stage=2")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A field, such as training.zero_stage=2")
+    ] = None,
     namespace: Namespace = None,
     context: Context = None,
-    runtime: Annotated[str | None, typer.Option(help="Runtime object that says which image and nodes; `default`")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="Runtime object that says which image and nodes; `default`")
+    ] = None,
     pool: Annotated[str | None, typer.Option(help="Node pool of the runtime; its first where absent")] = None,
     queue: Annotated[str | None, typer.Option(help="Kueue's LocalQueue to wait in")] = None,
-    report: Annotated[Path | None, typer.Option(help="YAML with a FineTune's `report`: images after training")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="YAML with a FineTune's `report`: images after training")
+    ] = None,
     address: Address = None,
     working_dir: Annotated[
         Path | None, typer.Option(help="With --address: folder of code that runs in place of the image's")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print the log until the end; exit as the run does")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print the log until the end; exit as the run does")
+    ] = False,
 ) -> None:
     """Send a run to a Kubernetes cluster, or to a running Ray cluster.
 
@@ -287,7 +328,8 @@ def status(
     context: Context = None,
     address: Address = None,
 ) -> None:
-    """Show all runs of a cluster in a table, or one run: progress, what it waits for, and where its output is.
+    """Show all runs of a cluster in a table, or one run: progress, what it waits for, and where its output
+    is.
 
     Example: medsd status nih-unet
     """
@@ -299,7 +341,9 @@ def status(
 @app.command()
 def logs(
     name: RunName,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run's end; exit as the run does")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run's end; exit as the run does")
+    ] = False,
     namespace: Namespace = None,
     context: Context = None,
     address: Address = None,
@@ -316,7 +360,9 @@ def logs(
 @app.command()
 def cancel(
     name: RunName,
-    now: Annotated[bool, typer.Option("--now", help="Without a checkpoint first; with --address: do not wait for it")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Without a checkpoint first; with --address: do not wait for it")
+    ] = False,
     namespace: Namespace = None,
     context: Context = None,
     address: Address = None,
@@ -334,10 +380,18 @@ def cancel(
 def download(
     name: RunName,
     dest: Annotated[Path, typer.Argument(help="A new or empty folder")],
-    what: Annotated[What, typer.Option(help="Newest complete checkpoint, diffusers folder, or report")] = What.checkpoint,
-    report: Annotated[str | None, typer.Option(help="export: report.json, as in `medsd export`; the run's own if absent")] = None,
-    without_memorisation_check: Annotated[str | None, typer.Option(metavar="REASON", help="export: as in `medsd export`")] = None,
-    raw: Annotated[bool, typer.Option(help="export: the trained weights instead of their moving average")] = False,
+    what: Annotated[
+        What, typer.Option(help="Newest complete checkpoint, diffusers folder, or report")
+    ] = What.checkpoint,
+    report: Annotated[
+        str | None, typer.Option(help="export: report.json, as in `medsd export`; the run's own if absent")
+    ] = None,
+    without_memorisation_check: Annotated[
+        str | None, typer.Option(metavar="REASON", help="export: as in `medsd export`")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option(help="export: the trained weights instead of their moving average")
+    ] = False,
     namespace: Namespace = None,
     context: Context = None,
     address: Address = None,
@@ -350,13 +404,22 @@ def download(
     from medsd_ray.client.download import download as fetch
 
     output = connect(address, namespace, context).output(name)
-    fetch(output, dest, what.value, report=report, without_memorisation_check=without_memorisation_check, raw=raw)
+    fetch(
+        output,
+        dest,
+        what.value,
+        report=report,
+        without_memorisation_check=without_memorisation_check,
+        raw=raw,
+    )
 
 
 @app.command()
 def dashboard(
     root: Annotated[str, typer.Argument(help="Folder or s3:// address below which studies and runs are")],
-    host: Annotated[str, typer.Option(help="Address to listen at; any but localhost needs a token")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but localhost needs a token")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free")] = 8650,
 ) -> None:
     """Show studies and runs, live, on a page that changes nothing.
@@ -371,11 +434,14 @@ def dashboard(
 
 
 def main() -> None:
-    # SIGTERM ends a verb as Ctrl-C does, so that both leave a checkpoint; also where a script's `&` or nohup had Ctrl-C ignored.
+    # SIGTERM ends a verb as Ctrl-C does, so that both leave a checkpoint; also where a script's `&` or nohup
+    # had Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        code = app(standalone_mode=False)  # typer turns a KeyboardInterrupt into this code, a verb's own end is None
+        code = app(
+            standalone_mode=False
+        )  # typer turns a KeyboardInterrupt into this code, a verb's own end is None
         if code:
             raise KeyboardInterrupt
     except InputError as error:
@@ -385,7 +451,9 @@ def main() -> None:
     except (Interrupted, KeyboardInterrupt, typer.Abort) as error:
         _stop(f"medsd: interrupted{f': {error}' if str(error) else ''}", 130)
     except Exception as error:
-        words = getattr(error, "format_message", None)  # typer's usage errors: an unknown option, a missing argument
+        words = getattr(
+            error, "format_message", None
+        )  # typer's usage errors: an unknown option, a missing argument
         if words is None:
             raise
         _stop(f"medsd: {words().rstrip('.')}; see --help", 2)

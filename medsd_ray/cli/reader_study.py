@@ -18,12 +18,18 @@ Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder that `medsd r
 
 @reader_study.command()
 def new(
-    real: Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images (with metadata.csv)")],
+    real: Annotated[
+        str, typer.Option(help="Image shards that prepare wrote, or a folder of images (with metadata.csv)")
+    ],
     generated: Annotated[str, typer.Option(help="Folder that generate wrote")],
     out: Annotated[str, typer.Option(help="A new folder for the study")],
-    num_images: Annotated[int | None, typer.Option(help="Half of them real; as many as there are where absent")] = None,
+    num_images: Annotated[
+        int | None, typer.Option(help="Half of them real; as many as there are where absent")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of images and of each reader's order")] = 0,
-    label: Annotated[str, typer.Option(help="The label that says whether a real image shows an abnormality")] = "finding",
+    label: Annotated[
+        str, typer.Option(help="The label that says whether a real image shows an abnormality")
+    ] = "finding",
     normal: Annotated[str, typer.Option(help="Its value where there is none")] = "No Finding",
 ) -> None:
     """Make a study: images that differ in nothing but their pixels, and a key that says which is which.
@@ -39,11 +45,12 @@ def new(
 def serve(
     folder: Folder,
     port: Annotated[int, typer.Option(help="0 takes a free one")] = 8600,
-    host: Annotated[str, typer.Option(help="0.0.0.0 for other machines: with a token, printed or MEDSD_READER_TOKEN")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="0.0.0.0 for other machines: with a token, printed or MEDSD_READER_TOKEN")
+    ] = ("127.0.0.1"),
 ) -> None:
-    """Serve the page on which readers rate the images; each answer is kept at once, and a reader goes on where they stopped.
+    """Serve the page on which readers rate the images; each answer is kept at once, and a reader goes on
+    where they stopped.
 
     Example: medsd reader-study serve study
     """

@@ -20,7 +20,9 @@ def connect(address: str | None, namespace: str | None, context: str | None) -> 
 
         return FineTunes(context, namespace)
     if namespace or context:
-        raise InputError("--address is a Ray cluster's; leave out --namespace and --context, which belong to Kubernetes")
+        raise InputError(
+            "--address is a Ray cluster's; leave out --namespace and --context, which belong to Kubernetes"
+        )
     return RayJobs(address)
 
 
@@ -39,10 +41,14 @@ def submit(
 ) -> None:
     """Sends a run to a cluster; `follow` prints its log until it ends, and ends as the run did."""
     kubernetes = {"runtime": runtime, "pool": pool, "queue": queue, "report": report}
-    if address is not None and (given := [f"--{name}" for name, value in kubernetes.items() if value is not None]):
+    if address is not None and (
+        given := [f"--{name}" for name, value in kubernetes.items() if value is not None]
+    ):
         raise InputError(f"{', '.join(given)}: for Kubernetes alone; leave out with --address")
     if address is None and working_dir is not None:
-        raise InputError("--working-dir ships code to a Ray cluster, which --address names; on Kubernetes the image has it")
+        raise InputError(
+            "--working-dir ships code to a Ray cluster, which --address names; on Kubernetes the image has it"
+        )
     runs = connect(address, namespace, context)
     if isinstance(runs, RayJobs):
         made = runs.submit(run, working_dir)

@@ -20,7 +20,9 @@ MESSAGE_LENGTH = 100
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell, two spaces apart."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def row(finetune: dict[str, Any], now: datetime) -> list[str]:
@@ -54,7 +56,10 @@ def details(finetune: dict[str, Any], now: datetime) -> str:
         lines.append(status["message"])
     lines += _attempts(status)
     if conditions := status.get("conditions"):
-        cells = [(f"  {c['type']}", c["status"], ": ".join(filter(None, (c["reason"], c["message"])))) for c in conditions]
+        cells = [
+            (f"  {c['type']}", c["status"], ": ".join(filter(None, (c["reason"], c["message"]))))
+            for c in conditions
+        ]
         lines.append(table(cells))
     addresses = {"output": finetune["spec"]["run"]["output"]} | (status.get("addresses") or {})
     lines.append(table([(f"  {name}", address) for name, address in addresses.items() if address]))
@@ -62,7 +67,9 @@ def details(finetune: dict[str, Any], now: datetime) -> str:
 
 
 def progress_line(finetune: dict[str, Any], now: datetime) -> str:
-    """`nih-unet: Running, step 120/1000, loss 0.1234, 3.2 images/s, 1:02:03 left, checkpoint of step 100 (4s ago)`."""
+    """`nih-unet: Running, step 120/1000, loss 0.1234, 3.2 images/s, 1:02:03 left, checkpoint of step 100 (4s
+    ago)`.
+    """
     progress = (finetune.get("status") or {}).get("progress") or {}
     stage = progress.get("stage")
     facts = [
@@ -72,21 +79,31 @@ def progress_line(finetune: dict[str, Any], now: datetime) -> str:
         f"loss {progress['loss']:.4f}" if progress.get("loss") is not None else "",
         f"{progress['imagesPerSecond']:.1f} images/s" if progress.get("imagesPerSecond") is not None else "",
         f"{progress['timeLeft']} left" if progress.get("timeLeft") else "",
-        f"checkpoint of step {progress['lastCheckpointStep']}" if progress.get("lastCheckpointStep") is not None else "",
+        f"checkpoint of step {progress['lastCheckpointStep']}"
+        if progress.get("lastCheckpointStep") is not None
+        else "",
     ]
     updated = f" ({age(progress['lastUpdateTime'], now)} ago)" if progress.get("lastUpdateTime") else ""
     return f"{finetune['metadata']['name']}: " + ", ".join(filter(None, facts)) + updated
 
 
 def check_end(finetune: dict[str, Any]) -> None:
-    """Raises, for a FineTune in a phase of ENDED, what `medsd train` would have raised: the exit code is that of the run."""
+    """Raises, for a FineTune in a phase of ENDED, what `medsd train` would have raised: the exit code is that
+    of the run.
+    """
     name, status = finetune["metadata"]["name"], finetune.get("status") or {}
     message = status.get("message", "").removeprefix("medsd: ")
     if phase(finetune) == "Suspended":
         raise Interrupted(f"{name} is suspended; {message or 'spec.suspend: false lets it go on'}")
     if phase(finetune) == "Failed":
-        reasons = {c["reason"] for c in status.get("conditions", []) if c["type"] == "Failed" and c["status"] == "True"}
-        raise (InputError if "BadInput" in reasons else RunError)(f"{name} failed: {message or ', '.join(reasons)}")
+        reasons = {
+            c["reason"]
+            for c in status.get("conditions", [])
+            if c["type"] == "Failed" and c["status"] == "True"
+        }
+        raise (InputError if "BadInput" in reasons else RunError)(
+            f"{name} failed: {message or ', '.join(reasons)}"
+        )
 
 
 def age(time: str, now: datetime) -> str:

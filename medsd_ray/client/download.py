@@ -19,8 +19,8 @@ def download(
 ) -> None:  # fmt: skip
     """Fetches `what` (checkpoint, export or report) from a run's `output`.
 
-    The last three options are those of `export`, whose report is the run's own where absent. Raises InputError where
-    `dest` is not empty or there is nothing complete to fetch.
+    The last three options are those of `export`, whose report is the run's own where absent. Raises
+    InputError where `dest` is not empty or there is nothing complete to fetch.
     """
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise InputError(f"{dest}: there already; choose another DEST or remove this one")
@@ -43,7 +43,9 @@ def download(
         own = store.child(REPORT)
         if not report and not without_memorisation_check and own.exists("report.json"):
             report = f"{own.url}/report.json"
-        export(output, str(dest), report=report, without_memorisation_check=without_memorisation_check, raw=raw)
+        export(
+            output, str(dest), report=report, without_memorisation_check=without_memorisation_check, raw=raw
+        )
 
 
 def fetch(source: Storage, dest: Path) -> None:
@@ -60,7 +62,9 @@ def fetch(source: Storage, dest: Path) -> None:
         part.chmod(0o755)
         part.replace(dest)
     except FileNotFoundError as error:
-        raise RunError(f"{source.url}: a file is gone; the run may just have replaced it: try again") from error
+        raise RunError(
+            f"{source.url}: a file is gone; the run may just have replaced it: try again"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     print(f"{source.url} -> {dest}")

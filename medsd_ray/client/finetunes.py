@@ -27,9 +27,13 @@ class FineTunes:
     def __init__(self, context: str | None, namespace: str | None):
         self.kube = Kube(context, namespace)
 
-    def submit(self, run: RunSpec, *, runtime: str | None, pool: str | None, queue: str | None, report: Path | None) -> str:
+    def submit(
+        self, run: RunSpec, *, runtime: str | None, pool: str | None, queue: str | None, report: Path | None
+    ) -> str:
         """Makes the FineTune and returns its name."""
-        body = finetune(run, runtime=runtime, pool=pool, queue=queue, report=read_report(report) if report else None)
+        body = finetune(
+            run, runtime=runtime, pool=pool, queue=queue, report=read_report(report) if report else None
+        )
         try:
             self.kube.create(body)
         except Exists as error:
@@ -75,7 +79,9 @@ class FineTunes:
         print(f"{name} deleted, {pods}; its data stays in {_output(item)}")
 
     def _suspend(self, name: str, item: dict) -> dict:
-        """Asks for a checkpoint and waits for it, within the object's own grace. Returns the object as it is then."""
+        """Asks for a checkpoint and waits for it, within the object's own grace. Returns the object as it is
+        then.
+        """
         default = FineTuneSpec.model_fields["stopGraceSeconds"].default
         grace = item["spec"].get("stopGraceSeconds", default)
         self.kube.suspend(name)
@@ -85,7 +91,11 @@ class FineTunes:
             time.sleep(POLL_S)
         step = ((item.get("status") or {}).get("progress") or {}).get("lastCheckpointStep")
         late = "" if words.phase(item) in words.ENDED else f"no answer in {grace + PODS_GO_S}s; "
-        print(f"{name}: {late}" + ("no checkpoint" if step is None else f"the newest checkpoint is of step {step}"), flush=True)
+        print(
+            f"{name}: {late}"
+            + ("no checkpoint" if step is None else f"the newest checkpoint is of step {step}"),
+            flush=True,
+        )
         return item
 
     def _wait_gone(self, name: str) -> bool:
@@ -107,7 +117,9 @@ class FineTunes:
             self.logs(name, following=True)
         except KeyboardInterrupt:
             sys.stdout.flush()
-            raise Interrupted(f"{name} goes on; medsd logs {name} --follow shows more, medsd cancel {name} ends it") from None
+            raise Interrupted(
+                f"{name} goes on; medsd logs {name} --follow shows more, medsd cancel {name} ends it"
+            ) from None
 
 
 def _output(item: dict) -> str:

@@ -1,4 +1,6 @@
-"""FineTunes and the logs of their head pods, through the kubeconfig; every failure as one line that a user can act on."""
+"""FineTunes and the logs of their head pods, through the kubeconfig; every failure as one line that a user
+can act on.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Head:
 
 
 class Kube:
-    """One namespace, as the kubeconfig's user may see it. Raises InputError where there is no usable kubeconfig."""
+    """One namespace, as the kubeconfig's user may see it. Raises InputError where there is no usable
+    kubeconfig.
+    """
 
     def __init__(self, context: str | None, namespace: str | None):
         settings = client.Configuration()
@@ -64,7 +68,9 @@ class Kube:
     def create(self, body: dict[str, Any]) -> None:
         """Raises Exists, or InputError with the API server's words on wrong fields."""
         with self._errors():
-            self._objects.create_namespaced_custom_object(*self._kind, body, field_validation="Strict", **_TIMED)
+            self._objects.create_namespaced_custom_object(
+                *self._kind, body, field_validation="Strict", **_TIMED
+            )
 
     def get(self, name: str) -> dict[str, Any]:
         """Raises NotFound."""
@@ -80,12 +86,18 @@ class Kube:
     def suspend(self, name: str) -> None:
         with self._errors():
             self._objects.patch_namespaced_custom_object(
-                *self._kind, name, {"spec": {"suspend": True}}, _content_type="application/merge-patch+json", **_TIMED
+                *self._kind,
+                name,
+                {"spec": {"suspend": True}},
+                _content_type="application/merge-patch+json",
+                **_TIMED,
             )
 
     def delete(self, name: str, uid: str) -> None:
         """Deletes this very object; Kubernetes deletes all that it owns."""
-        options = client.V1DeleteOptions(propagation_policy="Background", preconditions=client.V1Preconditions(uid=uid))
+        options = client.V1DeleteOptions(
+            propagation_policy="Background", preconditions=client.V1Preconditions(uid=uid)
+        )
         with self._errors():
             self._objects.delete_namespaced_custom_object(*self._kind, name, body=options, **_TIMED)
 
@@ -109,7 +121,8 @@ class Kube:
         return Head(pod.metadata.name, container, found.container_id if found and started else None, running)
 
     def log(self, head: Head, follow: bool, since_s: int | None = None) -> Iterator[tuple[str, str]]:
-        """(time stamp, line) of a pod's log. Ends early where nothing came for a while or the connection broke.
+        """(time stamp, line) of a pod's log. Ends early where nothing came for a while or the connection
+        broke.
 
         Raises NotFound where the pod is gone.
         """
@@ -141,12 +154,16 @@ class Kube:
 
 
 def _load(context: str | None, settings: client.Configuration) -> dict[str, Any]:
-    """Fills the settings from the kubeconfig's context, and returns that context. Its current one need not be set."""
+    """Fills the settings from the kubeconfig's context, and returns that context. Its current one need not be
+    set.
+    """
     files = kube_config.KubeConfigMerger(kube_config.KUBE_CONFIG_DEFAULT_LOCATION)
     if files.config is None:
         raise config.ConfigException(f"there is no {kube_config.KUBE_CONFIG_DEFAULT_LOCATION}")
     base: Any = None  # certificates' relative paths then start from their own file's folder
-    loader = kube_config.KubeConfigLoader(files.config, context, config_base_path=base, config_persister=files.save_changes)
+    loader = kube_config.KubeConfigLoader(
+        files.config, context, config_base_path=base, config_persister=files.save_changes
+    )
     loader.load_and_set(settings)
     current: Any = loader.current_context
     return current["context"]
@@ -181,19 +198,29 @@ def in_words(status: int | None, body: str | None, namespace: str, host: str) ->
     message = " ".join(str(status_object.get("message") or "").split())
     name, where = details.get("name"), f"namespace {namespace} of {host}"
     if not status:  # the client's word for a TLS failure
-        return InputError(f"{host}: no trusted connection ({message}); mend the cluster's certificates in the kubeconfig")
+        return InputError(
+            f"{host}: no trusted connection ({message}); mend the cluster's certificates in the kubeconfig"
+        )
     if status == 401:
-        return InputError(f"{host}: these credentials are not accepted; sign in again, or choose another --context")
+        return InputError(
+            f"{host}: these credentials are not accepted; sign in again, or choose another --context"
+        )
     if status == 403:
-        return InputError(f"{where}: {message}; choose another --namespace, or ask for a role that may do this")
+        return InputError(
+            f"{where}: {message}; choose another --namespace, or ask for a role that may do this"
+        )
     if status == 404 and details.get("kind") == "namespaces":
         return InputError(f"{host} has no namespace {name}; make it, or choose another --namespace")
     if status == 404 and details.get("kind") == "pods":
         return NotFound(f"{where} has no pod {name} any more")
     if status == 404 and name:
-        return NotFound(f"{where} has no FineTune {name}; `medsd status` lists them, --namespace chooses another")
+        return NotFound(
+            f"{where} has no FineTune {name}; `medsd status` lists them, --namespace chooses another"
+        )
     if status == 404:
-        return InputError(f"{host} does not know FineTunes: install medsd's chart there (docs/kubernetes.md), or mend --context")
+        return InputError(
+            f"{host} does not know FineTunes: install medsd's chart there (docs/kubernetes.md), or mend --context"
+        )
     if status == 409 and status_object.get("reason") == "AlreadyExists":
         return Exists(f"{where} has a FineTune {name} already")
     if status in (400, 422):

@@ -1,4 +1,5 @@
-"""A FineTune's log: from its head pod while that is there, which has the output of the driver and all workers; else from storage.
+"""A FineTune's log: from its head pod while that is there, which has the output of the driver and all
+workers; else from storage.
 
 What the log itself does not say (waiting, retrying) goes to standard error, one line each time it changes.
 """
@@ -27,7 +28,9 @@ Value = TypeVar("Value")
 
 
 def print_newest(kube: Kube, name: str) -> None:
-    """The log of the newest attempt. Raises NotFound; InputError where its pods are gone and its archive cannot be read."""
+    """The log of the newest attempt. Raises NotFound; InputError where its pods are gone and its archive
+    cannot be read.
+    """
     item = kube.get(name)
     attempt = _attempt(item)
     head = kube.head(name, attempt) if attempt else None
@@ -37,14 +40,18 @@ def print_newest(kube: Kube, name: str) -> None:
                 print(line)
             return
     if words.phase(item) in WAITING or not print_archived(item, attempt):
-        earlier = f"; earlier attempts' logs are in {_archive(item)}" if attempt > 1 and _archive(item) else ""
+        earlier = (
+            f"; earlier attempts' logs are in {_archive(item)}" if attempt > 1 and _archive(item) else ""
+        )
         _say(f"{_state(item)}; no log yet{earlier}")
 
 
 def follow(kube: Kube, name: str) -> dict[str, Any]:
-    """Prints all attempts' logs from the current one on, as they come, until the run ends. Returns the object as it ended.
+    """Prints all attempts' logs from the current one on, as they come, until the run ends. Returns the object
+    as it ended.
 
-    Raises NotFound, Interrupted where the object is deleted meanwhile, and RunError where the API server is away for long.
+    Raises NotFound, Interrupted where the object is deleted meanwhile, and RunError where the API server is
+    away for long.
     """
     item, said, shown, done = kube.get(name), "", 0, set[str]()
     while True:
@@ -73,7 +80,9 @@ def follow(kube: Kube, name: str) -> dict[str, Any]:
 
 
 def _stream(kube: Kube, name: str, attempt: int, head: Head) -> None:
-    """Prints a container's log until the container ends; a connection that breaks or falls silent is made anew."""
+    """Prints a container's log until the container ends; a connection that breaks or falls silent is made
+    anew.
+    """
     last, last_at = "", None
     while True:
         since = None if last_at is None else int(time.monotonic() - last_at) + OVERLAP_S
@@ -105,7 +114,9 @@ def _patiently(call: Callable[[], Value]) -> Value:
 
 
 def print_archived(item: dict[str, Any], attempt: int) -> bool:
-    """Prints an attempt's log from storage; False where there is none yet. Raises InputError where it cannot be read."""
+    """Prints an attempt's log from storage; False where there is none yet. Raises InputError where it cannot
+    be read.
+    """
     name, folder = item["metadata"]["name"], _archive(item)
     if not folder or not attempt:
         return False

@@ -1,4 +1,6 @@
-"""The verbs by Ray's Jobs API, on a Ray cluster that runs already: each run is a job NAME-1, NAME-2, ... of that cluster."""
+"""The verbs by Ray's Jobs API, on a Ray cluster that runs already: each run is a job NAME-1, NAME-2, ... of
+that cluster.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ TOKEN = (
 
 
 class RayJobs:
-    """Raises InputError where no Ray dashboard answers at `address` or it refuses the token; RunError where Ray fails."""
+    """Raises InputError where no Ray dashboard answers at `address` or it refuses the token; RunError where
+    Ray fails.
+    """
 
     def __init__(self, address: str):
         self.address = address if "://" in address else f"http://{address}"
@@ -44,17 +48,22 @@ class RayJobs:
             os.environ.pop(name, None)
         import requests
 
-        logging.disable(logging.WARNING)  # Ray's remarks on missing tokens and packed folders: said here in words
+        logging.disable(
+            logging.WARNING
+        )  # Ray's remarks on missing tokens and packed folders: said here in words
         try:
             answer = requests.get(f"{self.address}/api/version", timeout=(5, 30))
             asks_token = answer.status_code in (401, 403)
             if not asks_token and "ray_version" not in answer.json():
                 raise ValueError
         except ValueError as error:
-            raise InputError(f"{self.address} answers, but is no Ray dashboard; give its address, with port 8265") from error
+            raise InputError(
+                f"{self.address} answers, but is no Ray dashboard; give its address, with port 8265"
+            ) from error
         except requests.RequestException as error:
             raise self._no_answer(error) from error
-        # Set before Ray is imported, which reads it once: in this mode it sends the token, and fails without one.
+        # Set before Ray is imported, which reads it once: in this mode it sends the token, and fails without
+        # one.
         os.environ.setdefault("RAY_AUTH_MODE", "token" if asks_token else "disabled")
         from ray.job_submission import JobSubmissionClient
 
@@ -62,22 +71,31 @@ class RayJobs:
             return JobSubmissionClient(self.address)
 
     def submit(self, run: RunSpec, working_dir: Path | None) -> str:
-        """Sends the run (and the code in `working_dir`). Returns the job's id. Raises InputError where it runs already."""
+        """Sends the run (and the code in `working_dir`). Returns the job's id. Raises InputError where it
+        runs already.
+        """
         check_folders(run)
         earlier = self._of(run.name)
         if earlier and not earlier[-1].status.is_terminal():
             running = earlier[-1].submission_id
-            raise InputError(f"{self.address} runs {running} already; `medsd cancel {run.name}` first, or give another name")
+            raise InputError(
+                f"{self.address} runs {running} already; `medsd cancel {run.name}` first, or give another name"
+            )
         wanted = f"{run.name}-{1 + max((_number(job.submission_id) for job in earlier), default=0)}"
         with job_folder(run, working_dir) as folder, self._errors():
             made = self.client.submit_job(
                 entrypoint=ENTRYPOINT,
                 submission_id=wanted,
-                runtime_env={"working_dir": str(folder), "env_vars": {CLUSTER: "1", STOP_WAIT: str(STOP_GRACE_S)}},
+                runtime_env={
+                    "working_dir": str(folder),
+                    "env_vars": {CLUSTER: "1", STOP_WAIT: str(STOP_GRACE_S)},
+                },
                 metadata={NAME: run.name, OUTPUT: run.output},
             )
         print(f"Ray job {made} submitted to {self.address}")
-        print(f"next: medsd status {run.name} --address {self.address}; medsd logs {run.name} --address {self.address} --follow")
+        print(
+            f"next: medsd status {run.name} --address {self.address}; medsd logs {run.name} --address {self.address} --follow"
+        )
         return made
 
     def status(self, name: str | None) -> None:
@@ -85,7 +103,10 @@ class RayJobs:
             print("\n".join(self._details(self._find(name))))
             return
         jobs = self._jobs()
-        rows = [(job.metadata[NAME], job.submission_id, job.status.value, self._last(job, PROGRESS)) for job in jobs]
+        rows = [
+            (job.metadata[NAME], job.submission_id, job.status.value, self._last(job, PROGRESS))
+            for job in jobs
+        ]
         print(table([("NAME", "JOB", "STATUS", "PROGRESS"), *rows]) if rows else f"no runs on {self.address}")
 
     def _details(self, job: Any) -> list[str]:
@@ -104,7 +125,9 @@ class RayJobs:
             print(self._log(job.submission_id), end="")
 
     def follow(self, job_id: str) -> None:
-        """Prints the job's log until it ends. Raises what `medsd train` raised there; Ctrl-C leaves it running."""
+        """Prints the job's log until it ends. Raises what `medsd train` raised there; Ctrl-C leaves it
+        running.
+        """
         try:
             asyncio.run(self._tail(job_id))
         except KeyboardInterrupt:
@@ -112,7 +135,9 @@ class RayJobs:
         check_end(job_id, *self._end(job_id))
 
     async def _tail(self, job_id: str) -> None:
-        """A connection that breaks is made anew; Ray then begins at the log's start, so what was printed is passed over."""
+        """A connection that breaks is made anew; Ray then begins at the log's start, so what was printed is
+        passed over.
+        """
         import aiohttp
 
         printed = 0
@@ -142,7 +167,9 @@ class RayJobs:
         end = time.monotonic() + STOP_GRACE_S + 10
         while not (job := self._info(job.submission_id)).status.is_terminal():
             if time.monotonic() > end:
-                raise RunError(f"{job.submission_id}: still {job.status.value}; see Ray's dashboard at {self.address}")
+                raise RunError(
+                    f"{job.submission_id}: still {job.status.value}; see Ray's dashboard at {self.address}"
+                )
             time.sleep(POLL_S)
         print("\n".join(self._details(job)))
 
@@ -158,7 +185,9 @@ class RayJobs:
         """The newest job of a run, or the job of this id."""
         if found := self._of(name) or [job for job in self._jobs() if job.submission_id == name]:
             return found[-1]
-        raise InputError(f"{self.address} has no run {name}; `medsd status --address {self.address}` lists them")
+        raise InputError(
+            f"{self.address} has no run {name}; `medsd status --address {self.address}` lists them"
+        )
 
     def _of(self, name: str) -> list[Any]:
         return [job for job in self._jobs() if job.metadata[NAME] == name]
@@ -197,7 +226,9 @@ class RayJobs:
             raise in_words(str(error), self.address) from error
 
     def _no_answer(self, error: Exception) -> InputError:
-        return InputError(f"nothing answers at {self.address} ({type(error).__name__}); mend --address, or forward the port 8265")
+        return InputError(
+            f"nothing answers at {self.address} ({type(error).__name__}); mend --address, or forward the port 8265"
+        )
 
 
 def token_words(text: str) -> str:
@@ -225,7 +256,9 @@ def check_end(job_id: str, status: str, exit_code: int | None, message: str) -> 
         raise Interrupted(f"{job_id} was stopped")
     if exit_code is None:  # it did not come so far as to run
         raise RunError(f"{job_id} did not start: {' '.join(message.split())}")
-    raise (InputError if exit_code == 2 else RunError)(f"{job_id} failed with exit code {exit_code}; its log above says why")
+    raise (InputError if exit_code == 2 else RunError)(
+        f"{job_id} failed with exit code {exit_code}; its log above says why"
+    )
 
 
 def _number(job_id: str) -> int:

@@ -1,4 +1,6 @@
-"""What `medsd submit` checks and sends: a run as a FineTune object, or as the files of a Ray job. Nothing is sent here."""
+"""What `medsd submit` checks and sends: a run as a FineTune object, or as the files of a Ray job. Nothing is
+sent here.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ RUN_FILE = "run.yaml"
 
 
 def finetune(
-    run: RunSpec, *, runtime: str | None = None, pool: str | None = None, queue: str | None = None, report: Report | None = None
+    run: RunSpec,
+    *,
+    runtime: str | None = None,
+    pool: str | None = None,
+    queue: str | None = None,
+    report: Report | None = None,
 ) -> dict[str, Any]:
     """The FineTune of a run: components in their long form, fields that have their default left out.
 
@@ -33,7 +40,9 @@ def finetune(
     try:
         spec = FineTuneSpec.model_validate({"run": run, "report": report, **given})
     except ValidationError as error:
-        raise InputError("; ".join(f"--{e['loc'][0]} {e['input']!r}: {e['msg']}" for e in error.errors())) from error
+        raise InputError(
+            "; ".join(f"--{e['loc'][0]} {e['input']!r}: {e['msg']}" for e in error.errors())
+        ) from error
     values = spec.model_dump(mode="json", exclude_defaults=True)
     name = values["run"].pop("name")
     return {"apiVersion": API_VERSION, "kind": "FineTune", "metadata": {"name": name}, "spec": values}
@@ -58,13 +67,19 @@ def _check_addresses(run: RunSpec, report: Report | None) -> None:
     if _is_local(run.model):
         wrong.append(f"model is {run.model}")
     if wrong:
-        raise InputError(f"{', '.join(wrong)}: pods see no folder of this machine; copy it to S3 and give its s3:// address")
+        raise InputError(
+            f"{', '.join(wrong)}: pods see no folder of this machine; copy it to S3 and give its s3:// address"
+        )
 
 
 def check_folders(run: RunSpec) -> None:
-    """Raises InputError where a Ray cluster's nodes would look for a folder in the job's own working directory."""
+    """Raises InputError where a Ray cluster's nodes would look for a folder in the job's own working
+    directory.
+    """
     addresses = _addresses(run) | ({"model": run.model} if _is_local(run.model) else {})
-    if wrong := [f"{name} is {value}" for name, value in addresses.items() if "://" not in value and value[0] != "/"]:
+    if wrong := [
+        f"{name} is {value}" for name, value in addresses.items() if "://" not in value and value[0] != "/"
+    ]:
         raise InputError(
             f"{', '.join(wrong)}: the cluster's nodes do not share this machine's folders; give an s3:// address, or the whole "
             "path of a folder that all nodes share"
@@ -87,7 +102,8 @@ def _is_local(model: str) -> bool:
 
 @contextlib.contextmanager
 def job_folder(run: RunSpec, working_dir: Path | None) -> Iterator[Path]:
-    """A folder with RUN_FILE beside links to all that is in `working_dir`, for Ray to pack (it follows the links).
+    """A folder with RUN_FILE beside links to all that is in `working_dir`, for Ray to pack (it follows the
+    links).
 
     Raises InputError where `working_dir` is no folder.
     """

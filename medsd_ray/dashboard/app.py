@@ -1,4 +1,6 @@
-"""The dashboard's HTTP edge: storage as plain data, and the page's own files. Only GET, and nothing is ever written."""
+"""The dashboard's HTTP edge: storage as plain data, and the page's own files. Only GET, and nothing is ever
+written.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,17 @@ from medsd_ray.storage import FolderStorage, Storage, absolute, open_storage
 from medsd_ray.web import CSP, Guard, access_token, serve
 
 TOKEN = "MEDSD_DASHBOARD_TOKEN"
-# Plotly compiles its WebGL charts with Function(), which needs unsafe-eval; no text of a study ever reaches it. Scripts still
-# come from this server alone and never from the page's text.
+# Plotly compiles its WebGL charts with Function(), which needs unsafe-eval; no text of a study ever reaches
+# it. Scripts still come from this server alone and never from the page's text.
 PAGE_CSP = CSP.replace("script-src 'self'", "script-src 'self' 'unsafe-eval'").replace(
     "img-src 'self' data:", "img-src 'self' data: blob:"
 )
 PLOTLY = "plotly.min.js"
-TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+}
 GZIP_FROM = 2048
 LOOK_EVERY_S = 2.0
 """How often the root is searched for studies and runs, however many pages ask."""
@@ -69,7 +75,11 @@ class Dashboard:
 
     def image(self, at: str, name: str) -> bytes | None:
         """A PNG of a run's folder; None for any other file, and for one that is not there."""
-        if not inside(at) or not IMAGE.fullmatch(name) or not {RUN, PROGRESS, TRIAL} & set(self.files.level(at)[1]):
+        if (
+            not inside(at)
+            or not IMAGE.fullmatch(name)
+            or not {RUN, PROGRESS, TRIAL} & set(self.files.level(at)[1])
+        ):
             return None
         try:
             data = self.files.store.read(join(at, name))
@@ -87,18 +97,26 @@ def answer(request: Request, value: Any, missing: str = "there is nothing of thi
     if value is None:
         return _json({"error": missing}, 404)
     body = to_json(value, inf_nan_mode="null")
-    return _tagged(request, body, "application/json", f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
+    return _tagged(
+        request, body, "application/json", f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    )
 
 
 def _json(value: dict[str, Any], status: int) -> Response:
     return Response(to_json(value), status, media_type="application/json")
 
 
-def _tagged(request: Request, body: bytes, kind: str, tag: str, zipped: bytes | None = None, keep: str = "no-store") -> Response:
+def _tagged(
+    request: Request, body: bytes, kind: str, tag: str, zipped: bytes | None = None, keep: str = "no-store"
+) -> Response:
     headers = {"ETag": tag, "Vary": "Accept-Encoding", "Cache-Control": keep}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    if not kind.startswith("image/") and len(body) >= GZIP_FROM and "gzip" in request.headers.get("accept-encoding", ""):
+    if (
+        not kind.startswith("image/")
+        and len(body) >= GZIP_FROM
+        and "gzip" in request.headers.get("accept-encoding", "")
+    ):
         body = zipped or gzip.compress(body, 4, mtime=0)
         headers["Content-Encoding"] = "gzip"
     return Response(body, media_type=kind, headers=headers)
@@ -200,7 +218,9 @@ def _of_studies(app: FastAPI, board: Dashboard) -> None:
     @app.get("/api/spec")
     def spec(request: Request, trial: str, at: str = "") -> Response:
         missing = f"trial {trial!r} has no spec yet"
-        return at_study(request, at, lambda: trial_spec(files, at, trial) if safe_id(trial) else None, missing)
+        return at_study(
+            request, at, lambda: trial_spec(files, at, trial) if safe_id(trial) else None, missing
+        )
 
     @app.get("/api/diff")
     def diff(request: Request, a: str, b: str, at: str = "") -> Response:
@@ -208,10 +228,14 @@ def _of_studies(app: FastAPI, board: Dashboard) -> None:
 
 
 def dashboard(root: str, host: str, port: int) -> None:
-    """Serves the studies and runs below `root` until Ctrl-C. Raises InputError for a root that cannot be read."""
+    """Serves the studies and runs below `root` until Ctrl-C. Raises InputError for a root that cannot be
+    read.
+    """
     store = absolute(open_storage(root))
     if isinstance(store, FolderStorage) and not store.root.is_dir():
-        raise InputError(f"{root}: no such folder; name one with studies or runs below it, or an s3:// address")
+        raise InputError(
+            f"{root}: no such folder; name one with studies or runs below it, or an s3:// address"
+        )
     try:
         store.level()
     except OSError as error:

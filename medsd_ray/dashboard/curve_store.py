@@ -20,7 +20,9 @@ AT_ONCE = 16
 
 
 BUDGET, FEWEST = 60_000, 40
-"""Points that a chart of all trials draws quickly without a GPU; and those that a curve keeps, however many trials there are."""
+"""Points that a chart of all trials draws quickly without a GPU; and those that a curve keeps, however many
+trials there are.
+"""
 
 
 ENDED = ("done", "stopped", "failed")
@@ -31,12 +33,16 @@ PATIENCE_S = 1.0
 
 
 class Book:
-    """Curves of one study. Each change gets a number, so that a page that names the last one it saw gets what came after."""
+    """Curves of one study. Each change gets a number, so that a page that names the last one it saw gets what
+    came after.
+    """
 
     def __init__(self, files: Files, at: str):
         self.files, self.at = files, at
         self.boot, self.number = secrets.token_hex(4), 0
-        self.curves: dict[str, tuple[str, int, dict[str, Curve]]] = {}  # trial -> (stamp, number, name -> curve)
+        self.curves: dict[
+            str, tuple[str, int, dict[str, Curve]]
+        ] = {}  # trial -> (stamp, number, name -> curve)
         self._lock = threading.Lock()
 
     def since(self, trials: list[dict[str, Any]], name: str, version: str | None) -> dict[str, Any]:
@@ -48,7 +54,9 @@ class Book:
             after = int(seen) if boot == self.boot and seen.isdecimal() else 0
             limit = max(FEWEST, min(LIMIT, BUDGET // max(1, len(wanted))))
             new = {
-                key: _at_most(limit, found[name]) for key, (_, at, found) in self.curves.items() if at > after and name in found
+                key: _at_most(limit, found[name])
+                for key, (_, at, found) in self.curves.items()
+                if at > after and name in found
             }
             return {
                 "version": f"{self.boot}.{self.number}",
@@ -87,7 +95,9 @@ class Book:
                 return _mark(trial), {}
         here = self.files.level(folder)[1]
         stamp = here[METRICS].stamp if METRICS in here else None
-        found = self.files.get(join(folder, METRICS), stamp, lambda data: series(read_records(data), NAMES), "trial")
+        found = self.files.get(
+            join(folder, METRICS), stamp, lambda data: series(read_records(data), NAMES), "trial"
+        )
         return stamp or "", found or {}
 
     def _keep(self, name: str, stamp: str, curves: dict[str, Curve]) -> None:

@@ -23,7 +23,9 @@ def read_records(data: bytes) -> list[dict[str, Any]]:
         records = from_json(b"[" + b",".join(lines) + b"]")
     except ValueError:  # one at a time, to lose no more than the broken one
         records = [_record(line) for line in lines]
-    return [record for record in records if isinstance(record, dict) and _number(record.get("step")) is not None]
+    return [
+        record for record in records if isinstance(record, dict) and _number(record.get("step")) is not None
+    ]
 
 
 def _record(line: bytes) -> Any:
@@ -41,7 +43,9 @@ def _number(value: Any) -> float | None:
 
 
 def series(records: list[dict[str, Any]], names: tuple[str, ...] | None = None) -> dict[str, Curve]:
-    """A curve, downsampled, for each figure in the records (or each of `names`); `learning_rates` become one each."""
+    """A curve, downsampled, for each figure in the records (or each of `names`); `learning_rates` become one
+    each.
+    """
     found: dict[str, tuple[list[float], list[float]]] = {}
     for record in records:
         flat = _flat(record) if names is None else record
@@ -61,7 +65,8 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def downsample(steps: list[float], values: list[float], limit: int = LIMIT) -> Curve:
-    """At most `limit` points: of each of equally many neighbours the lowest and the highest, and both ends as they are.
+    """At most `limit` points: of each of equally many neighbours the lowest and the highest, and both ends as
+    they are.
 
     So a spike is never lost, which every n-th point or a mean would do.
     """

@@ -18,7 +18,11 @@ KEPT = 20_000
 
 def parse_json(data: bytes) -> Any:
     """JSON as plain values; NaN and infinities, which JSON does not have, become null."""
-    return from_json(data, allow_inf_nan=False) if b"NaN" not in data and b"Infinity" not in data else _finite(from_json(data))
+    return (
+        from_json(data, allow_inf_nan=False)
+        if b"NaN" not in data and b"Infinity" not in data
+        else _finite(from_json(data))
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -26,7 +30,11 @@ def _finite(value: Any) -> Any:
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))) else value
+    return (
+        None
+        if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf")))
+        else value
+    )
 
 
 class Files:
@@ -47,11 +55,14 @@ class Files:
             raise
 
     def _closed(self, error: Exception) -> bool:
-        """Whether this one file or folder may not be read: it is a link that leads out of the root, or not ours."""
+        """Whether this one file or folder may not be read: it is a link that leads out of the root, or not
+        ours.
+        """
         return isinstance(error, PermissionError) or isinstance(self.store, FolderStorage)
 
     def get(self, key: str, stamp: str | None, parse: Callable[[bytes], Any], what: str = "") -> Any:
-        """`parse` of the file's bytes, made once for each stamp; None where the file is absent (stamp None) or unreadable.
+        """`parse` of the file's bytes, made once for each stamp; None where the file is absent (stamp None)
+        or unreadable.
 
         `what` tells apart what different callers make of one file.
         """
@@ -89,4 +100,6 @@ def join(folder: str, name: str) -> str:
 
 def inside(path: str) -> bool:
     """Whether a path from outside may be a folder below the root: plain names, one below the other."""
-    return path == "" or all(part not in ("", ".", "..") and part.isprintable() and "\\" not in part for part in path.split("/"))
+    return path == "" or all(
+        part not in ("", ".", "..") and part.isprintable() and "\\" not in part for part in path.split("/")
+    )

@@ -1,4 +1,5 @@
-"""Where the studies and runs of a root are: folders with study.json, with study.yaml and progress.json, or with run.yaml and it.
+"""Where the studies and runs of a root are: folders with study.json, with study.yaml and progress.json, or
+with run.yaml and it.
 
 A study.yaml or run.yaml alone may be what a user wrote, with outputs below its folder.
 """

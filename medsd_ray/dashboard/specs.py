@@ -9,7 +9,9 @@ import yaml
 
 
 def label(value: Any) -> Any:
-    """A value of a search space in short: numbers and plain words as they are, a component by its method and settings."""
+    """A value of a search space in short: numbers and plain words as they are, a component by its method and
+    settings.
+    """
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, dict) and isinstance(value.get("method"), str):
@@ -19,7 +21,9 @@ def label(value: Any) -> Any:
 
 
 def _setting(name: str, value: Any) -> str:
-    """`{"tokens": [{"token": "<effusion>", ...}]}` -> `<effusion>`; `{"swap": {"model": "org/radbert"}}` -> `org/radbert`."""
+    """`{"tokens": [{"token": "<effusion>", ...}]}` -> `<effusion>`; `{"swap": {"model": "org/radbert"}}` ->
+    `org/radbert`.
+    """
     if isinstance(value, list) and value and all(isinstance(one, dict) and "token" in one for one in value):
         return " ".join(str(one["token"]) for one in value)
     if isinstance(value, dict) and isinstance(value.get("model"), str):
@@ -44,9 +48,15 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def difference(a: Any, b: Any) -> list[dict[str, Any]]:
-    """Where two specs differ: `{"field", "a", "b"}` in order of the field; a side that lacks the field has null."""
+    """Where two specs differ: `{"field", "a", "b"}` in order of the field; a side that lacks the field has
+    null.
+    """
     left, right = flatten(a), flatten(b)
-    fields = [field for field in {**left, **right} if left.get(field) != right.get(field) or (field in left) != (field in right)]
+    fields = [
+        field
+        for field in {**left, **right}
+        if left.get(field) != right.get(field) or (field in left) != (field in right)
+    ]
     return [{"field": field, "a": _text(left, field), "b": _text(right, field)} for field in sorted(fields)]
 
 
@@ -67,7 +77,9 @@ def read_spec(data: bytes) -> dict[str, Any] | None:
 
 
 def as_run_yaml(spec: dict[str, Any]) -> str:
-    """The spec as a RUN.yaml to start anew: its output, which holds this run already, becomes a folder beside it."""
+    """The spec as a RUN.yaml to start anew: its output, which holds this run already, becomes a folder beside
+    it.
+    """
     output = spec.get("output")
     again = spec | ({"output": f"{output.rstrip('/')}-again"} if isinstance(output, str) else {})
     return yaml.safe_dump(again, sort_keys=False, allow_unicode=True)

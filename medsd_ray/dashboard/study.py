@@ -44,7 +44,10 @@ def _raw(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
     """study.json; before its first writing, what study.yaml and the trials themselves say."""
     if STUDY in here:
         return files.json(at, STUDY, here)
-    spec = files.get(join(at, STUDY_SPEC), here[STUDY_SPEC].stamp if STUDY_SPEC in here else None, read_spec) or {}
+    spec = (
+        files.get(join(at, STUDY_SPEC), here[STUDY_SPEC].stamp if STUDY_SPEC in here else None, read_spec)
+        or {}
+    )
     found = []
     for name in files.level(join(at, "trials"))[0]:
         folder = join(at, f"trials/{name}")
@@ -84,7 +87,9 @@ def _stages(files: Files, at: str) -> list[dict[str, Any]]:
 
 def _live(files: Files, folder: str) -> dict[str, Any]:
     progress = files.json(folder, PROGRESS, files.level(folder)[1])
-    return {name: number(progress.get(name)) for name in SHOWN} | {"updated": _text(progress.get("lastUpdateTime"))}
+    return {name: number(progress.get(name)) for name in SHOWN} | {
+        "updated": _text(progress.get("lastUpdateTime"))
+    }
 
 
 def trial_row(trial: dict[str, Any]) -> Trial:
@@ -94,7 +99,8 @@ def trial_row(trial: dict[str, Any]) -> Trial:
         "id": trial["id"],
         "status": _text(trial.get("status")) or "pending",
         "error": _text(trial.get("error")),
-        "trains": trial.get("run", "") is not None,  # else U-Net and text encoder are frozen: a model judged as it is
+        "trains": trial.get("run", "")
+        is not None,  # else U-Net and text encoder are frozen: a model judged as it is
         "seed": number(trial.get("seed")),
         "steps": number(trial.get("steps")),
         "seconds": number(trial.get("seconds")),
@@ -105,21 +111,29 @@ def trial_row(trial: dict[str, Any]) -> Trial:
 
 
 def _combination(one: dict[str, Any]) -> dict[str, Any]:
-    metrics = {str(name): value for name, value in _dict(one.get("metrics")).items() if isinstance(value, dict)}
+    metrics = {
+        str(name): value for name, value in _dict(one.get("metrics")).items() if isinstance(value, dict)
+    }
     return {
         "params": {str(name): label(value) for name, value in _dict(one.get("params")).items()},
         "components": {str(name): label(value) for name, value in _dict(one.get("components")).items()},
         "trials": [str(name) for name in one.get("trials") or []],
         "metrics": {
-            name: {key: number(value.get(key)) for key in ("mean", "low", "high", "n")} for name, value in metrics.items()
+            name: {key: number(value.get(key)) for key in ("mean", "low", "high", "n")}
+            for name, value in metrics.items()
         },
     }
 
 
 def parameters(trials: list[Trial]) -> list[dict[str, Any]]:
-    """The dimensions that were tried: `number` (on a log axis where they span a decade and more) or `category`."""
+    """The dimensions that were tried: `number` (on a log axis where they span a decade and more) or
+    `category`.
+    """
     place = {f"components.{name}": index for index, name in enumerate(PARTS)}
-    names = sorted({name for trial in trials for name in trial["params"]}, key=lambda name: (place.get(name, len(place)), name))
+    names = sorted(
+        {name for trial in trials for name in trial["params"]},
+        key=lambda name: (place.get(name, len(place)), name),
+    )
     found = []
     for name in names:
         values = [trial["params"][name] for trial in trials if trial["params"].get(name) is not None]
@@ -136,7 +150,9 @@ def metric_names(trials: list[Trial], first: str | None) -> list[str]:
 
 
 def trial_images(files: Files, at: str, ids: list[str]) -> dict[str, Any]:
-    """Images of trials on the same prompts and seeds: a row for each file name, in it each trial's file or null."""
+    """Images of trials on the same prompts and seeds: a row for each file name, in it each trial's file or
+    null.
+    """
     by_trial = {}
     for name in ids:
         folder = join(at, f"trials/{name}")
@@ -146,7 +162,9 @@ def trial_images(files: Files, at: str, ids: list[str]) -> dict[str, Any]:
         first = next(trial for trial in ids if name in by_trial[trial])
         notes = files.get(join(at, f"trials/{first}/{name}"), by_trial[first][name], png_notes, "notes") or {}
         stamps = {trial: by_trial[trial].get(name) for trial in ids}
-        rows.append({"name": name, "prompt": notes.get("prompt"), "seed": notes.get("seed"), "stamps": stamps})
+        rows.append(
+            {"name": name, "prompt": notes.get("prompt"), "seed": notes.get("seed"), "stamps": stamps}
+        )
     return {"trials": ids, "rows": rows}
 
 
@@ -179,7 +197,11 @@ def safe_id(name: Any) -> bool:
 
 
 def number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    return (
+        value
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        else None
+    )
 
 
 def _text(value: Any) -> str | None:

@@ -1,4 +1,6 @@
-"""Shards on this node's disk: fetched once a node, several at a time and ahead of need, and checked before use."""
+"""Shards on this node's disk: fetched once a node, several at a time and ahead of need, and checked before
+use.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from medsd_ray.errors import InputError
 from medsd_ray.storage import FolderStorage, Storage, sha256_file
 
 FETCH_THREADS = 8
-"""Shards fetched at a time, each by one thread and connection: threads of threads cost Python half as much time again."""
+"""Shards fetched at a time, each by one thread and connection: threads of threads cost Python half as much
+time again.
+"""
 
 
 def default_folder() -> Path:
@@ -32,13 +36,15 @@ def default_folder() -> Path:
 class ShardCache:
     """Local, checked copies of a split's shards.
 
-    A file's name in the cache is its checksum, so that worker processes and later runs share it without asking. Each
-    process checks a file once before it reads it. Shards of a plain folder are read in place.
+    A file's name in the cache is its checksum, so that worker processes and later runs share it without
+    asking. Each process checks a file once before it reads it. Shards of a plain folder are read in place.
     """
 
     def __init__(self, store: Storage, index: Index, folder: str | None):
         self.store, self.index = store, index
-        self.folder = None if isinstance(store, FolderStorage) else Path(folder) if folder else default_folder()
+        self.folder = (
+            None if isinstance(store, FolderStorage) else Path(folder) if folder else default_folder()
+        )
         self._pool = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._lock, self._random = threading.Lock(), random.Random()
         self._ready: dict[int, Future[Path]] = {}
@@ -47,7 +53,8 @@ class ShardCache:
         """Starts fetching shards (numbers in the index) that are not here yet."""
         with self._lock:
             missing = [shard for shard in shards if shard not in self._ready]
-            # A node's workers want the same ones: in an order of its own each fetches a part, rather than wait for another's.
+            # A node's workers want the same ones: in an order of its own each fetches a part, rather than
+            # wait for another's.
             self._random.shuffle(missing)
             for shard in missing:
                 self._ready[shard] = self._pool.submit(self._fetch, self.index.shards[shard])
@@ -97,7 +104,9 @@ class ShardCache:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise InputError(f"{self.folder}: this disk is full; set data.cache to a folder on a larger one") from error
+            raise InputError(
+                f"{self.folder}: this disk is full; set data.cache to a folder on a larger one"
+            ) from error
 
 
 def _whole(path: Path, shard: Shard) -> bool:

@@ -1,10 +1,11 @@
 """Latent shards: one safetensors file a shard, with a row a sample.
 
-Tensors: `mean` and `logvar` of the VAE's posterior, (n, channels, height, width) float32, unscaled; and, for a frozen text
-encoder, `text_embeddings` (n, length, width) float32. The header holds the samples' keys and captions: a text encoder
-that is trained may have words or a tokenizer of its own, so that tokens are made of captions when they are read.
-The index's meta holds `model` (address), `fingerprint`, `vae_fingerprint`, `text_encoder_fingerprint`, `scaling_factor`,
-the `empty_embedding` of the empty caption, and `sources`, the checksums of the image shards.
+Tensors: `mean` and `logvar` of the VAE's posterior, (n, channels, height, width) float32, unscaled; and, for
+a frozen text encoder, `text_embeddings` (n, length, width) float32. The header holds the samples' keys and
+captions: a text encoder that is trained may have words or a tokenizer of its own, so that tokens are made of
+captions when they are read. The index's meta holds `model` (address), `fingerprint`, `vae_fingerprint`,
+`text_encoder_fingerprint`, `scaling_factor`, the `empty_embedding` of the empty caption, and `sources`, the
+checksums of the image shards.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def to_bytes(tensors: dict[str, Tensor], keys: list[str], captions: list[str]) -
 class LatentReader:
     """Rows of latent shards. Files are memory-mapped and read a row at a time, so that memory stays flat.
 
-    With `tokenize` a row has the caption's `input_ids` (L,), and no text embeddings. Raises InputError where a file is no
-    latent shard.
+    With `tokenize` a row has the caption's `input_ids` (L,), and no text embeddings. Raises InputError where
+    a file is no latent shard.
     """
 
     def __init__(self, tokenize: Tokenize | None = None) -> None:
@@ -59,5 +60,7 @@ class LatentReader:
     def _read(self, path: Path) -> tuple[dict[str, Any], list[str]]:
         file: Any = safe_open(path, framework="pt")
         unwanted = {"text_embeddings"} if self.tokenize else set()
-        parts = {name: file.get_tensor(name) for name in set(file.keys()) - unwanted}  # views of the mapped file
+        parts = {
+            name: file.get_tensor(name) for name in set(file.keys()) - unwanted
+        }  # views of the mapped file
         return parts, json.loads((file.metadata() or {})["captions"]) if self.tokenize else []

@@ -66,10 +66,11 @@ def _png_places(path: Path) -> list[tuple[int, int]]:
 
 
 def _ustar_places(path: Path) -> list[tuple[int, int]]:
-    """The same of plain ustar headers (POSIX.1-1988), as `prepare` writes them; raises ValueError at any other.
+    """The same of plain ustar headers (POSIX.1-1988), as `prepare` writes them; raises ValueError at any
+    other.
 
-    Each worker reads all headers of a shard for its part of the images: by tarfile, a node of eight would spend longer on
-    headers than on images.
+    Each worker reads all headers of a shard for its part of the images: by tarfile, a node of eight would
+    spend longer on headers than on images.
     """
     places, at = [], 0
     with path.open("rb") as file:
@@ -91,16 +92,20 @@ def _ustar_places(path: Path) -> list[tuple[int, int]]:
 class ShardedDataset:
     """A split of image or latent shards, read by position (see order.py).
 
-    `tokenize` makes `input_ids` of latents' captions. Raises InputError where the address has no finished split of that
-    name, or one of text alone.
+    `tokenize` makes `input_ids` of latents' captions. Raises InputError where the address has no finished
+    split of that name, or one of text alone.
     """
 
-    def __init__(self, url: str, split: str, seed: int, cache_dir: str | None = None, tokenize: Tokenize | None = None):
+    def __init__(
+        self, url: str, split: str, seed: int, cache_dir: str | None = None, tokenize: Tokenize | None = None
+    ):
         self.store, self.index = open_split(url, split)
         if self.index.kind not in ("image", "latent"):
             raise InputError(f"{self.store.url}: {self.index.kind} shards hold no images to train on")
         if not self.index.samples:
-            raise InputError(f"{self.store.url}: no sample in this split; prepare more data or choose another split")
+            raise InputError(
+                f"{self.store.url}: no sample in this split; prepare more data or choose another split"
+            )
         self.order = Order(tuple(shard.samples for shard in self.index.shards), seed)
         self.cache = ShardCache(self.store, self.index, cache_dir)
         self._reader = ImageReader() if self.index.kind == "image" else LatentReader(tokenize)
@@ -123,20 +128,25 @@ class ShardedDataset:
     def batch(self, positions: range) -> dict[str, Tensor]:
         self.prefetch(positions[0])
         rows = [self.sample_at(position) for position in positions]
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]} | {"positions": torch.tensor(positions)}
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]} | {
+            "positions": torch.tensor(positions)
+        }
 
 
 class WithPrior:
     """Training samples, each with one of a second data set: `prior_NAME` beside each NAME.
 
-    Both are read at the same positions, each in its own order, so that the pairs too follow from (seed, position) alone.
+    Both are read at the same positions, each in its own order, so that the pairs too follow from (seed,
+    position) alone.
     """
 
     def __init__(self, dataset: ShardedDataset, prior: ShardedDataset):
         self.dataset, self.prior = dataset, prior
 
     def batch(self, positions: range) -> dict[str, Tensor]:
-        return self.dataset.batch(positions) | {f"prior_{name}": part for name, part in self.prior.batch(positions).items()}
+        return self.dataset.batch(positions) | {
+            f"prior_{name}": part for name, part in self.prior.batch(positions).items()
+        }
 
 
 def batches(
@@ -169,7 +179,12 @@ def batches(
                 if stopped.is_set():
                     return
                 share = batch_positions(step, global_batch_size, rank, world_size)
-                put([dataset.batch(share[at : at + micro_batch_size]) for at in range(0, len(share), micro_batch_size)])
+                put(
+                    [
+                        dataset.batch(share[at : at + micro_batch_size])
+                        for at in range(0, len(share), micro_batch_size)
+                    ]
+                )
         except BaseException as error:
             put(error)
 

@@ -1,8 +1,9 @@
 """Which sample comes when: a pure function of (seed, epoch), never of the number of workers.
 
-Position p, the number of samples that the whole job has consumed before, is the only state: with N samples it is place
-p % N of epoch p // N. Shards are shuffled, then samples within blocks of a few shards, so that memory and downloads stay
-bounded however large the data set is: an epoch costs one number a shard, and a block one number a sample of it.
+Position p, the number of samples that the whole job has consumed before, is the only state: with N samples it
+is place p % N of epoch p // N. Shards are shuffled, then samples within blocks of a few shards, so that
+memory and downloads stay bounded however large the data set is: an epoch costs one number a shard, and a
+block one number a sample of it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class Order:
         self._block = lru_cache(maxsize=4)(self._shuffle_block)
 
     def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's shard order, and the place at which each of its blocks starts (with the end as the last)."""
+        """The epoch's shard order, and the place at which each of its blocks starts (with the end as the
+        last).
+        """
         shards = np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes))
         ends = np.cumsum(self.sizes[shards])
         starts = np.concatenate([[0], ends[self.block_shards - 1 :: self.block_shards]])

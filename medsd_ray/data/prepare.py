@@ -1,8 +1,8 @@
 """`medsd prepare`: a source of images and reports to image shards, split by patient.
 
-Two passes: names, patients and reports first, then the pixels, a shard at a time. DEST/.progress/plan.json says what an
-unfinished DEST is being made of, so that it is gone on with only from the same source and arguments; DEST/index.json, the
-last file, says what a finished one was made of.
+Two passes: names, patients and reports first, then the pixels, a shard at a time. DEST/.progress/plan.json
+says what an unfinished DEST is being made of, so that it is gone on with only from the same source and
+arguments; DEST/index.json, the last file, says what a finished one was made of.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ PLAN = ".progress/plan.json"
 LINES = 20  # of bad samples that are listed one by one
 KEYS = 100  # of a warning that the index names
 VALUES = 30  # of a label that are counted; one with more is no class
-_UNITS = {"": 1, "b": 1} | {f"{p}{u}": b**n for n, p in enumerate("kmgt", 1) for u, b in (("b", 1000), ("ib", 1024), ("", 1024))}
+_UNITS = {"": 1, "b": 1} | {
+    f"{p}{u}": b**n for n, p in enumerate("kmgt", 1) for u, b in (("b", 1000), ("ib", 1024), ("", 1024))
+}
 
 
 def prepare(
@@ -48,9 +50,10 @@ def prepare(
 ) -> None:
     """Writes every usable sample of `source` to shards of `size` x `size` pixels in `dest`.
 
-    A finished `dest` of the same source and arguments is left as it is, an unfinished one is gone on with. Samples that
-    cannot be used are listed on standard error, and the rest is written all the same; then InputError says how many.
-    Raises InputError at once for arguments or a source that cannot be used at all, or a `dest` that holds other shards.
+    A finished `dest` of the same source and arguments is left as it is, an unfinished one is gone on with.
+    Samples that cannot be used are listed on standard error, and the rest is written all the same; then
+    InputError says how many. Raises InputError at once for arguments or a source that cannot be used at all,
+    or a `dest` that holds other shards.
     """
     if size < 8 or size % 8:
         raise InputError(f"--size {size}: give a positive multiple of 8")
@@ -137,14 +140,18 @@ def _phantoms(source: str, size: int, seed: int) -> Source:
 
 
 def fingerprint(found: Source, names: Pseudonyms | None) -> str:
-    """Tells one source from another, whatever the order of its samples; keyed, since it is made from identities."""
+    """Tells one source from another, whatever the order of its samples; keyed, since it is made from
+    identities.
+    """
     lines = sorted(f"{r.name}\0{r.patient}\0{r.stamp}" for r in found.records) + sorted(found.problems)
     text = stamp(found.kind, hashlib.sha256("\n".join(lines).encode()).hexdigest())
     return text if names is None else names.of("source", text)
 
 
 def _finished(store: Storage, plan: dict) -> dict | None:
-    """The root index of a finished DEST; None where there is work to do. Refuses a DEST that is made of something else."""
+    """The root index of a finished DEST; None where there is work to do. Refuses a DEST that is made of
+    something else.
+    """
     for key in (INDEX, PLAN):
         try:
             value = store.read_json(key)
@@ -153,13 +160,19 @@ def _finished(store: Storage, plan: dict) -> dict | None:
         except FileNotFoundError:
             continue
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{store.url}/{key}: not what prepare writes; delete {store.url} or choose another DEST") from error
+            raise InputError(
+                f"{store.url}/{key}: not what prepare writes; delete {store.url} or choose another DEST"
+            ) from error
         if differing:
             words = ["the source" if name == "fingerprint" else name.replace("_", " ") for name in differing]
-            raise InputError(f"{store.url} holds shards that differ in {', '.join(words)}; delete it or choose another DEST")
+            raise InputError(
+                f"{store.url} holds shards that differ in {', '.join(words)}; delete it or choose another DEST"
+            )
         return value if key == INDEX else None
     if any(store.list(f"{split}/") for split in SPLITS):
-        raise InputError(f"{store.url} holds files that prepare did not leave there; delete them or choose another DEST")
+        raise InputError(
+            f"{store.url} holds files that prepare did not leave there; delete them or choose another DEST"
+        )
     return None
 
 
@@ -168,13 +181,16 @@ Part = list[tuple[str, str, Record]]  # (key, patient's pseudonym, record), in t
 
 
 def _split(found: Source, names: Pseudonyms | None, shares: dict[str, float], seed: int) -> dict[str, Part]:
-    """Each split's records, ordered by key: the order of the source's rows might lead back to names, a keyed hash does not."""
+    """Each split's records, ordered by key: the order of the source's rows might lead back to names, a keyed
+    hash does not.
+    """
 
     def pseudonym(purpose: str, value: str) -> str:
         return names.of(purpose, value) if names else value
 
     rows = [(pseudonym("sample", r.name), pseudonym("patient", r.patient), r) for r in found.records]
-    # By the identifier itself: whoever prepares a data set with the same seed gets the same splits, whatever their key.
+    # By the identifier itself: whoever prepares a data set with the same seed gets the same splits, whatever
+    # their key.
     where = by_patient.assign((r.patient for r in found.records), shares, seed)
     parts: dict[str, Part] = {split: [] for split in shares}
     for row in sorted(rows, key=lambda row: row[0]):
@@ -200,9 +216,18 @@ class Tally:
 
     def meta(self) -> dict:
         """For the split's index."""
-        counts = {name: dict(sorted(values.items())) for name, values in self.labels.items() if len(values) <= VALUES}
+        counts = {
+            name: dict(sorted(values.items()))
+            for name, values in self.labels.items()
+            if len(values) <= VALUES
+        }
         warnings = {text: {"count": len(keys), "keys": keys[:KEYS]} for text, keys in self.warnings.items()}
-        return {"patients": len(self.patients), "labels": counts, "warnings": warnings, "skipped": self.skipped}
+        return {
+            "patients": len(self.patients),
+            "labels": counts,
+            "warnings": warnings,
+            "skipped": self.skipped,
+        }
 
 
 def _write(
@@ -216,7 +241,9 @@ def _write(
             if child.exists(INDEX):
                 progress.pass_over(len(part))
                 continue
-            writer = ShardWriter(child, plan["shard_size"], kind, split, **({"size": plan["size"]} if plan["size"] else {}))
+            writer = ShardWriter(
+                child, plan["shard_size"], kind, split, **({"size": plan["size"]} if plan["size"] else {})
+            )
             tally = Tally()
             for note in writer.notes:
                 tally.add(note)
@@ -229,7 +256,12 @@ def _write(
                     said.problem(f"{record.where}: {made}")
                 else:
                     sample, warnings = made
-                    note = {"key": sample.key, "patient": patient, "labels": sample.labels, "warnings": warnings}
+                    note = {
+                        "key": sample.key,
+                        "patient": patient,
+                        "labels": sample.labels,
+                        "warnings": warnings,
+                    }
                     writer.write(sample, note)
                     tally.add(note)
                 progress.step()
@@ -239,7 +271,9 @@ def _write(
     return {split: store.child(split).read_json(INDEX) for split in parts}
 
 
-def _ahead(pool: ThreadPoolExecutor, rows: Iterator[tuple[str, str, Record, int]]) -> Iterator[tuple[str, Record, Made]]:
+def _ahead(
+    pool: ThreadPoolExecutor, rows: Iterator[tuple[str, str, Record, int]]
+) -> Iterator[tuple[str, Record, Made]]:
     """Samples in order, a few made ahead on other threads: decoding leaves Python's lock to others."""
     waiting: deque = deque()
     for row in rows:
@@ -264,7 +298,9 @@ def make_sample(key: str, patient: str, record: Record, size: int) -> Made:
 
 
 def manifest(found: Source, plan: dict, indexes: dict[str, dict]) -> dict:
-    """The root index: what the shards are made of, how, and what came of it. No path, since a path may name a patient."""
+    """The root index: what the shards are made of, how, and what came of it. No path, since a path may name a
+    patient.
+    """
     told = ("samples", "patients", "bytes", "labels")
     splits = {split: {name: index[name] for name in told} for split, index in indexes.items()}
     warnings: Counter[str] = Counter()
@@ -289,9 +325,13 @@ def manifest(found: Source, plan: dict, indexes: dict[str, dict]) -> dict:
 def _report(dest: str, root: dict, said: Said) -> None:
     for text, count in root["warnings"].items():
         have = "samples have" if count > 1 else "sample has"
-        said.note(f"warning: {count} {have} {text}; look before you share them: each split's index.json has their keys")
+        said.note(
+            f"warning: {count} {have} {text}; look before you share them: each split's index.json has their keys"
+        )
     total = sum(value["samples"] for value in root["splits"].values())
-    held = ", ".join(f"{v['samples']} {split} ({v['patients']} patients)" for split, v in root["splits"].items())
+    held = ", ".join(
+        f"{v['samples']} {split} ({v['patients']} patients)" for split, v in root["splits"].items()
+    )
     print(f"{dest}: {held}")
     if skipped := root["skipped"]:
         first = said.only() if skipped == 1 else None
@@ -301,9 +341,11 @@ def _report(dest: str, root: dict, said: Said) -> None:
 
 
 class Said:
-    """What the user is told on standard error while the work goes on. Bad samples have a line each; a flood is cut.
+    """What the user is told on standard error while the work goes on. Bad samples have a line each; a flood
+    is cut.
 
-    The first bad sample waits for a second one: where it stays alone, it is the line that the command ends with.
+    The first bad sample waits for a second one: where it stays alone, it is the line that the command ends
+    with.
     """
 
     def __init__(self) -> None:
@@ -332,7 +374,9 @@ class Said:
 
 
 class Progress:
-    """Samples per second and time left on standard error: one line in place on a terminal, else one each half minute."""
+    """Samples per second and time left on standard error: one line in place on a terminal, else one each half
+    minute.
+    """
 
     def __init__(self, total: int):
         self.total, self.done, self.made = total, 0, 0
@@ -351,7 +395,12 @@ class Progress:
             rate = self.made / (now - self.started)
             left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) / rate))
             line = f"{self.done}/{self.total} samples, {rate:.0f}/s, {left} left"
-            print(f"\r\033[K{line}" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+            print(
+                f"\r\033[K{line}" if self.terminal else line,
+                end="" if self.terminal else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def end(self) -> None:
         if self.terminal and self.made:

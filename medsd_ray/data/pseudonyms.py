@@ -1,6 +1,7 @@
 """Names for patients and samples that only the holder of a key can lead back: HMAC-SHA256 (RFC 2104).
 
-The same patient gets the same pseudonym under the same key, whatever the data set. The key is never written to a shard.
+The same patient gets the same pseudonym under the same key, whatever the data set. The key is never written
+to a shard.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Pseudonyms:
         self._key = key
 
     def of(self, purpose: str, value: str) -> str:
-        """24 hexadecimal digits for an identifier; other purposes give unrelated pseudonyms of the same value."""
+        """24 hexadecimal digits for an identifier; other purposes give unrelated pseudonyms of the same
+        value.
+        """
         return hmac.new(self._key, f"{purpose}\0{value}".encode(), hashlib.sha256).hexdigest()[:DIGITS]
 
     @property
@@ -38,7 +41,8 @@ def key_file() -> Path:
 
 
 def load_key() -> bytes:
-    """The key in MEDSD_PSEUDONYM_KEY, else in `key_file()`, which is made with random digits where it is absent.
+    """The key in MEDSD_PSEUDONYM_KEY, else in `key_file()`, which is made with random digits where it is
+    absent.
 
     Raises InputError for a key that is too short, or a file that others may read.
     """
@@ -52,12 +56,16 @@ def load_key() -> bytes:
             raise InputError(f"{path}: others may read this key of the pseudonyms; chmod 600 {path}")
         return _checked(path.read_bytes().strip(), str(path))
     except OSError as error:
-        raise InputError(f"{path}: no key for pseudonyms here ({error.strerror}); set {KEY_VARIABLE}") from error
+        raise InputError(
+            f"{path}: no key for pseudonyms here ({error.strerror}); set {KEY_VARIABLE}"
+        ) from error
 
 
 def _checked(key: bytes, where: str) -> bytes:
     if len(key) < SHORTEST_KEY:
-        raise InputError(f"{where}: a key of {len(key)} characters can be guessed; give {SHORTEST_KEY} or more, at random")
+        raise InputError(
+            f"{where}: a key of {len(key)} characters can be guessed; give {SHORTEST_KEY} or more, at random"
+        )
     return key
 
 

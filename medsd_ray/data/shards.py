@@ -1,8 +1,9 @@
 """Shards: WebDataset tar files that other tools read too, and an index that says what is complete.
 
-A split is a folder of `shard-00000.tar`, … and an `index.json`, written last. A sample KEY is `KEY.png` (8-bit, grayscale
-or RGB), `KEY.txt` (caption), `KEY.json` (patient pseudonym, labels) and, for phantoms with an effusion, `KEY.mask.png`.
-Text samples have no `.png`. The root above the splits has an `index.json` of its own, the very last file.
+A split is a folder of `shard-00000.tar`, … and an `index.json`, written last. A sample KEY is `KEY.png`
+(8-bit, grayscale or RGB), `KEY.txt` (caption), `KEY.json` (patient pseudonym, labels) and, for phantoms with
+an effusion, `KEY.mask.png`. Text samples have no `.png`. The root above the splits has an `index.json` of its
+own, the very last file.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class Sample:
-    """One image with its caption. `image` is uint8 (height, width) or (height, width, 3), None for text alone."""
+    """One image with its caption. `image` is uint8 (height, width) or (height, width, 3), None for text
+    alone.
+    """
 
     key: str
     image: np.ndarray | None
@@ -47,7 +50,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """What one split holds. `meta` is what its writer noted beside the shards, such as `size` or the model's fingerprint."""
+    """What one split holds. `meta` is what its writer noted beside the shards, such as `size` or the model's
+    fingerprint.
+    """
 
     kind: str
     split: str
@@ -65,7 +70,13 @@ class Index:
 
 def write_index(store: Storage, index: Index) -> None:
     """Writes a split's index: after it, the split is complete."""
-    totals = {"format": FORMAT, "kind": index.kind, "split": index.split, "samples": index.samples, "bytes": index.bytes}
+    totals = {
+        "format": FORMAT,
+        "kind": index.kind,
+        "split": index.split,
+        "samples": index.samples,
+        "bytes": index.bytes,
+    }
     store.write_json(INDEX, totals | index.meta | {"shards": [asdict(shard) for shard in index.shards]})
 
 
@@ -73,10 +84,16 @@ def parse_index(value: dict, where: str) -> Index:
     """Raises InputError where the value is not a split's index."""
     try:
         if value["format"] != FORMAT:
-            raise InputError(f"{where}: format {value['format']!r} is not {FORMAT}; make the shards anew with this medsd")
-        shards = tuple(Shard(s["name"], int(s["samples"]), int(s["bytes"]), s["sha256"]) for s in value["shards"])
+            raise InputError(
+                f"{where}: format {value['format']!r} is not {FORMAT}; make the shards anew with this medsd"
+            )
+        shards = tuple(
+            Shard(s["name"], int(s["samples"]), int(s["bytes"]), s["sha256"]) for s in value["shards"]
+        )
         known = {"format", "kind", "split", "samples", "bytes", "shards"}
-        return Index(value["kind"], value["split"], shards, {k: v for k, v in value.items() if k not in known})
+        return Index(
+            value["kind"], value["split"], shards, {k: v for k, v in value.items() if k not in known}
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not an index of shards ({error}); run prepare or encode again") from error
 
@@ -97,7 +114,9 @@ def open_split(url: str, split: str) -> tuple[Storage, Index]:
             raise InputError(f"{where}: not JSON; run prepare or encode again") from error
         if "shards" in value:
             return candidate, parse_index(value, where)
-    raise InputError(f"{url}: no finished {split!r} split here (no {INDEX}); run prepare or encode, or mend the address")
+    raise InputError(
+        f"{url}: no finished {split!r} split here (no {INDEX}); run prepare or encode, or mend the address"
+    )
 
 
 def read_index(url: str, split: str = "train") -> Index:
@@ -129,8 +148,8 @@ def _fields(sample: Sample) -> Iterator[tuple[str, bytes]]:
 class ShardWriter:
     """Writes one split, shard by shard; `finish` writes the index.
 
-    Beside each finished shard stands a sidecar with the caller's note on each of its samples. A writer that is started
-    again on an unfinished split goes on after those shards: `notes` says which samples they hold.
+    Beside each finished shard stands a sidecar with the caller's note on each of its samples. A writer that
+    is started again on an unfinished split goes on after those shards: `notes` says which samples they hold.
     """
 
     def __init__(self, store: Storage, max_bytes: int, kind: str, split: str, **meta):
@@ -159,7 +178,9 @@ class ShardWriter:
     def write(self, sample: Sample, note: dict | None = None) -> None:
         """Adds a sample. `note`, which fits in JSON, comes back in `notes` when an interrupted split goes on."""
         fields = list(_fields(sample))
-        blocks = 2 + sum(1 + -(-len(data) // tarfile.BLOCKSIZE) for _, data in fields)  # headers, contents, the tar's end
+        blocks = 2 + sum(
+            1 + -(-len(data) // tarfile.BLOCKSIZE) for _, data in fields
+        )  # headers, contents, the tar's end
         ends = self._buffer.tell() + blocks * tarfile.BLOCKSIZE
         if self._notes and -(-ends // tarfile.RECORDSIZE) * tarfile.RECORDSIZE > self.max_bytes:
             self._close()
@@ -191,7 +212,9 @@ class ShardWriter:
 def check_shard(data: bytes, shard: Shard, where: str) -> bytes:
     """The same bytes, or InputError where they are not those that the index names."""
     if hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise InputError(f"{where}: corrupt shard: its checksum differs from the index's; copy it again or run prepare again")
+        raise InputError(
+            f"{where}: corrupt shard: its checksum differs from the index's; copy it again or run prepare again"
+        )
     return data
 
 
@@ -230,7 +253,9 @@ def read_shard(store: Storage, shard: Shard) -> Iterator[Sample]:
     try:
         data = check_shard(store.read(shard.name), shard, where)
     except FileNotFoundError as error:
-        raise InputError(f"{where}: missing, though the index names it; copy it again or run prepare again") from error
+        raise InputError(
+            f"{where}: missing, though the index names it; copy it again or run prepare again"
+        ) from error
     for key, fields in read_tar(data, where):
         yield decode_sample(key, fields, where)
 

@@ -16,7 +16,12 @@ def parse_shares(text: str) -> dict[str, float]:
         shares = [float(part) for part in text.split(",")]
     except ValueError:
         shares = []
-    if len(shares) != len(SPLITS) or not all(0 <= s <= 1 for s in shares) or abs(sum(shares) - 1) > 1e-6 or not shares[0]:
+    if (
+        len(shares) != len(SPLITS)
+        or not all(0 <= s <= 1 for s in shares)
+        or abs(sum(shares) - 1) > 1e-6
+        or not shares[0]
+    ):
         raise InputError(
             f"--splits {text!r}: give the shares of train, validation and test, such as 0.8,0.1,0.1, that add up to 1"
         )
@@ -24,10 +29,11 @@ def parse_shares(text: str) -> dict[str, float]:
 
 
 def assign(patients: Iterable[str], shares: dict[str, float], seed: int) -> dict[str, str]:
-    """The split of each patient, a function of the set of patients, the shares and the seed; not of their order.
+    """The split of each patient, a function of the set of patients, the shares and the seed; not of their
+    order.
 
-    Patients are ranked by a hash and cut at the shares, so that the shares are met as closely as whole patients allow.
-    Raises InputError where there are fewer patients than splits.
+    Patients are ranked by a hash and cut at the shares, so that the shares are met as closely as whole
+    patients allow. Raises InputError where there are fewer patients than splits.
     """
     ranked = sorted(set(patients), key=lambda patient: hashlib.sha256(f"{seed}/{patient}".encode()).digest())
     counts = share_out(len(ranked), shares)

@@ -1,4 +1,6 @@
-"""The logs of an attempt go to the run's storage before its cluster goes: the driver's, the workers' and Kubernetes' events."""
+"""The logs of an attempt go to the run's storage before its cluster goes: the driver's, the workers' and
+Kubernetes' events.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ WORKERS_S = 60
 """For all workers' logs together: their nodes, and their GPUs, wait for it."""
 
 
-def archive(store: Storage, driver_log: Path, events: list[dict[str, Any]], say: Callable[[str], None]) -> None:
+def archive(
+    store: Storage, driver_log: Path, events: list[dict[str, Any]], say: Callable[[str], None]
+) -> None:
     """Writes driver.log, events.json and workers/NODE/FILE. What fails is said, and ends nothing."""
     try:
         with_retries(lambda: store.upload(driver_log, "driver.log"))
@@ -59,7 +63,9 @@ def _archive_workers(store: Storage, address: str, say: Callable[[str], None]) -
 def living_nodes(address: str) -> list[Any]:
     from ray.util.state import list_nodes
 
-    return list_nodes(address=address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False)
+    return list_nodes(
+        address=address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False
+    )
 
 
 def worker_logs(address: str, node_id: str) -> Iterator[tuple[str, bytes]]:

@@ -32,7 +32,9 @@ class EvaluationJob(BaseModel):
 
 
 class PodJob(BaseModel):
-    """job.yaml: a run, with or without a report; a study; or an evaluation, which is a report of a model that is there."""
+    """job.yaml: a run, with or without a report; a study; or an evaluation, which is a report of a model that
+    is there.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     attempt: int = Field(ge=1)
@@ -76,7 +78,10 @@ def load_job(path: Path) -> PodJob:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".lstrip(": ") for e in error.errors())
+        wrong = (
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".lstrip(": ")
+            for e in error.errors()
+        )
         raise InputError(f"{path}: {'; '.join(wrong)}") from error
 
 
@@ -91,7 +96,10 @@ def steps(job: PodJob, folder: Path) -> list[Step]:
     """The job's verbs in order; `write_inputs` has put the files that they name into `folder`."""
     if job.study:
         return [Step("search", ["tune", str(folder / STUDY), "--auto-resume"])]
-    return [*([Step("train", ["train", str(folder / RUN), "--auto-resume"])] if job.run else []), *_report_steps(job, folder)]
+    return [
+        *([Step("train", ["train", str(folder / RUN), "--auto-resume"])] if job.run else []),
+        *_report_steps(job, folder),
+    ]
 
 
 def write_inputs(job: PodJob, folder: Path) -> None:
@@ -117,8 +125,8 @@ def _report_steps(job: PodJob, folder: Path) -> list[Step]:
     how = [
         "--prompts", str(folder / PROMPTS), "--num-images", str(report.numImages), "--seed", str(report.seed),
         "--guidance-scale", str(report.guidanceScale), "--steps", str(report.steps),
-        # With one worker `generate` works in its own process: the head pod, which has no GPU and few cores. Two are asked
-        # for instead; the second gets no work where it finds no room.
+        # With one worker `generate` works in its own process: the head pod, which has no GPU and few cores.
+        # Two are asked for instead; the second gets no work where it finds no room.
         "--num-workers", str(max(2, workers)), *(["--use-gpu"] if use_gpu else []),
     ]  # fmt: skip
     made = [Step("generate", ["generate", model, "--out", images, *how])]

@@ -1,7 +1,8 @@
 """What runs in the head pod: `python -m medsd_ray.driver.main job.yaml`, the driver of one attempt.
 
-It runs medsd's verbs as processes, one after the other; tells the operator how far they are (pod_server.py); and at the
-end, good or bad, puts the logs into the run's storage (archive.py). It ends with the code of the verb that failed.
+It runs medsd's verbs as processes, one after the other; tells the operator how far they are (pod_server.py);
+and at the end, good or bad, puts the logs into the run's storage (archive.py). It ends with the code of the
+verb that failed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ MEDSD = Path(sys.executable).with_name("medsd")
 
 
 NO_STORAGE = 75
-"""Exit code where the store does not answer: not the run's fault, nor that of its input (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code where the store does not answer: not the run's fault, nor that of its input (EX_TEMPFAIL of
+sysexits.h).
+"""
 
 
 STORAGE_S = 60
@@ -46,7 +49,9 @@ COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 
 
 class Tee:
-    """Bytes to this process's own output (the Ray job's log), to a file, and to the log of the pod's container."""
+    """Bytes to this process's own output (the Ray job's log), to a file, and to the log of the pod's
+    container.
+    """
 
     def __init__(self, path: Path):
         self._lock = threading.Lock()
@@ -86,7 +91,9 @@ class Runner:
                     self._child.send_signal(sent)
 
     def run(self, step: Step) -> tuple[int, str | None]:
-        """The verb's exit code, 128 + N where signal N ended it; and where it is not 0, the line that says why."""
+        """The verb's exit code, 128 + N where signal N ended it; and where it is not 0, the line that says
+        why.
+        """
         self.tee.say(f"$ medsd {' '.join(step.words)}")
         environment = os.environ | {CLUSTER: "1", "PYTHONUNBUFFERED": "1"}
         with self._lock:
@@ -149,7 +156,9 @@ def _stop(line: str, code: int) -> NoReturn:
 
 
 def run(path: Path) -> int:
-    """Runs the job and returns its exit code. Raises InputError for a bad job.yaml, RunError where the port is taken."""
+    """Runs the job and returns its exit code. Raises InputError for a bad job.yaml, RunError where the port
+    is taken.
+    """
     job = load_job(path)
     with tempfile.TemporaryDirectory(prefix="medsd-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -159,7 +168,9 @@ def run(path: Path) -> int:
         runner = Runner(tee)
         for sent in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sent, lambda number, _: runner.stop(signal.Signals(number)))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray starts its jobs with this signal blocked
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, {signal.SIGINT}
+        )  # Ray starts its jobs with this signal blocked
         board = Board(todo[0].stage, stop=lambda: runner.stop(signal.SIGINT))
         serve(board, int(os.environ.get("MEDSD_PORT", PORT)))
         output = open_storage(job.output)
@@ -168,7 +179,12 @@ def run(path: Path) -> int:
             with contextlib.suppress(InputError, RunError):
                 board.read(output)
         board.exit_code, board.stage = code, "archive"
-        archive(output.child(job.logs), folder / "driver.log", board.events, lambda line: tee.say(f"warning: {line}"))
+        archive(
+            output.child(job.logs),
+            folder / "driver.log",
+            board.events,
+            lambda line: tee.say(f"warning: {line}"),
+        )
         board.stage = "done"
         board.told.wait(LINGER_S)
         return code
@@ -196,7 +212,9 @@ def run_steps(job: PodJob, todo: list[Step], output: Storage, board: Board, runn
 def _no_storage(output: Storage, board: Board, runner: Runner) -> int:
     if runner.asked:
         return 128 + runner.asked
-    board.error = f"medsd: {output.url}: the store does not answer; it may come back, else check AWS_ENDPOINT_URL"
+    board.error = (
+        f"medsd: {output.url}: the store does not answer; it may come back, else check AWS_ENDPOINT_URL"
+    )
     runner.tee.say(board.error)
     return NO_STORAGE
 
@@ -210,7 +228,9 @@ def wait_for(output: Storage, runner: Runner) -> bool:
 
 
 def answers(output: Storage) -> bool:
-    """False where no server answers or it has an error of its own. A refusal is an answer: the verbs say it in words."""
+    """False where no server answers or it has an error of its own. A refusal is an answer: the verbs say it
+    in words.
+    """
     from botocore.exceptions import ConnectionError as NoConnection
 
     try:

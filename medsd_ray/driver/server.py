@@ -1,6 +1,7 @@
 """What the operator hears from a running attempt and tells it, over HTTP: POST /poll, GET /healthz.
 
-Answers come from memory: a thread reads the run's records, so that a store that is slow or away delays no answer.
+Answers come from memory: a thread reads the run's records, so that a store that is slow or away delays no
+answer.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ SHOWN = ("state", "step", "total", "loss", "best", "images_per_second", "eta_sec
 
 
 class Board:
-    """What the polls are answered with and what they bring. `stop` is called for each poll that asks for an end."""
+    """What the polls are answered with and what they bring. `stop` is called for each poll that asks for an
+    end.
+    """
 
     def __init__(self, stage: str, stop: Callable[[], None]):
         self.stage = stage
@@ -72,7 +75,9 @@ class Board:
         }
 
     def take(self, body: Any) -> None:
-        """A poll's body: events of the attempt's objects, and whether it is to stop. Raises ValueError for another shape."""
+        """A poll's body: events of the attempt's objects, and whether it is to stop. Raises ValueError for
+        another shape.
+        """
         if not isinstance(body, dict) or not isinstance(events := body.get("events", []), list):
             raise ValueError('the body is {"events": [...], "stop": false}')
         for event in events[:MOST_EVENTS]:
@@ -87,11 +92,15 @@ class Board:
 
 
 def serve(board: Board, port: int) -> None:
-    """Answers on all addresses of this machine, in threads, until the process ends. Raises RunError where the port is taken."""
+    """Answers on all addresses of this machine, in threads, until the process ends. Raises RunError where the
+    port is taken.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._send(200, {"ok": True}) if self.path == "/healthz" else self._send(404, {"error": "GET /healthz"})
+            self._send(200, {"ok": True}) if self.path == "/healthz" else self._send(
+                404, {"error": "GET /healthz"}
+            )
 
         def do_POST(self) -> None:
             if self.path != "/poll":
@@ -122,5 +131,7 @@ def serve(board: Board, port: int) -> None:
     try:
         server = ThreadingHTTPServer(("0.0.0.0", port), Handler)
     except OSError as error:
-        raise RunError(f"port {port} cannot be listened on: {error.strerror}; set MEDSD_PORT to a free one") from error
+        raise RunError(
+            f"port {port} cannot be listened on: {error.strerror}; set MEDSD_PORT to a free one"
+        ) from error
     threading.Thread(target=server.serve_forever, name="poll", daemon=True).start()

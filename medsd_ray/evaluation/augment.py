@@ -1,6 +1,8 @@
-"""`medsd augment`: do generated images help a classifier? Trained on real, generated and both, scored on real held-out patients.
+"""`medsd augment`: do generated images help a classifier? Trained on real, generated and both, scored on real
+held-out patients.
 
-The question of RoentGen (Chambon et al. 2022, arXiv 2211.12737, sec. 4.4), each training repeated with several seeds.
+The question of RoentGen (Chambon et al. 2022, arXiv 2211.12737, sec. 4.4), each training repeated with
+several seeds.
 
 out/augmentation.json   settings and figures;  out/augmentation.csv   each training;  out/augmentation.png   the plot
 """
@@ -54,11 +56,14 @@ def augment(
 ) -> dict:  # fmt: skip
     """Trains len(cases) x num_seeds classifiers and returns what augmentation.json holds.
 
-    A generated image's label is that of the real training images whose caption its prompt is. Raises InputError for shards
-    without a training and a test split, prompts that are no captions, or settings out of range.
+    A generated image's label is that of the real training images whose caption its prompt is. Raises
+    InputError for shards without a training and a test split, prompts that are no captions, or settings out
+    of range.
     """
     if num_seeds < 2 or not ratios or min(ratios) <= 0:
-        raise InputError("choose 2 seeds or more, for an interval over them, and ratios above 0, such as --ratio 0.5 --ratio 1")
+        raise InputError(
+            "choose 2 seeds or more, for an interval over them, and ratios above 0, such as --ratio 0.5 --ratio 1"
+        )
     inputs = read_inputs(real, generated, None, label)
     store = open_storage(out)
     settings = {
@@ -75,10 +80,18 @@ def augment(
         return known
     for split in ("train", "test"):
         if split not in inputs.real:
-            raise InputError(f"{real}: no {split} split; prepare shards with one, so that no patient both trains and judges")
-    train, test, made = inputs.real["train"], inputs.real["test"], labelled(inputs.generated, inputs.real["train"])
+            raise InputError(
+                f"{real}: no {split} split; prepare shards with one, so that no patient both trains and judges"
+            )
+    train, test, made = (
+        inputs.real["train"],
+        inputs.real["test"],
+        labelled(inputs.generated, inputs.real["train"]),
+    )
     if not len(made):
-        raise InputError(f"{generated}: no prompt is a caption of the real training images, so no image has a label")
+        raise InputError(
+            f"{generated}: no prompt is a caption of the real training images, so no image has a label"
+        )
     rows = []
     for case in cases(ratios):
         for number_ in range(num_seeds):
@@ -105,7 +118,8 @@ def labelled(generated: ImageSet, train: ImageSet) -> ImageSet:
 
 
 def mixture(case: Case, train: ImageSet, made: ImageSet, seed: int) -> ImageSet:
-    """What the case trains on; without real images as many generated ones as those, or all where there are fewer.
+    """What the case trains on; without real images as many generated ones as those, or all where there are
+    fewer.
 
     Raises ValueError where there are fewer generated images than the ratio to the real ones asks for.
     """
@@ -120,7 +134,9 @@ def mixture(case: Case, train: ImageSet, made: ImageSet, seed: int) -> ImageSet:
     return concatenate(parts)
 
 
-def _run(case: Case, train: ImageSet, validation: ImageSet | None, test: ImageSet, made: ImageSet, seed: int) -> dict[str, Any]:
+def _run(
+    case: Case, train: ImageSet, validation: ImageSet | None, test: ImageSet, made: ImageSet, seed: int
+) -> dict[str, Any]:
     row: dict[str, Any] = {"case": case.name, "seed": seed}
     try:
         images = mixture(case, train, made, seed)
@@ -142,7 +158,10 @@ def score(classifier: Classifier, images: ImageSet) -> dict[str, Any]:
     probabilities = classifier.probabilities(some.pixels)
     area = auroc(probabilities, truth)
     accuracy = float((probabilities.argmax(1) == truth).mean())
-    return {"accuracy": accuracy, "auroc": Missing("the held-out images show one class only") if area is None else area}
+    return {
+        "accuracy": accuracy,
+        "auroc": Missing("the held-out images show one class only") if area is None else area,
+    }
 
 
 def summarise(rows: list[dict], every: list[Case]) -> list[dict[str, Any]]:
@@ -178,12 +197,16 @@ def _table(rows: list[dict]) -> bytes:
 
 
 def _plot(found: list[dict]) -> bytes:
-    """AUROC of each case with its interval, accuracy where there is no AUROC; the real images' alone as a line."""
+    """AUROC of each case with its interval, accuracy where there is no AUROC; the real images' alone as a
+    line.
+    """
     name = "auroc" if any(one["auroc"] is not None for one in found) else "accuracy"
     shown = [one for one in reversed(found) if one[name] is not None]
     figure, axes = new_figure(7, 0.9 + 0.42 * max(1, len(shown)))
     for place, one in enumerate(shown):
-        colour = COLOURS["real" if one["case"] == "real" else "generated" if one["case"] == "generated" else "base"]
+        colour = COLOURS[
+            "real" if one["case"] == "real" else "generated" if one["case"] == "generated" else "base"
+        ]
         axes.plot(one[f"{name}_interval"], [place, place], color=colour, linewidth=3, alpha=0.6)
         axes.plot([one[name]], [place], "o", color=colour, markersize=8)
         if one["case"] == "real":
@@ -202,6 +225,11 @@ def summary(found: dict) -> str:
         if one["accuracy"] is None:
             lines.append(f"{one['case']:<26}{'–':>8}  {one['accuracy_reason']}")
             continue
-        cells = [f"{number(one[n]):>{w}}  {span(one.get(f'{n}_interval')):<16}" for n, w in (("accuracy", 10), ("auroc", 8))]
+        cells = [
+            f"{number(one[n]):>{w}}  {span(one.get(f'{n}_interval')):<16}"
+            for n, w in (("accuracy", 10), ("auroc", 8))
+        ]
         lines.append(f"{one['case']:<26}{one['images']:>8}" + "".join(cells))
-    return "\n".join([*lines, f"scored on {found['test']} real images of {found['test_patients']} held-out patients"])
+    return "\n".join(
+        [*lines, f"scored on {found['test']} real images of {found['test_patients']} held-out patients"]
+    )

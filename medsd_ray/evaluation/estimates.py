@@ -15,7 +15,9 @@ class Missing(str):
 
 
 def put(section: dict, name: str, value: Any) -> None:
-    """Writes a figure: an Estimate with its interval, a number, or for Missing null with the reason beside it."""
+    """Writes a figure: an Estimate with its interval, a number, or for Missing null with the reason beside
+    it.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         value = Missing("the computation gave no finite number")
     if isinstance(value, Missing):

@@ -1,4 +1,6 @@
-"""`medsd evaluate`: reads the images, computes each section of the report, writes report.json and report.html."""
+"""`medsd evaluate`: reads the images, computes each section of the report, writes report.json and
+report.html.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,18 @@ def evaluate(
     lpips: str | None = None, protocol: Asked | None = None, seed: int = 0,
     held_out: Sequence[str] = ("test",), title: str = TITLE, extra: dict | None = None, say: Say = partial(print, flush=True),
 ) -> dict:  # fmt: skip
-    """Measures generated images against real ones; writes report.html and report.json to `out` and returns the latter.
+    """Measures generated images against real ones; writes report.html and report.json to `out` and returns
+    the latter.
 
-    Arguments are those of `medsd evaluate`. `held_out` names the splits that distances refer to; `extra` adds sections to
-    the report, each a dict of figures or a list of dicts. Where `out` holds a report of the same images and settings,
-    nothing is computed. Raises InputError for unreadable or missing inputs.
+    Arguments are those of `medsd evaluate`. `held_out` names the splits that distances refer to; `extra` adds
+    sections to the report, each a dict of figures or a list of dicts. Where `out` holds a report of the same
+    images and settings, nothing is computed. Raises InputError for unreadable or missing inputs.
     """
     started, store = time.monotonic(), open_storage(out)
     loaded: dict[str, features.Extractor | Missing] = {
-        name: features.EXTRACTORS[name](fetched(address)) if address else Missing(f"no weight file was given (--{name})")
+        name: features.EXTRACTORS[name](fetched(address))
+        if address
+        else Missing(f"no weight file was given (--{name})")
         for name, address in (("inception", inception), ("xrv", xrv))
     }
     clip_folder = str(fetched(clip)) if clip else None
@@ -56,7 +61,10 @@ def evaluate(
     words = {name: str(one if isinstance(one, Missing) else one.description) for name, one in loaded.items()}
     options = {"label": label, "seed": seed, "held_out": list(held_out), "clip": clip, "title": title} | words
     seeds = _seeds(given, inputs)
-    options["protocol"] = given and [*given.words(), seeds if isinstance(seeds, Missing) else seeds.checksum()]
+    options["protocol"] = given and [
+        *given.words(),
+        seeds if isinstance(seeds, Missing) else seeds.checksum(),
+    ]
     options["vae"] = carrier if isinstance(carrier, Missing) else [carrier.model, carrier.fingerprint]
     options["lpips"] = perceptual if isinstance(perceptual, Missing) else perceptual.description
     checksum = _checksum(inputs, record, options)
@@ -70,7 +78,9 @@ def evaluate(
         "format": page.FORMAT,
         "title": title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _command(real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, protocol, seed),
+        "command": _command(
+            real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, protocol, seed
+        ),
         "inputs_sha256": checksum,
         "model": inputs.manifest.get("model"),
         "model_fingerprint": inputs.manifest.get("model_fingerprint"),
@@ -83,7 +93,12 @@ def evaluate(
     found["protocol"] = given and protocol_figures.section(given, sets, seeds, seed, say)
     found["vae"] = reconstruction.vae_section(carrier, perceptual, sets.held_out.pixels)
     found["train"] = sections.train_section(record)
-    found["run"] = {"output": record.url, "spec": record.spec, "manifest": record.manifest, "result": record.result}
+    found["run"] = {
+        "output": record.url,
+        "spec": record.spec,
+        "manifest": record.manifest,
+        "result": record.result,
+    }
     found["extra"], found["versions"] = extra or {}, versions()
     found["cautions"] = page.cautions(found)
     found["seconds"] = round(time.monotonic() - started, 1)
@@ -93,11 +108,18 @@ def evaluate(
 
 
 def measure(
-    sets: Sets, loaded: dict[str, features.Extractor | Missing], label: str, clip: str | None, seed: int, say: Say
+    sets: Sets,
+    loaded: dict[str, features.Extractor | Missing],
+    label: str,
+    clip: str | None,
+    seed: int,
+    say: Say,
 ) -> tuple[dict, dict[str, memorisation.SpaceCheck]]:
     """Every section that the images decide, and the memorisation checks behind its own section."""
     trained = _train(sets, seed, say)
-    loaded = loaded | {"classifier": trained if isinstance(trained, Missing) else features.of_classifier(trained)}
+    loaded = loaded | {
+        "classifier": trained if isinstance(trained, Missing) else features.of_classifier(trained)
+    }
     found: dict[str, Any] = {
         "counts": sections.count_section(sets),
         "classifier": sections.classifier_section(trained, sets, label, seed),
@@ -112,7 +134,9 @@ def measure(
 
 
 def assign(inputs: Inputs, held_out: Sequence[str]) -> Sets:
-    """Which real images train, choose and judge. Raises InputError where no split named in `held_out` has images."""
+    """Which real images train, choose and judge. Raises InputError where no split named in `held_out` has
+    images.
+    """
     real = inputs.real
     if set(real) == {"all"}:
         reference = f"all {len(real['all'])} real images (a plain folder: no split, no labels)"
@@ -122,9 +146,13 @@ def assign(inputs: Inputs, held_out: Sequence[str]) -> Sets:
     if not names and "validation" in real:
         names, note = ["validation"], " (there is no test split; it also chose the classifier's epoch)"
     if not names:
-        raise InputError(f"the real shards have no {' or '.join(held_out)} split to judge by; prepare with a test split")
+        raise InputError(
+            f"the real shards have no {' or '.join(held_out)} split to judge by; prepare with a test split"
+        )
     judge = concatenate([real[name] for name in names])
-    reference = f"the {' and '.join(names)} split{note}: {len(judge)} real images of {judge.patients} patients"
+    reference = (
+        f"the {' and '.join(names)} split{note}: {len(judge)} real images of {judge.patients} patients"
+    )
     return Sets(real.get("train"), real.get("validation"), judge, inputs.generated, inputs.base, reference)
 
 
@@ -160,7 +188,9 @@ def _write(store: Storage, found: dict, view: dict) -> None:
     files = {"report.json": dumps(found), "report.html": page.render(found, view)}
     for name, data in files.items():
         store.write(name, data)
-    store.mark_complete({n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()})
+    store.mark_complete(
+        {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()}
+    )
 
 
 def _finished(store: Storage, checksum: str) -> dict | None:
@@ -176,7 +206,9 @@ def _finished(store: Storage, checksum: str) -> dict | None:
 
 def _checksum(inputs: Inputs, record: RunRecord, options: dict) -> str:
     """Of all that a report follows from: images, run, options and this package's own code."""
-    code = [path.read_text() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in (".py", ".j2")]
+    code = [
+        path.read_text() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in (".py", ".j2")
+    ]
     parts = [inputs.checksum(), inputs.manifest, record.result, record.metrics, options, code]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -190,8 +222,29 @@ def _seeds(given: protocol_figures.Given | None, inputs: Inputs) -> ImageSet | M
 
 
 def _command(real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, protocol, seed) -> str:
-    parts = ["medsd", "evaluate", "--real", real, "--generated", generated, "--out", out, "--label", label, "--seed", str(seed)]
-    named = {"base": base, "inception": inception, "xrv": xrv, "clip": clip, "run": run, "vae": vae, "lpips": lpips}
+    parts = [
+        "medsd",
+        "evaluate",
+        "--real",
+        real,
+        "--generated",
+        generated,
+        "--out",
+        out,
+        "--label",
+        label,
+        "--seed",
+        str(seed),
+    ]
+    named = {
+        "base": base,
+        "inception": inception,
+        "xrv": xrv,
+        "clip": clip,
+        "run": run,
+        "vae": vae,
+        "lpips": lpips,
+    }
     if protocol:
         named |= {"protocol": protocol.name, "rad-dino": protocol.rad_dino, "alignment": protocol.alignment}
         named |= {"siamese": protocol.siamese, "reidentify": protocol.reidentify}

@@ -1,7 +1,9 @@
-"""What an evaluation reads: real images by split, generated ones with their prompts, and the record of a training run.
+"""What an evaluation reads: real images by split, generated ones with their prompts, and the record of a
+training run.
 
-Real images come from the shards that `prepare` wrote or from a plain folder; generated ones from a folder that `generate`
-wrote or from a plain folder. All are brought to one size (the generated images') and one number of channels.
+Real images come from the shards that `prepare` wrote or from a plain folder; generated ones from a folder
+that `generate` wrote or from a plain folder. All are brought to one size (the generated images') and one
+number of channels.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images and what is known of each. `pixels` is (N, H, W, C) uint8 with C 1 or 3; the lists have length N."""
+    """Images and what is known of each. `pixels` is (N, H, W, C) uint8 with C 1 or 3; the lists have length
+    N.
+    """
 
     pixels: np.ndarray
     keys: list[str]
@@ -45,12 +49,17 @@ class ImageSet:
 
     def take(self, indices) -> ImageSet:
         picked = [int(i) for i in indices]
-        lists = {name: [getattr(self, name)[i] for i in picked] for name in ("keys", "captions", "groups", "labels")}
+        lists = {
+            name: [getattr(self, name)[i] for i in picked]
+            for name in ("keys", "captions", "groups", "labels")
+        }
         return replace(self, pixels=self.pixels[picked], **lists)
 
 
 def concatenate(sets: list[ImageSet]) -> ImageSet:
-    lists = {name: [v for s in sets for v in getattr(s, name)] for name in ("keys", "captions", "groups", "labels")}
+    lists = {
+        name: [v for s in sets for v in getattr(s, name)] for name in ("keys", "captions", "groups", "labels")
+    }
     return ImageSet(pixels=np.concatenate([s.pixels for s in sets]), **lists)
 
 
@@ -64,7 +73,9 @@ class _Raw:
     groups: list[str] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
 
-    def add(self, image: np.ndarray, key: str, caption: str = "", group: str = "", label: str | None = None) -> None:
+    def add(
+        self, image: np.ndarray, key: str, caption: str = "", group: str = "", label: str | None = None
+    ) -> None:
         self.images.append(image)
         self.keys.append(key)
         self.captions.append(caption)
@@ -100,20 +111,25 @@ class Inputs:
             digest.update(f"{name} {images and images.pixels.shape}".encode())
             if images is not None:
                 digest.update(images.pixels.tobytes())
-                digest.update(json.dumps([images.keys, images.captions, images.groups, images.labels]).encode())
+                digest.update(
+                    json.dumps([images.keys, images.captions, images.groups, images.labels]).encode()
+                )
         return digest.hexdigest()
 
 
 def read_inputs(real: str, generated: str, base: str | None, label: str) -> Inputs:
     """Reads all images and brings the real and base ones to the size of the generated ones.
 
-    Raises InputError for an address without images, an unreadable image, or generated images of several sizes.
+    Raises InputError for an address without images, an unreadable image, or generated images of several
+    sizes.
     """
     made, manifest = _read_generated(generated)
     before = _read_generated(base)[0] if base else None
     splits = _read_real(real, label)
     if len(made.sizes) > 1:
-        raise InputError(f"{generated}: images of several sizes {sorted(made.sizes)}; evaluate one size at a time")
+        raise InputError(
+            f"{generated}: images of several sizes {sorted(made.sizes)}; evaluate one size at a time"
+        )
     (size,) = made.sizes
     channels = 3 if any(raw.coloured for raw in splits.values()) else 1
     notes = []
@@ -121,8 +137,12 @@ def read_inputs(real: str, generated: str, base: str | None, label: str) -> Inpu
         others = {s for s in raw.sizes if s != size} if raw else set()
         if others:
             kind = "Images of the model before adaptation" if name == "base" else f"Real images ({name})"
-            was = ", ".join(f"{w}x{h}" for h, w in sorted(others)[:3]) + (" and more" if len(others) > 3 else "")
-            notes.append(f"{kind} of {was} were resized (with antialiasing) to the generated images' {size[1]}x{size[0]}.")
+            was = ", ".join(f"{w}x{h}" for h, w in sorted(others)[:3]) + (
+                " and more" if len(others) > 3 else ""
+            )
+            notes.append(
+                f"{kind} of {was} were resized (with antialiasing) to the generated images' {size[1]}x{size[0]}."
+            )
     return Inputs(
         real={name: raw.stacked(size, channels) for name, raw in splits.items()},
         generated=made.stacked(size, channels),
@@ -138,7 +158,9 @@ def read_made(url: str, size: tuple[int, int], channels: int) -> ImageSet:
 
 
 def read_real(real: str, label: str, size: tuple[int, int] | None = None) -> dict[str, ImageSet]:
-    """The real images by split, at `size` (height, width), or that of the first. Raises InputError as `read_inputs` does."""
+    """The real images by split, at `size` (height, width), or that of the first. Raises InputError as
+    `read_inputs` does.
+    """
     splits = _read_real(real, label)
     channels = 3 if any(raw.coloured for raw in splits.values()) else 1
     size = size or next(iter(splits.values())).images[0].shape[:2]
@@ -159,18 +181,26 @@ def _fitted(image: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarr
 
 
 def decode(data: bytes, where: str) -> np.ndarray:
-    """An image file's pixels: (h, w) or (h, w, 3), uint8. Raises InputError where it is broken or has 16 bits."""
+    """An image file's pixels: (h, w) or (h, w, 3), uint8. Raises InputError where it is broken or has 16
+    bits.
+    """
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.mode.startswith(("I", "F")):
-                raise InputError(f"{where}: {picture.mode} pixels, only 8-bit images are compared; run `medsd prepare` first")
+                raise InputError(
+                    f"{where}: {picture.mode} pixels, only 8-bit images are compared; run `medsd prepare` first"
+                )
             return np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{where}: not a whole image ({error}); make it anew or remove it") from error
 
 
 def _folder_images(store: Storage) -> list[str]:
-    return [key for key in store.list() if key.lower().endswith(SUFFIXES) and not key.rpartition("/")[2].startswith(".")]
+    return [
+        key
+        for key in store.list()
+        if key.lower().endswith(SUFFIXES) and not key.rpartition("/")[2].startswith(".")
+    ]
 
 
 def _read_generated(url: str) -> tuple[_Raw, dict]:
@@ -181,14 +211,18 @@ def _read_generated(url: str) -> tuple[_Raw, dict]:
     except FileNotFoundError:
         manifest, entries = {}, [(key, "") for key in _folder_images(store)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{url}/generated.json: not what `medsd generate` writes; generate again or remove it") from error
+        raise InputError(
+            f"{url}/generated.json: not what `medsd generate` writes; generate again or remove it"
+        ) from error
     for key, prompt in entries:
         try:
             raw.add(decode(store.read(key), f"{url}/{key}"), key, prompt)
         except FileNotFoundError as error:
             raise InputError(f"{url}/{key}: named in generated.json but not there; generate again") from error
     if not raw.images:
-        raise InputError(f"{url}: no images here; give a folder that `medsd generate` wrote, or one of PNG files")
+        raise InputError(
+            f"{url}: no images here; give a folder that `medsd generate` wrote, or one of PNG files"
+        )
     return raw, manifest
 
 
@@ -200,12 +234,20 @@ def _read_real(url: str, label: str) -> dict[str, _Raw]:
     for split in list_splits(url):
         kind = read_index(url, split).kind
         if kind != "image":
-            raise InputError(f"{url}: {kind} shards ({split}); evaluate compares images, so give what `medsd prepare` wrote")
+            raise InputError(
+                f"{url}: {kind} shards ({split}); evaluate compares images, so give what `medsd prepare` wrote"
+            )
         raw = _Raw()
         for sample in iter_samples(url, split):
             if sample.image is not None:
                 value = sample.labels.get(label)
-                raw.add(sample.image, sample.key, sample.caption, sample.patient, None if value is None else str(value))
+                raw.add(
+                    sample.image,
+                    sample.key,
+                    sample.caption,
+                    sample.patient,
+                    None if value is None else str(value),
+                )
         if raw.images:
             splits[split] = raw
     if not splits:
@@ -218,5 +260,7 @@ def _read_real_folder(store: Storage, url: str) -> _Raw:
     for key in _folder_images(store):
         raw.add(decode(store.read(key), f"{url}/{key}"), key)
     if not raw.images:
-        raise InputError(f"{url}: neither shards (index.json) nor images here; give what `medsd prepare` wrote or a folder")
+        raise InputError(
+            f"{url}: neither shards (index.json) nor images here; give what `medsd prepare` wrote or a folder"
+        )
     return raw

@@ -1,4 +1,5 @@
-"""`medsd insert`: a finding put into images by a prompt, and whether it shows and the rest stays. Writes JSON and pictures.
+"""`medsd insert`: a finding put into images by a prompt, and whether it shows and the rest stays. Writes JSON
+and pictures.
 
 out/insertion.json   settings and figures
 out/pictures.png     before, reconstruction (of an edit), after, and where it changed, row by row
@@ -71,10 +72,10 @@ def insert(
 ) -> dict:  # fmt: skip
     """Puts the finding of `prompt` into images and measures them; returns what insertion.json holds.
 
-    `prompt`: pairs from the same noise, one from the prompt `without` the finding. `sdedit`, `inpaint`: real images of the
-    held-out split whose `label` is `normal`. Without `mask` the region is that of the shards' masks. `detector` is where
-    the classifier is kept, to be trained once for many insertions. Raises InputError for settings that do not fit, a model
-    that cannot be loaded, or images that cannot be read.
+    `prompt`: pairs from the same noise, one from the prompt `without` the finding. `sdedit`, `inpaint`: real
+    images of the held-out split whose `label` is `normal`. Without `mask` the region is that of the shards'
+    masks. `detector` is where the classifier is kept, to be trained once for many insertions. Raises
+    InputError for settings that do not fit, a model that cannot be loaded, or images that cannot be read.
     """
     _check(method, without, mask, strength, num_images, seed)
     sampling = Sampling(guidance_scale=guidance_scale, scheduler=scheduler, steps=steps)
@@ -102,17 +103,23 @@ def insert(
     return found
 
 
-def _check(method: str, without: str | None, mask: Path | None, strength: float | None, num_images: int, seed: int) -> None:
+def _check(
+    method: str, without: str | None, mask: Path | None, strength: float | None, num_images: int, seed: int
+) -> None:
     if method not in METHODS:
         raise InputError(f"method {method!r} is not known; choose {', '.join(METHODS)}")
     if num_images < 1 or not 0 <= seed < 2**31:
-        raise InputError(f"num_images is {num_images} and seed {seed}; choose 1 image or more, and a seed from 0 to {2**31 - 1}")
+        raise InputError(
+            f"num_images is {num_images} and seed {seed}; choose 1 image or more, and a seed from 0 to {2**31 - 1}"
+        )
     if without is not None and method != "prompt":
         raise InputError("--without is the other prompt of --method prompt; leave it out")
     if strength is not None and method == "prompt":
         raise InputError("--strength is of --method sdedit and inpaint; leave it out")
     if strength is not None and not 0 <= strength <= 1:
-        raise InputError(f"strength is {strength}; choose from 0 (the image stays) to 1 (nothing of it is kept)")
+        raise InputError(
+            f"strength is {strength}; choose from 0 (the image stays) to 1 (nothing of it is kept)"
+        )
     if mask is not None and not mask.is_file():
         raise InputError(f"{mask}: no such image; give one that is white where the finding may be")
 
@@ -156,9 +163,13 @@ def _classifier(
     target = settings.target
     wanted = target or prompt_labels(train.captions, train.labels, classifier.classes).get(settings.prompt)
     if wanted is None:
-        return classifier, Missing("the prompt is no caption of the training images; say with --target which label it asks for")
+        return classifier, Missing(
+            "the prompt is no caption of the training images; say with --target which label it asks for"
+        )
     if wanted not in classifier.classes:
-        raise InputError(f"--target {wanted!r} is no label of the training images; choose {', '.join(classifier.classes)}")
+        raise InputError(
+            f"--target {wanted!r} is no label of the training images; choose {', '.join(classifier.classes)}"
+        )
     return classifier, wanted
 
 
@@ -170,7 +181,13 @@ def _images(
         without = settings.without or _normal_caption(splits, settings)
         indices = range(settings.num_images)
         pair = [
-            sample_images(components, [text] * settings.num_images, indices, seed=settings.seed, sampling=settings.sampling)
+            sample_images(
+                components,
+                [text] * settings.num_images,
+                indices,
+                seed=settings.seed,
+                sampling=settings.sampling,
+            )
             for text in (without, settings.prompt)
         ]
         return {"before": pair[0], "after": pair[1]}
@@ -197,7 +214,11 @@ def _normal_images(splits: dict[str, ImageSet], settings: Settings) -> np.ndarra
     """Held-out real images without the finding (of a plain folder: any), one of each patient first."""
     name = next(one for one in ("test", "validation", *splits) if one in splits)
     images = splits[name]
-    usable = [i for i, label in enumerate(images.labels) if label == settings.normal or (name == "all" and label is None)]
+    usable = [
+        i
+        for i, label in enumerate(images.labels)
+        if label == settings.normal or (name == "all" and label is None)
+    ]
     if not usable:
         raise InputError(
             f"{settings.real}: no image of the {name} split is labelled {settings.normal!r}; mend --label or --normal"
@@ -205,20 +226,32 @@ def _normal_images(splits: dict[str, ImageSet], settings: Settings) -> np.ndarra
     first = {images.groups[i]: i for i in reversed(usable)}
     ordered = [*sorted(first.values()), *(i for i in usable if first[images.groups[i]] != i)]
     if len(ordered) < settings.num_images:
-        raise InputError(f"{settings.real}: only {len(ordered)} images of the {name} split are normal; lower --num-images")
+        raise InputError(
+            f"{settings.real}: only {len(ordered)} images of the {name} split are normal; lower --num-images"
+        )
     return images.pixels[ordered[: settings.num_images]]
 
 
-def _write(store: Storage, found: dict, images: dict[str, np.ndarray], where: np.ndarray, settings: Settings) -> None:
+def _write(
+    store: Storage, found: dict, images: dict[str, np.ndarray], where: np.ndarray, settings: Settings
+) -> None:
     files = {"pictures.png": _sheet(images, where)}
-    about = {"notice": NOTICE if settings.method == "prompt" else EDITED, "prompt": settings.prompt, "method": settings.method}
+    about = {
+        "notice": NOTICE if settings.method == "prompt" else EDITED,
+        "prompt": settings.prompt,
+        "method": settings.method,
+    }
     for index, pixels in enumerate(images["after"]):
-        files[f"{index:05d}.png"] = encode_png(pixels, about | {"model": settings.model, "seed": str(settings.seed)})
+        files[f"{index:05d}.png"] = encode_png(
+            pixels, about | {"model": settings.model, "seed": str(settings.seed)}
+        )
     write_whole(store, files | {RESULT: dumps(found)})
 
 
 def _sheet(images: dict[str, np.ndarray], where: np.ndarray) -> bytes:
-    """The first images as a PNG: a row each of before, reconstruction, after, and the change with the region's outline."""
+    """The first images as a PNG: a row each of before, reconstruction, after, and the change with the
+    region's outline.
+    """
     three = {name: np.broadcast_to(p[:SHOWN], (*p[:SHOWN].shape[:3], 3)) for name, p in images.items()}
     change = np.abs(three["after"].astype(float) - three["before"].astype(float)).mean(-1)
     change = np.repeat((255 * change / max(change.max(), 1.0)).astype(np.uint8)[..., None], 3, axis=-1)
@@ -228,7 +261,9 @@ def _sheet(images: dict[str, np.ndarray], where: np.ndarray) -> bytes:
     columns = [three[name] for name in ("before", "reconstruction", "after") if name in three] + [change]
     gap = np.full((*columns[0].shape[:2], 4, 3), 255, np.uint8)
     rows = np.concatenate([part for column in columns for part in (column, gap)][:-1], axis=2)
-    picture = np.concatenate([np.pad(row, ((0, 4), (0, 0), (0, 0)), constant_values=255) for row in rows])[:-4]
+    picture = np.concatenate([np.pad(row, ((0, 4), (0, 0), (0, 0)), constant_values=255) for row in rows])[
+        :-4
+    ]
     scale = max(1, 192 // images["before"].shape[1])
     buffer = io.BytesIO()
     Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)).save(buffer, "PNG", optimize=True)
@@ -242,12 +277,17 @@ def summary(found: dict) -> str:
     for name in ("before", "reconstruction", "after"):
         if response.get(name):
             shown = response[name]["shown"], response[name]["shown_interval"]
-            lines.append(f"{name:<16}{percent(shown[0]):>7} show {response['target']} (95%: {span(shown[1], percent)})")
+            lines.append(
+                f"{name:<16}{percent(shown[0]):>7} show {response['target']} (95%: {span(shown[1], percent)})"
+            )
     if response["gain"] is None:
         lines.append(f"response: not measured, {response['gain_reason']}")
     for name in ("ssim_outside", "ssim_outside_of_reconstruction"):
         if name in found:
-            said = found.get(f"{name}_reason") or f"{number(found[name])} (95%: {span(found.get(f'{name}_interval'))})"
+            said = (
+                found.get(f"{name}_reason")
+                or f"{number(found[name])} (95%: {span(found.get(f'{name}_interval'))})"
+            )
             words = "SSIM outside" if name == "ssim_outside" else "of it the VAE's own, without an edit"
             lines.append(f"{words}: {said}")
     return "\n".join(lines)

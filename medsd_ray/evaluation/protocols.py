@@ -1,7 +1,9 @@
-"""Protocols of the field by name, as plain data: which images, which features and which figures, so that they compare.
+"""Protocols of the field by name, as plain data: which images, which features and which figures, so that they
+compare.
 
-A protocol changes nothing of the report's own sections; its figures stand in a section of their own, each with what it was
-computed from. What a protocol asks for and these images or extractors do not give is named there.
+A protocol changes nothing of the report's own sections; its figures stand in a section of their own, each
+with what it was computed from. What a protocol asks for and these images or extractors do not give is named
+there.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Reidentification:
-    """`prompts` training prompts, `images` images of each from as many seeds, against the prompt's training image."""
+    """`prompts` training prompts, `images` images of each from as many seeds, against the prompt's training
+    image.
+    """
 
     prompts: int
     images: int
@@ -36,8 +40,10 @@ class Reidentification:
 
 @dataclass(frozen=True)
 class Protocol:
-    """`images`: of each side at most, None for all. `per_prompt`: images to generate of a prompt, of which the first one
-    enters the distances. `unique_real`: one real image of each caption. `fid`, `kid`, `prdc` name extractors."""
+    """`images`: of each side at most, None for all. `per_prompt`: images to generate of a prompt, of which
+    the first one enters the distances. `unique_real`: one real image of each caption. `fid`, `kid`, `prdc`
+    name extractors.
+    """
 
     name: str
     paper: str
@@ -95,23 +101,29 @@ def row(figure: str, features: str | None, finding: str | None, value: Any, **co
 
 
 def write_prompts(name: str, real: str, out: Path, *, reidentify: bool = False, seed: int = 0) -> list[str]:
-    """Writes the captions that the protocol generates images of, one a line, and prints the command that does.
+    """Writes the captions that the protocol generates images of, one a line, and prints the command that
+    does.
 
-    They are of held-out images, or to `reidentify` of training images. Raises InputError for shards without them.
+    They are of held-out images, or to `reidentify` of training images. Raises InputError for shards without
+    them.
     """
     protocol = PROTOCOLS[name]
     if reidentify and protocol.reidentification is None:
         raise InputError(f"{name} has no re-identification; leave out --reidentify")
     splits = list_splits(real)
     split = "train" if reidentify else next((one for one in ("test", "validation") if one in splits), "test")
-    captions = list(dict.fromkeys(key(sample.caption) for sample in iter_samples(real, split) if sample.caption.strip()))
+    captions = list(
+        dict.fromkeys(key(sample.caption) for sample in iter_samples(real, split) if sample.caption.strip())
+    )
     if not captions:
         raise InputError(f"{real}: no captions in the {split} split; prepare images with reports")
     limit = protocol.reidentification.prompts if reidentify and protocol.reidentification else protocol.images
     if limit is not None and len(captions) > limit:
         chosen = np.random.default_rng([seed, 59]).permutation(len(captions))[:limit]
         captions = [captions[i] for i in sorted(chosen)]
-    each = protocol.reidentification.images if reidentify and protocol.reidentification else protocol.per_prompt
+    each = (
+        protocol.reidentification.images if reidentify and protocol.reidentification else protocol.per_prompt
+    )
     FolderStorage(out.parent).write(out.name, ("\n".join(captions) + "\n").encode())
     print(f"{out}: {len(captions)} captions of the {split} split, {each} images of each:")
     print(f"medsd generate MODEL --prompts {out} --num-images {each * len(captions)} --out DIR")

@@ -13,7 +13,10 @@ PACKAGES = (
 
 def versions() -> dict[str, str | None]:
     """Of Python and the packages whose code a figure depends on; null for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+    }
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -1,12 +1,15 @@
-"""A real image changed by a model, its noise schedule and a prompt: SDEdit, and blended latent diffusion within a mask.
+"""A real image changed by a model, its noise schedule and a prompt: SDEdit, and blended latent diffusion
+within a mask.
 
-SDEdit (Meng et al. 2022, arXiv 2108.01073, alg. 1): z₀ = E(x) is noised to t₀, the share `strength` of the schedule,
-z = √ᾱ(t₀)·z₀ + √(1 - ᾱ(t₀))·ε, and denoised from there with the prompt. Strength 0 gives the VAE's reconstruction.
+SDEdit (Meng et al. 2022, arXiv 2108.01073, alg. 1): z₀ = E(x) is noised to t₀, the share `strength` of the
+schedule, z = √ᾱ(t₀)·z₀ + √(1 - ᾱ(t₀))·ε, and denoised from there with the prompt. Strength 0 gives the VAE's
+reconstruction.
 
-Within a mask m (Lugmayr et al. 2022, arXiv 2201.09865, eq. 8, without its resampling; in latents Avrahami et al. 2023,
-arXiv 2206.02779, alg. 1): after each step to t, z ← m·z + (1 - m)·(√ᾱ(t)·z₀ + √(1 - ᾱ(t))·ε), so that what is known is
-noised anew to the level of the step, and is z₀ itself at the end. The decoder sees beyond a latent's own pixels, so
-outside of the mask the image is the VAE's reconstruction by a last step in pixels.
+Within a mask m (Lugmayr et al. 2022, arXiv 2201.09865, eq. 8, without its resampling; in latents Avrahami et
+al. 2023, arXiv 2206.02779, alg. 1): after each step to t, z ← m·z + (1 - m)·(√ᾱ(t)·z₀ + √(1 - ᾱ(t))·ε), so
+that what is known is noised anew to the level of the step, and is z₀ itself at the end. The decoder sees
+beyond a latent's own pixels, so outside of the mask the image is the VAE's reconstruction by a last step in
+pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +25,15 @@ from torch.nn import functional
 
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import InputError
-from medsd_ray.generation.sample import Sampling, build_pipeline, decode, image_size, lanes_for, one_thread, vae_factor
+from medsd_ray.generation.sample import (
+    Sampling,
+    build_pipeline,
+    decode,
+    image_size,
+    lanes_for,
+    one_thread,
+    vae_factor,
+)
 from medsd_ray.models.components import Components
 
 
@@ -38,17 +49,23 @@ def edit(
     components: Components, pixels: np.ndarray, prompt: str, *, seed: int, sampling: Sampling, strength: float,
     mask: np.ndarray | None = None,
 ) -> Edited:  # fmt: skip
-    """Changes images (N, H, W, C) uint8 of the model's size after `prompt`; within `mask` (H, W) bool alone, where given.
+    """Changes images (N, H, W, C) uint8 of the model's size after `prompt`; within `mask` (H, W) bool alone,
+    where given.
 
-    `strength` is from 0 to 1; the mask grows to whole latents. Image i is a function of (model, pixels, prompt, settings,
-    seed, i). Raises InputError for images of another size, or a mask that leaves nothing to change.
+    `strength` is from 0 to 1; the mask grows to whole latents. Image i is a function of (model, pixels,
+    prompt, settings, seed, i). Raises InputError for images of another size, or a mask that leaves nothing to
+    change.
     """
     if pixels.shape[1:3] != image_size(components):
-        raise InputError(f"images of {pixels.shape[1:3]} pixels where the model makes {image_size(components)}")
+        raise InputError(
+            f"images of {pixels.shape[1:3]} pixels where the model makes {image_size(components)}"
+        )
     pipeline = build_pipeline(components, sampling.scheduler)
     free = None if mask is None else latent_mask(mask, vae_factor(components))
     if free is not None and not bool(free.any()):
-        raise InputError("the mask has no white pixel, so there is nothing to change; give one that is white where it may")
+        raise InputError(
+            "the mask has no white pixel, so there is nothing to change; give one that is white where it may"
+        )
     lanes = lanes_for(pipeline.device, pixels.shape[1] * pixels.shape[2])
     after, before = [], []
     with one_thread(pipeline.device), torch.inference_mode():
@@ -71,8 +88,9 @@ def denoise(
     pipeline: StableDiffusionPipeline, z0: Tensor, noise: Tensor, text: Tensor, sampling: Sampling, strength: float,
     free: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """Latents (B, C, h, w) after the edit. `text` (1 or 2, L, D): the prompt's embedding, before it the negative prompt's
-    where there is guidance; `free` (h, w) is 1 where latents may change."""
+    """Latents (B, C, h, w) after the edit. `text` (1 or 2, L, D): the prompt's embedding, before it the
+    negative prompt's where there is guidance; `free` (h, w) is 1 where latents may change.
+    """
     scheduler: Any = pipeline.scheduler
     unet: Any = pipeline.unet
     scheduler.set_timesteps(sampling.steps, device=z0.device)
@@ -85,7 +103,9 @@ def denoise(
     context = text.repeat_interleave(len(z0), dim=0)
     z = scheduler.add_noise(z0, noise, timesteps[:1].expand(len(z0)))
     for index, t in enumerate(timesteps):
-        predicted = unet(scheduler.scale_model_input(torch.cat([z] * len(text)), t), t, encoder_hidden_states=context).sample
+        predicted = unet(
+            scheduler.scale_model_input(torch.cat([z] * len(text)), t), t, encoder_hidden_states=context
+        ).sample
         if len(text) == 2:
             without, wanted = predicted.chunk(2)
             predicted = without + sampling.guidance_scale * (wanted - without)

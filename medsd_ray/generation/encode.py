@@ -40,7 +40,8 @@ from medsd_ray.storage import Storage, absolute, open_storage
 NOTES = ".progress"
 
 
-# What latents must agree in to be of one kind. Not the model's address, nor floats, which differ a little by machine.
+# What latents must agree in to be of one kind. Not the model's address, nor floats, which differ a little by
+# machine.
 IDENTITY = ("vae_fingerprint", "text_encoder_fingerprint", "text_embeddings", "scaling_factor")
 
 
@@ -56,9 +57,9 @@ def encode(
 ) -> None:
     """Encodes every split of `shards`, or the one that it is, into `dest`; what is complete is left as it is.
 
-    Neither `batch_size` nor `num_workers` changes the latents beyond rounding. Raises InputError for shards without images,
-    images that the VAE cannot halve evenly, a `dest` that holds other latents, or corrupt shards: those only after all
-    others are encoded.
+    Neither `batch_size` nor `num_workers` changes the latents beyond rounding. Raises InputError for shards
+    without images, images that the VAE cannot halve evenly, a `dest` that holds other latents, or corrupt
+    shards: those only after all others are encoded.
     """
     for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
         if value < 1:
@@ -108,7 +109,9 @@ class Encoder:
         }
 
     def run(self, task: Task) -> int | InputError:
-        """Writes a latent shard and a note of it. Returns how many samples it has, or what is wrong with its source."""
+        """Writes a latent shard and a note of it. Returns how many samples it has, or what is wrong with its
+        source.
+        """
         self.components.for_inference(self.use_gpu)
         try:
             samples = list(read_shard(self.sources[task.split], task.shard))
@@ -136,9 +139,13 @@ class Encoder:
 
     @torch.inference_mode()
     def _embed(self, captions: list[str]) -> Tensor:
-        """(n, tokens, width) of n captions, each different one encoded once: short reports are often the same."""
+        """(n, tokens, width) of n captions, each different one encoded once: short reports are often the
+        same.
+        """
         encoder = self.components.text_encoder
-        input_ids, caption = torch.unique(token_ids(self.components.tokenizer, captions), dim=0, return_inverse=True)
+        input_ids, caption = torch.unique(
+            token_ids(self.components.tokenizer, captions), dim=0, return_inverse=True
+        )
         return encoder(input_ids.to(encoder.device))[0].cpu()[caption]
 
 
@@ -151,7 +158,9 @@ def _pixels(samples: list[Sample]) -> Tensor:
 
 def _check(store: Storage, index: Index, components: Components) -> None:
     if index.kind != "image":
-        raise InputError(f"{store.url}: {index.kind} shards have no images to encode; give the image shards that prepare wrote")
+        raise InputError(
+            f"{store.url}: {index.kind} shards have no images to encode; give the image shards that prepare wrote"
+        )
     factor = 2 ** (len(components.vae.config["block_out_channels"]) - 1)
     if index.meta["size"] % factor:
         raise InputError(
@@ -164,7 +173,9 @@ def _note(number: int) -> str:
 
 
 def _left_to_do(store: Storage, split: str, index: Index, meta: dict) -> list[Task]:
-    """The shards of a split that are not encoded yet. Raises InputError where another model's latents are in the way."""
+    """The shards of a split that are not encoded yet. Raises InputError where another model's latents are in
+    the way.
+    """
     plan = _identity(meta | {"sources": [shard.sha256 for shard in index.shards]})
     started = f"{NOTES}/plan.json"
     for key in (INDEX, started):
@@ -175,14 +186,18 @@ def _left_to_do(store: Storage, split: str, index: Index, meta: dict) -> list[Ta
         except ValueError as error:
             raise InputError(f"{store.url}/{key} is damaged; remove {store.url} and encode again") from error
         if _identity(known) != plan:
-            raise InputError(f"{store.url}: holds other latents (model, shards or settings); choose another DEST or remove it")
+            raise InputError(
+                f"{store.url}: holds other latents (model, shards or settings); choose another DEST or remove it"
+            )
         if key == INDEX:
             return []
         break
     else:
         store.write_json(started, plan)
     done = {key for key in store.list(NOTES + "/")}
-    return [Task(split, number, shard) for number, shard in enumerate(index.shards) if _note(number) not in done]
+    return [
+        Task(split, number, shard) for number, shard in enumerate(index.shards) if _note(number) not in done
+    ]
 
 
 def _identity(values: dict) -> dict:
@@ -201,7 +216,10 @@ def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:
         now = time.monotonic()
         if now - printed > 5 or done == total:
             speed, printed = done / (now - started), now
-            print(f"{done}/{total} images encoded, {speed:.0f} images/s, {(total - done) / speed:.0f} s left", flush=True)
+            print(
+                f"{done}/{total} images encoded, {speed:.0f} images/s, {(total - done) / speed:.0f} s left",
+                flush=True,
+            )
     if wrong:
         more = f" ({len(wrong) - 1} more shards are corrupt)" if len(wrong) > 1 else ""
         raise InputError(f"{wrong[min(wrong)]}{more}")
@@ -212,7 +230,9 @@ def _finish(store: Storage, split: str, index: Index, meta: dict) -> None:
         return
     notes = [store.read_json(_note(number)) for number in range(len(index.shards))]
     sources = {"sources": [shard.sha256 for shard in index.shards]}
-    write_index(store, Index("latent", split, tuple(Shard(**note["shard"]) for note in notes), meta | sources))
+    write_index(
+        store, Index("latent", split, tuple(Shard(**note["shard"]) for note in notes), meta | sources)
+    )
     store.delete_tree(NOTES)
 
 
@@ -221,7 +241,12 @@ def _write_root(out: Storage, meta: dict) -> None:
     finished = {split: out.child(split) for split in SPLITS if out.child(split).exists(INDEX)}
     indexes = {split: parse_index(store.read_json(INDEX), store.url) for split, store in finished.items()}
     splits = {split: {"samples": index.samples, "bytes": index.bytes} for split, index in indexes.items()}
-    root = {"format": FORMAT, "kind": "latent", "splits": splits, **{name: meta[name] for name in ("model", "fingerprint")}}
+    root = {
+        "format": FORMAT,
+        "kind": "latent",
+        "splits": splits,
+        **{name: meta[name] for name in ("model", "fingerprint")},
+    }
     if not out.exists(INDEX) or out.read_json(INDEX) != root:
         out.write_json(INDEX, root)
 
@@ -232,5 +257,7 @@ def _fingerprints(model: str, text_embeddings: bool) -> dict:
         "model": model,
         "fingerprint": model_fingerprint(model),
         "vae_fingerprint": model_fingerprint(model, only=("vae",)),
-        "text_encoder_fingerprint": model_fingerprint(model, only=("text_encoder",)) if text_embeddings else None,
+        "text_encoder_fingerprint": model_fingerprint(model, only=("text_encoder",))
+        if text_embeddings
+        else None,
     }

@@ -1,4 +1,5 @@
-"""`medsd generate`: images from prompts into a folder or S3, in this process or over Ray workers; stops and goes on.
+"""`medsd generate`: images from prompts into a folder or S3, in this process or over Ray workers; stops and
+goes on.
 
 out/generated.json   the plan, written first: model, settings, and each image's file, prompt, seed and index
 out/00000.png ...    the images, each whole or not there; image i has prompt i modulo the number of prompts
@@ -45,8 +46,8 @@ def generate(
 ) -> None:
     """Makes `num_images` images. An output with the same plan is completed, or left as it is where complete.
 
-    `batch_size` is how many images a worker takes at a time. Raises InputError for settings out of range, a model that
-    cannot be loaded, or an output that holds anything else.
+    `batch_size` is how many images a worker takes at a time. Raises InputError for settings out of range, a
+    model that cannot be loaded, or an output that holds anything else.
     """
     for name, value in (("num_images", num_images), ("batch_size", batch_size), ("num_workers", num_workers)):
         if value < 1:
@@ -70,10 +71,14 @@ def generate(
     done = (count for _, count in run_tasks(painter, chunks, num_workers, use_gpu))
     _report(done, num_images - len(todo), num_images)
     store.write(TABLE, _table(plan))
-    store.mark_complete({name: _describe(store, name) for name in [PLAN, TABLE, *(image["file"] for image in plan["images"])]})
+    store.mark_complete(
+        {name: _describe(store, name) for name in [PLAN, TABLE, *(image["file"] for image in plan["images"])]}
+    )
 
 
-def make_plan(model: str, fingerprint: str, prompts: list[str], num_images: int, seed: int, sampling: Sampling) -> dict[str, Any]:
+def make_plan(
+    model: str, fingerprint: str, prompts: list[str], num_images: int, seed: int, sampling: Sampling
+) -> dict[str, Any]:
     """What an output will hold, as `generated.json` records it."""
     width = max(5, len(str(num_images - 1)))
     return {
@@ -84,7 +89,12 @@ def make_plan(model: str, fingerprint: str, prompts: list[str], num_images: int,
         "seed": seed,
         **asdict(sampling),
         "images": [
-            {"file": f"{index:0{width}d}.png", "prompt": prompts[index % len(prompts)], "seed": seed, "index": index}
+            {
+                "file": f"{index:0{width}d}.png",
+                "prompt": prompts[index % len(prompts)],
+                "seed": seed,
+                "index": index,
+            }
             for index in range(num_images)
         ],
     }
@@ -94,7 +104,9 @@ def _table(plan: dict[str, Any]) -> bytes:
     text = io.StringIO()
     rows = csv.writer(text)
     rows.writerow(("image", "report", "patient_id"))
-    rows.writerows((image["file"], image["prompt"], f"generated-{image['index']}") for image in plan["images"])
+    rows.writerows(
+        (image["file"], image["prompt"], f"generated-{image['index']}") for image in plan["images"]
+    )
     return text.getvalue().encode()
 
 
@@ -102,10 +114,15 @@ def write_images(components: Components, plan: dict[str, Any], indices: list[int
     """Makes and stores the images of `plan` with these indices; returns how many."""
     sampling = Sampling(**{name: plan[name] for name in Sampling.__dataclass_fields__})
     entries = [plan["images"][index] for index in indices]
-    images = sample_images(components, [entry["prompt"] for entry in entries], indices, seed=plan["seed"], sampling=sampling)
+    images = sample_images(
+        components, [entry["prompt"] for entry in entries], indices, seed=plan["seed"], sampling=sampling
+    )
     common = {name: str(value) for name, value in plan.items() if name not in ("images", "format")}
     for entry, image in zip(entries, images, strict=True):
-        store.write(entry["file"], encode_png(image, common | {"prompt": entry["prompt"], "index": str(entry["index"])}))
+        store.write(
+            entry["file"],
+            encode_png(image, common | {"prompt": entry["prompt"], "index": str(entry["index"])}),
+        )
     return len(indices)
 
 
@@ -129,7 +146,9 @@ def _begin(store: Storage, plan: dict[str, Any]) -> bool:
         known = store.read_json(PLAN)
     except FileNotFoundError:
         if store.list():
-            raise InputError(f"{store.url}: not empty, and not made by generate; choose another --out") from None
+            raise InputError(
+                f"{store.url}: not empty, and not made by generate; choose another --out"
+            ) from None
         store.write_json(PLAN, plan)
         return True
     except ValueError as error:
@@ -144,13 +163,21 @@ def _begin(store: Storage, plan: dict[str, Any]) -> bool:
 
 def _warn_of_cut_prompts(components: Components, prompts: list[str], negative_prompt: str) -> None:
     limit = components.tokenizer.model_max_length
-    long = [p for p in {*prompts, negative_prompt} if len(components.tokenizer(p, truncation=False)["input_ids"]) > limit]
+    long = [
+        p
+        for p in {*prompts, negative_prompt}
+        if len(components.tokenizer(p, truncation=False)["input_ids"]) > limit
+    ]
     if long:
-        print(f"{len(long)} prompts are longer than the text encoder's {limit} tokens; what is beyond them is not used")
+        print(
+            f"{len(long)} prompts are longer than the text encoder's {limit} tokens; what is beyond them is not used"
+        )
 
 
 def _report(done: Iterable[int], before: int, total: int) -> None:
-    """Runs through `done`, counts of images as they are made, and prints speed and time left every few seconds."""
+    """Runs through `done`, counts of images as they are made, and prints speed and time left every few
+    seconds.
+    """
     started, printed, made = time.monotonic(), 0.0, 0
     for count in done:
         made += count

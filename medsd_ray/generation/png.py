@@ -13,7 +13,9 @@ GRAYSCALE = 4  # levels: channels that differ by less on average show no colour
 
 
 def encode_png(image: np.ndarray, text: dict[str, str]) -> bytes:
-    """A (H, W, 3) uint8 image as PNG with `text` in its text chunks; grayscale (mode L) where it shows no colour."""
+    """A (H, W, 3) uint8 image as PNG with `text` in its text chunks; grayscale (mode L) where it shows no
+    colour.
+    """
     levels = image.astype(np.float32)
     mean = levels.mean(axis=-1, keepdims=True)
     if np.abs(levels - mean).mean() < GRAYSCALE:

@@ -31,7 +31,9 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[str]:
 
 
 def choose_prompts(captions: list[str], labels: list[str]) -> list[str]:
-    """The captions to generate from, so that each label gets an equal share: labels take turns, their captions too."""
+    """The captions to generate from, so that each label gets an equal share: labels take turns, their
+    captions too.
+    """
     by_label: dict[str, Counter[str]] = {}
     for caption, label in zip(captions, labels, strict=True):
         by_label.setdefault(label, Counter())[caption] += 1
@@ -45,5 +47,8 @@ def prompts_of_shards(shards: str, label: str) -> list[str]:
     """`choose_prompts` of the training images; where one has no such label, its caption stands for it."""
     from medsd_ray.data.shards import iter_samples
 
-    known = [(sample.caption, str(sample.labels.get(label, sample.caption))) for sample in iter_samples(shards, "train")]
+    known = [
+        (sample.caption, str(sample.labels.get(label, sample.caption)))
+        for sample in iter_samples(shards, "train")
+    ]
     return choose_prompts(*map(list, zip(*known, strict=True)))

@@ -1,8 +1,10 @@
-"""Images from prompts, in this process. Each image is a function of (model, prompt, settings, seed, index) alone.
+"""Images from prompts, in this process. Each image is a function of (model, prompt, settings, seed, index)
+alone.
 
-Initial noise is keyed by (seed, index), and the samplers draw none of their own. What is left are the kernels: matrix
-products round differently for another batch size or number of threads, which now and then moves a pixel by one level.
-So every forward pass has one shape, LANES images of which the spare ones repeat the first, and on a CPU one thread.
+Initial noise is keyed by (seed, index), and the samplers draw none of their own. What is left are the
+kernels: matrix products round differently for another batch size or number of threads, which now and then
+moves a pixel by one level. So every forward pass has one shape, LANES images of which the spare ones repeat
+the first, and on a CPU one thread.
 """
 
 from __future__ import annotations
@@ -21,15 +23,20 @@ from medsd_ray.errors import InputError, RunError
 from medsd_ray.models.components import Components
 from medsd_ray.models.schedulers import sampling_scheduler
 
-# DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) of second order; DDIM (Song et al. 2021, arXiv 2010.02502) with eta 0.
+# DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) of second order; DDIM (Song et al. 2021, arXiv 2010.02502)
+# with eta 0.
 SCHEDULERS = {"dpm-solver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
 LANES = 8
-LARGE = 128 * 128  # pixels from which a CPU gains nothing from more than one lane, and the VAE decodes one image at a time
+LARGE = (
+    128 * 128
+)  # pixels from which a CPU gains nothing from more than one lane, and the VAE decodes one image at a time
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. `guidance_scale` is w + 1 of Ho & Salimans 2022 (arXiv 2207.12598, eq. 6): 1 is no guidance."""
+    """How to sample. `guidance_scale` is w + 1 of Ho & Salimans 2022 (arXiv 2207.12598, eq. 6): 1 is no
+    guidance.
+    """
 
     negative_prompt: str = ""
     guidance_scale: float = 4.0
@@ -53,7 +60,12 @@ def image_size(components: Components) -> tuple[int, int]:
 
 
 def sample_images(
-    components: Components, prompts: Sequence[str], indices: Sequence[int], *, seed: int, sampling: Sampling | None = None
+    components: Components,
+    prompts: Sequence[str],
+    indices: Sequence[int],
+    *,
+    seed: int,
+    sampling: Sampling | None = None,
 ) -> np.ndarray:
     """Makes image `indices[i]` from `prompts[i]`, on the device that the components are on.
 
@@ -63,7 +75,11 @@ def sample_images(
     pipeline = build_pipeline(components, sampling.scheduler)
     height, width = image_size(components)
     lanes = lanes_for(pipeline.device, height * width)
-    shape = (components.unet.config["in_channels"], height // vae_factor(components), width // vae_factor(components))
+    shape = (
+        components.unet.config["in_channels"],
+        height // vae_factor(components),
+        width // vae_factor(components),
+    )
     images = np.empty((len(indices), height, width, 3), np.uint8)
     with one_thread(pipeline.device), torch.inference_mode():
         for start in range(0, len(indices), lanes):
@@ -75,7 +91,9 @@ def sample_images(
     return images
 
 
-def _denoise(pipeline: StableDiffusionPipeline, prompts: list[str], noise: Tensor, sampling: Sampling) -> Tensor:
+def _denoise(
+    pipeline: StableDiffusionPipeline, prompts: list[str], noise: Tensor, sampling: Sampling
+) -> Tensor:
     """Latents (lanes, C, h, w) of the prompts' images, scaled as the U-Net sees them."""
     return pipeline(
         prompt=prompts,
@@ -91,8 +109,8 @@ def _denoise(pipeline: StableDiffusionPipeline, prompts: list[str], noise: Tenso
 def decode(components: Components, latents: Tensor, count: int) -> np.ndarray:
     """The first `count` images (count, H, W, 3) uint8 of latents (lanes, C, h, w).
 
-    Small images all in one pass, whatever the count, so that its shape is always the same; large ones one at a time, which
-    bounds the memory. Raises RunError where the model gives values that are not numbers.
+    Small images all in one pass, whatever the count, so that its shape is always the same; large ones one at
+    a time, which bounds the memory. Raises RunError where the model gives values that are not numbers.
     """
     height, width = image_size(components)
     passes = latents[:count].split(1) if height * width > LARGE else [latents]
@@ -100,7 +118,9 @@ def decode(components: Components, latents: Tensor, count: int) -> np.ndarray:
     decoded = [vae.decode(z / vae.config["scaling_factor"]).sample for z in passes]  # type: ignore[union-attr]
     pixels = torch.cat(decoded)[:count].float()
     if not bool(pixels.isfinite().all()):
-        raise RunError("the model's images are not numbers (NaN or infinite): its training diverged, or its weights are damaged")
+        raise RunError(
+            "the model's images are not numbers (NaN or infinite): its training diverged, or its weights are damaged"
+        )
     return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 

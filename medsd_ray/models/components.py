@@ -18,8 +18,9 @@ MODULES = ("vae", "text_encoder", "unet")
 
 @dataclass
 class Components:
-    """Stable Diffusion's parts, float32 on the CPU. `scheduler` is the noise schedule that training and encoding use;
-    `tokenizer` makes captions into what `text_encoder` reads, `model_max_length` tokens."""
+    """Stable Diffusion's parts, float32 on the CPU. `scheduler` is the noise schedule that training and
+    encoding use; `tokenizer` makes captions into what `text_encoder` reads, `model_max_length` tokens.
+    """
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel | SwappedEncoder
@@ -32,8 +33,9 @@ class Components:
         return {name: module for name in MODULES if (module := getattr(self, name)) is not None}
 
     def for_inference(self, use_gpu: bool) -> None:
-        """Moves all parts to this process's GPU if asked, and the weights of convolutions to the memory format in which they are
-        fastest. Not for weights in training, which an optimizer holds as they lie. Raises InputError where there is no GPU.
+        """Moves all parts to this process's GPU if asked, and the weights of convolutions to the memory
+        format in which they are fastest. Not for weights in training, which an optimizer holds as they lie.
+        Raises InputError where there is no GPU.
         """
         if use_gpu and not torch.cuda.is_available():
             raise InputError("no GPU on this machine; leave --use-gpu out")
@@ -44,4 +46,6 @@ class Components:
 def token_ids(tokenizer: Any, captions: list[str]) -> Tensor:
     """(B, L) int64: the captions' tokens, cut and padded to the tokenizer's length."""
     length = tokenizer.model_max_length
-    return tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+    return tokenizer(
+        captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    ).input_ids

@@ -1,8 +1,10 @@
-"""`medsd export`: a checkpoint as a plain diffusers folder, with a model card, once its images were checked for copies.
+"""`medsd export`: a checkpoint as a plain diffusers folder, with a model card, once its images were checked
+for copies.
 
-The gate: a model whose U-Net or text encoder was trained makes images, which may be copies of patients' images. Its
-folder is written only with the report of an evaluation of this very model whose memorisation check passed, or with a
-reason in words, which the model card keeps. A run that trained the VAE alone made nothing that generates: no gate.
+The gate: a model whose U-Net or text encoder was trained makes images, which may be copies of patients'
+images. Its folder is written only with the report of an evaluation of this very model whose memorisation
+check passed, or with a reason in words, which the model card keeps. A run that trained the VAE alone made
+nothing that generates: no gate.
 """
 
 from __future__ import annotations
@@ -29,15 +31,23 @@ LEAST_WORDS = 3
 
 
 def export(
-    checkpoint: str, dest: str, *, report: str | None = None, without_memorisation_check: str | None = None, raw: bool = False
+    checkpoint: str,
+    dest: str,
+    *,
+    report: str | None = None,
+    without_memorisation_check: str | None = None,
+    raw: bool = False,
 ) -> None:
     """Writes `checkpoint` (a run's output or one checkpoint) to the empty `dest`, its COMPLETE mark last.
 
-    Raises InputError where `checkpoint` is none, `dest` is not empty, or the memorisation check is missing or not passed.
+    Raises InputError where `checkpoint` is none, `dest` is not empty, or the memorisation check is missing or
+    not passed.
     """
     source = find_checkpoint(checkpoint)
     if source is None:
-        raise InputError(f"{checkpoint}: not a run's output and no checkpoint; a pipeline folder needs no export")
+        raise InputError(
+            f"{checkpoint}: not a run's output and no checkpoint; a pipeline folder needs no export"
+        )
     store = open_storage(dest)
     if store.list():
         raise InputError(f"{dest}: not empty; choose another DEST or remove this one")
@@ -50,10 +60,16 @@ def export(
         save_pipeline(components, Path(folder))
         files = method_files(source, raw)
         for name, tensors in files.items():
-            save_file({key: value.contiguous() for key, value in tensors.items()}, Path(folder, name), metadata={"format": "pt"})
+            save_file(
+                {key: value.contiguous() for key, value in tensors.items()},
+                Path(folder, name),
+                metadata={"format": "pt"},
+            )
         command = f"medsd export {checkpoint} {dest}" + (" --raw" if raw else "")
         card = model_card(descriptions, _manifest(source), fingerprint, check, raw, command)
-        card += usage(isinstance(components.text_encoder, SwappedEncoder), sorted(files), descriptions[-1]["model"])
+        card += usage(
+            isinstance(components.text_encoder, SwappedEncoder), sorted(files), descriptions[-1]["model"]
+        )
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         store.upload_tree(Path(folder))
     print(f"{dest}: exported the checkpoint of step {descriptions[-1]['step']}; memorisation check: {check}")
@@ -77,7 +93,9 @@ def memorisation_check(report: str | None, reason: str | None, fingerprint: str,
         raise InputError("give either --report or --without-memorisation-check, not both")
     if reason is not None:
         if len(reason.split()) < LEAST_WORDS:
-            raise InputError(f"--without-memorisation-check {reason!r}: say in a few words why no check is needed")
+            raise InputError(
+                f"--without-memorisation-check {reason!r}: say in a few words why no check is needed"
+            )
         return f"not checked: {' '.join(reason.split())}"
     if report is not None:
         return _passed(report, fingerprint)
@@ -95,11 +113,15 @@ def _passed(address: str, fingerprint: str) -> str:
         report = open_storage(folder or ("/" if address.startswith("/") else ".")).read_json(name)
         passed, of = report["memorisation"]["passed"], report["model_fingerprint"]
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise InputError(f"{address}: no such file; give the report.json that medsd evaluate wrote") from error
+        raise InputError(
+            f"{address}: no such file; give the report.json that medsd evaluate wrote"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{address}: not a report that medsd evaluate wrote") from error
     if of != fingerprint:
-        raise InputError(f"{address}: this report is of another model ({of}, not {fingerprint}); generate and evaluate this one")
+        raise InputError(
+            f"{address}: this report is of another model ({of}, not {fingerprint}); generate and evaluate this one"
+        )
     if passed is not True:
         outcome = "failed" if passed is False else "was not done"
         raise InputError(
@@ -109,9 +131,16 @@ def _passed(address: str, fingerprint: str) -> str:
 
 
 def model_card(
-    descriptions: list[dict[str, Any]], manifest: dict[str, Any], fingerprint: str, check: str, raw: bool, command: str
+    descriptions: list[dict[str, Any]],
+    manifest: dict[str, Any],
+    fingerprint: str,
+    check: str,
+    raw: bool,
+    command: str,
 ) -> str:
-    """README.md of an exported folder; `descriptions` are the checkpoint.json of each run, the first one's base first."""
+    """README.md of an exported folder; `descriptions` are the checkpoint.json of each run, the first one's
+    base first.
+    """
     last = descriptions[-1]
     spec = last.get("spec", {})
     runs = [
@@ -189,18 +218,28 @@ The pipeline has all that was learnt in it. What the last run learnt is also her
 
 
 def usage(swapped: bool, files: list[str], base: str) -> str:
-    """The card's last section: how diffusers loads the folder, and the files of the methods over the base model."""
+    """The card's last section: how diffusers loads the folder, and the files of the methods over the base
+    model.
+    """
     load = {True: "load_lora_weights", False: "load_textual_inversion"}
     lines = [f'    pipeline.{load["lora" in file]}("this folder", weight_name="{file}")' for file in files]
-    return (_SWAPPED if swapped else _PLAIN) + (_ALONE.format(base=base, lines="\n".join(lines)) if files else "")
+    return (_SWAPPED if swapped else _PLAIN) + (
+        _ALONE.format(base=base, lines="\n".join(lines)) if files else ""
+    )
 
 
 def _as_yaml(spec: dict[str, Any]) -> str:
-    return f"```yaml\n{yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)}```" if spec else "Its spec was not recorded."
+    return (
+        f"```yaml\n{yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)}```"
+        if spec
+        else "Its spec was not recorded."
+    )
 
 
 def _manifest(checkpoint: Storage) -> dict[str, Any]:
-    """manifest.json of the run that a checkpoint belongs to; empty where the checkpoint was moved out of its run."""
+    """manifest.json of the run that a checkpoint belongs to; empty where the checkpoint was moved out of its
+    run.
+    """
     run = open_storage(checkpoint.url.rstrip("/").rsplit("/", 2)[0])
     try:
         return run.read_json("manifest.json")

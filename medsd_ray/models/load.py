@@ -1,4 +1,6 @@
-"""A model's components in memory, from any address that `resolve` knows. Weights come from safetensors, never pickles."""
+"""A model's components in memory, from any address that `resolve` knows. Weights come from safetensors, never
+pickles.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,11 @@ from medsd_ray.storage import Storage
 def load_components(model: str, *, raw: bool = False, only: tuple[str, ...] | None = None) -> Components:
     """Loads a model, in evaluation mode.
 
-    `model` is `medsd-small`, a pipeline folder, a run's output or checkpoint, `s3://` of those, or a hub name. Of a
-    checkpoint come the moving averages (EMA) of its trained weights, with `raw` the weights themselves; the checkpoints
-    it was trained from always give their averages, as they did to the training. `only` names the components to load;
-    the others are None. Raises InputError where a part is missing, damaged or of another layout.
+    `model` is `medsd-small`, a pipeline folder, a run's output or checkpoint, `s3://` of those, or a hub
+    name. Of a checkpoint come the moving averages (EMA) of its trained weights, with `raw` the weights
+    themselves; the checkpoints it was trained from always give their averages, as they did to the training.
+    `only` names the components to load; the others are None. Raises InputError where a part is missing,
+    damaged or of another layout.
     """
     resolved = resolve(model)
     check_bases(resolved)
@@ -45,17 +48,23 @@ def _load_folder(folder: Path, only: tuple[str, ...]) -> Components:
     clip: Callable[[Path], Any] = lambda path: load_module(CLIPTextModel, path, "model", dtype=torch.float32)
     is_swapped = (folder / "text_encoder" / swapped.PROJECTION).is_file()
     load: dict[str, Callable[[Path], Any]] = {
-        "vae": lambda path: load_module(AutoencoderKL, path, "diffusion_pytorch_model", torch_dtype=torch.float32),
+        "vae": lambda path: load_module(
+            AutoencoderKL, path, "diffusion_pytorch_model", torch_dtype=torch.float32
+        ),
         "text_encoder": swapped.load if is_swapped else clip,
         "tokenizer": swapped.load_tokenizer if is_swapped else CLIPTokenizer.from_pretrained,
-        "unet": lambda path: load_module(UNet2DConditionModel, path, "diffusion_pytorch_model", torch_dtype=torch.float32),
+        "unet": lambda path: load_module(
+            UNet2DConditionModel, path, "diffusion_pytorch_model", torch_dtype=torch.float32
+        ),
         "scheduler": load_scheduler,
     }
     parts: dict[str, Any] = {field.name: None for field in fields(Components)}
     for name in only:
         path = folder / name
         if not path.is_dir():
-            raise InputError(f"{folder}: there is no {name} folder in this pipeline; copy or convert the model whole")
+            raise InputError(
+                f"{folder}: there is no {name} folder in this pipeline; copy or convert the model whole"
+            )
         try:
             parts[name] = load[name](path)
         except InputError:
@@ -72,7 +81,10 @@ def _check_layout(folder: Path) -> None:
     try:
         card = json.loads((folder / CARD).read_text())
         classes = {name: card[name][1] for name in MODULES if name in card}
-        if classes.get("text_encoder", "") is None and (folder / "text_encoder" / swapped.PROJECTION).is_file():
+        if (
+            classes.get("text_encoder", "") is None
+            and (folder / "text_encoder" / swapped.PROJECTION).is_file()
+        ):
             del classes["text_encoder"]
     except FileNotFoundError as error:
         raise InputError(f"{folder}: no {CARD} here; give a pipeline folder in diffusers' layout") from error
@@ -81,22 +93,30 @@ def _check_layout(folder: Path) -> None:
     expected = {"vae": "AutoencoderKL", "text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel"}
     for name, found in classes.items():
         if found != expected[name]:
-            raise InputError(f"{folder}: its {name} is a {found}, not a {expected[name]}; only Stable Diffusion 1.x and 2.x fit")
+            raise InputError(
+                f"{folder}: its {name} is a {found}, not a {expected[name]}; only Stable Diffusion 1.x and 2.x fit"
+            )
 
 
 def _overlay(components: Components, store: Storage, raw: bool) -> None:
-    """Lays a checkpoint's trained weights, and what it says of its objective, over the model it was trained from."""
+    """Lays a checkpoint's trained weights, and what it says of its objective, over the model it was trained
+    from.
+    """
     from medsd_ray.runs.checkpoint import load_weights
 
     description = describe_checkpoint(store)
     for name, weights in load_weights(store, raw=raw).items():
         how = described(description, name)
         method = way(name, how)
-        if getattr(components, name) is None and not (name == "text_encoder" and components.tokenizer is not None):
+        if getattr(components, name) is None and not (
+            name == "text_encoder" and components.tokenizer is not None
+        ):
             continue
         recorded = description.get("fingerprints", {}).get(name)
         if method.source and recorded not in (None, method.source(how)):
-            raise InputError(f"{store.url}: what its {name} was trained with has changed since; bring back the earlier files")
+            raise InputError(
+                f"{store.url}: what its {name} was trained with has changed since; bring back the earlier files"
+            )
         try:
             method.fold(components, name, how, weights)
         except RuntimeError as error:  # shapes differ
@@ -104,7 +124,9 @@ def _overlay(components: Components, store: Storage, raw: bool) -> None:
                 f"{store.url}: its {name} does not fit {description['model']}, which it names as its base"
             ) from error
         except KeyError as error:
-            raise InputError(f"{store.url}: its {name} has weights that its base model lacks, such as {error.args[0]}") from error
+            raise InputError(
+                f"{store.url}: its {name} has weights that its base model lacks, such as {error.args[0]}"
+            ) from error
     if components.scheduler is not None and (prediction_type := description.get("prediction_type")):
         components.scheduler.register_to_config(prediction_type=prediction_type)
     if components.vae is not None and (scaling_factor := description.get("scaling_factor")):

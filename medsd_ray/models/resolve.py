@@ -1,7 +1,8 @@
-"""Where a model's weights are: an address taken apart into a local pipeline folder and the checkpoints laid over it.
+"""Where a model's weights are: an address taken apart into a local pipeline folder and the checkpoints laid
+over it.
 
-An address is `medsd-small`, a pipeline folder, a run's output or one checkpoint of it (each on disk or `s3://`), or a
-hub name. A checkpoint names the model it was trained from, which may itself be a checkpoint.
+An address is `medsd-small`, a pipeline folder, a run's output or one checkpoint of it (each on disk or
+`s3://`), or a hub name. A checkpoint names the model it was trained from, which may itself be a checkpoint.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 @dataclass(frozen=True)
 class Resolved:
-    """`folder` is a local pipeline; `checkpoints` lie over it in this order, the last one named by the address."""
+    """`folder` is a local pipeline; `checkpoints` lie over it in this order, the last one named by the
+    address.
+    """
 
     folder: Path
     checkpoints: tuple[Storage, ...] = ()
@@ -55,15 +58,18 @@ class Resolved:
 def resolve(model: str, near: Storage | None = None) -> Resolved:
     """Finds a model's parts, downloading what is remote into the local cache.
 
-    `near` is the checkpoint that names `model`: a relative path is looked for from the working directory, then from
-    the checkpoint's folder upwards, so that a folder with runs and models can be moved. Raises InputError where there
-    is no such model.
+    `near` is the checkpoint that names `model`: a relative path is looked for from the working directory,
+    then from the checkpoint's folder upwards, so that a folder with runs and models can be moved. Raises
+    InputError where there is no such model.
     """
     if model == SMALL:
         return Resolved(SMALL_FOLDER)
     store = _find(model, near)
     if store is None:
-        patterns = [CARD, *(f"{part}/*{suffix}" for part in FOLDERS for suffix in (".json", ".txt", ".safetensors"))]
+        patterns = [
+            CARD,
+            *(f"{part}/*{suffix}" for part in FOLDERS for suffix in (".json", ".txt", ".safetensors")),
+        ]
         return Resolved(_from_hub(model, near, patterns))
     checkpoint = _checkpoint(store)
     if checkpoint is None:
@@ -78,12 +84,16 @@ def resolve_encoder(model: str) -> Path:
     if store is None:
         return _from_hub(model, None, ["*.json", "*.txt", "*.model", "*.safetensors"])
     if not store.exists("config.json"):
-        raise InputError(f"{store.url}: no config.json here; give the folder of a transformers encoder with its tokenizer")
+        raise InputError(
+            f"{store.url}: no config.json here; give the folder of a transformers encoder with its tokenizer"
+        )
     return store.root if isinstance(store, FolderStorage) else cached(store, ENCODER_FILES)
 
 
 def find_checkpoint(address: str) -> Storage | None:
-    """The checkpoint that an address names (a run's output: its newest complete one), or None for any other model."""
+    """The checkpoint that an address names (a run's output: its newest complete one), or None for any other
+    model.
+    """
     if address == SMALL or (store := _find(address, None)) is None:
         return None
     return _checkpoint(store)
@@ -92,17 +102,21 @@ def find_checkpoint(address: str) -> Storage | None:
 def model_fingerprint(model: str, *, raw: bool = False, only: tuple[str, ...] = FOLDERS) -> str:
     """SHA-256 over the names and SHA-256 of all weight files that make up a model; the same wherever it lies.
 
-    `raw` tells a checkpoint's trained weights from their moving average. `only` limits it to these components and the
-    checkpoints that trained one of them. Raises InputError as `resolve` does.
+    `raw` tells a checkpoint's trained weights from their moving average. `only` limits it to these components
+    and the checkpoints that trained one of them. Raises InputError as `resolve` does.
     """
     resolved = resolve(model)
-    stores = [store for store in resolved.checkpoints if trained(describe_checkpoint(store)).keys() & set(only)]
+    stores = [
+        store for store in resolved.checkpoints if trained(describe_checkpoint(store)).keys() & set(only)
+    ]
     layers: list[object] = [_weight_sums(resolved.folder, only), *map(_checkpoint_sums, stores)]
     return _digest([*layers, "raw"] if raw and stores else layers)
 
 
 def check_bases(resolved: Resolved) -> None:
-    """Raises InputError where a checkpoint was trained from another state of its base model than is there now."""
+    """Raises InputError where a checkpoint was trained from another state of its base model than is there
+    now.
+    """
     layers: list[object] = [_weight_sums(resolved.folder, FOLDERS)] if resolved.checkpoints else []
     for store in resolved.checkpoints:
         description = describe_checkpoint(store)
@@ -120,12 +134,16 @@ def _digest(layers: list[object]) -> str:
 
 
 def _weight_sums(folder: Path, only: tuple[str, ...]) -> dict[str, str]:
-    names = (f"{part}/{path.name}" for part in only for path in sorted(folder.joinpath(part).glob("*.safetensors")))
+    names = (
+        f"{part}/{path.name}" for part in only for path in sorted(folder.joinpath(part).glob("*.safetensors"))
+    )
     return {name: sha256_file(folder / name) for name in names}
 
 
 def _checkpoint_sums(store: Storage) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in (store.complete() or {}).items() if _WEIGHTS.fullmatch(name)}
+    return {
+        name: entry["sha256"] for name, entry in (store.complete() or {}).items() if _WEIGHTS.fullmatch(name)
+    }
 
 
 def _find(model: str, near: Storage | None) -> Storage | None:
@@ -140,15 +158,21 @@ def _find(model: str, near: Storage | None) -> Storage | None:
         if place.is_dir():
             return FolderStorage(place)
         if place.is_file():
-            raise InputError(f"{place}: a model is a folder in diffusers' layout, not one file; convert it to that layout")
+            raise InputError(
+                f"{place}: a model is a folder in diffusers' layout, not one file; convert it to that layout"
+            )
     return None
 
 
 def _checkpoint(store: Storage) -> Storage | None:
-    """The checkpoint at `store`: itself, or the newest complete one of a run's output; None where it is no run."""
+    """The checkpoint at `store`: itself, or the newest complete one of a run's output; None where it is no
+    run.
+    """
     if store.exists("checkpoint.json"):
         if store.complete() is None:
-            raise InputError(f"{store.url}: this checkpoint is not complete; use an earlier one, or the run's output")
+            raise InputError(
+                f"{store.url}: this checkpoint is not complete; use an earlier one, or the run's output"
+            )
         return store
     if store.exists(CARD) or not store.exists("run.yaml"):
         return None
@@ -156,7 +180,9 @@ def _checkpoint(store: Storage) -> Storage | None:
 
     newest = newest_complete(store)
     if newest is None:
-        raise InputError(f"{store.url}: this run has no complete checkpoint yet; train it further with --resume")
+        raise InputError(
+            f"{store.url}: this run has no complete checkpoint yet; train it further with --resume"
+        )
     return newest
 
 
@@ -211,7 +237,9 @@ def _from_hub(model: str, near: Storage | None, patterns: list[str]) -> Path:
 
     wanted = f" (named by {near.url})" if near else ""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "~")):
-        raise InputError(f"{model}: no such model{wanted}; give {SMALL}, a folder, an s3:// address or a hub name")
+        raise InputError(
+            f"{model}: no such model{wanted}; give {SMALL}, a folder, an s3:// address or a hub name"
+        )
     try:
         return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*.non_ema.*"]))
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:

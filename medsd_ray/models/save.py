@@ -36,5 +36,8 @@ def save_pipeline(components: Components, folder: Path) -> None:
         return swapped.save(components.text_encoder, components.tokenizer, folder)
     # transformers 5 reads both names, transformers 4 only those of Stable Diffusion's own files.
     text_encoder = folder / "text_encoder" / "model.safetensors"
-    weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(text_encoder).items()}
+    weights = {
+        f"text_model.{name.removeprefix('text_model.')}": value
+        for name, value in load_file(text_encoder).items()
+    }
     save_file(weights, text_encoder, metadata={"format": "pt"})

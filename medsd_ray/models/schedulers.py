@@ -21,8 +21,8 @@ def sampling_scheduler(noise: DDPMScheduler, kind: type) -> Any:
         "rescale_betas_zero_snr",
     )
     chosen = {name: noise.config[name] for name in schedule}
-    # Trailing steps begin at the last training step, so that what sampling starts from is what training saw there
-    # (Lin et al. 2024, arXiv 2305.08891, sec. 3.3).
+    # Trailing steps begin at the last training step, so that what sampling starts from is what training saw
+    # there (Lin et al. 2024, arXiv 2305.08891, sec. 3.3).
     chosen |= {
         "rescale_betas_zero_snr": noise.config["rescale_betas_zero_snr"],
         "timestep_spacing": "trailing",

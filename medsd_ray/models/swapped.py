@@ -17,7 +17,9 @@ PROJECTION = "projection.safetensors"
 
 
 class SwappedEncoder(nn.Module):
-    """f, P and the norm; called as CLIPTextModel is. Tokens `pad_id` are masked in f, not in the result, as with CLIP."""
+    """f, P and the norm; called as CLIPTextModel is. Tokens `pad_id` are masked in f, not in the result, as
+    with CLIP.
+    """
 
     def __init__(self, encoder: Any, pad_id: int, width: int):
         super().__init__()
@@ -81,7 +83,10 @@ def save(module: SwappedEncoder, tokenizer: Any, folder: Path) -> None:
 def load(folder: Path) -> SwappedEncoder:
     """What `save` wrote to text_encoder/, in evaluation mode."""
     with safe_open(folder / PROJECTION, framework="pt") as file:
-        own, pad_id = {name: file.get_tensor(name) for name in file.keys()}, int(file.metadata()["pad_token_id"])  # noqa: SIM118
+        own, pad_id = (
+            {name: file.get_tensor(name) for name in file.keys()},
+            int(file.metadata()["pad_token_id"]),
+        )
     module = SwappedEncoder(load_encoder(folder), pad_id, len(own["projection.bias"]))
     lay_over(module, own)
     return module.eval()

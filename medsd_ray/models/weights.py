@@ -20,17 +20,26 @@ def quiet_libraries() -> None:
 
 
 def load_module(kind: Any, path: Path, stem: str, **options) -> nn.Module:
-    """A module from a component's folder, all its weights present. Half precision files serve where no others are."""
+    """A module from a component's folder, all its weights present. Half precision files serve where no others
+    are.
+    """
     if not (path / "config.json").is_file():
         raise InputError(f"{path}: there is no config.json; copy or convert the model whole")
     plain, half = (list(path.glob(f"{stem}{variant}*.safetensors")) for variant in ("", ".fp16"))
     if not plain:
         if list(path.glob("*.bin")):
-            raise InputError(f"{path}: only pickled weights here, which may run code; convert them to safetensors")
+            raise InputError(
+                f"{path}: only pickled weights here, which may run code; convert them to safetensors"
+            )
         raise InputError(f"{path}: there is no {stem}.safetensors; copy or convert the model whole")
     variant = "fp16" if set(half) == set(plain) else None
     module, info = kind.from_pretrained(
-        path, use_safetensors=True, local_files_only=True, variant=variant, output_loading_info=True, **options
+        path,
+        use_safetensors=True,
+        local_files_only=True,
+        variant=variant,
+        output_loading_info=True,
+        **options,
     )
     if missing := sorted(info["missing_keys"]):
         raise InputError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; copy it anew")
@@ -38,7 +47,9 @@ def load_module(kind: Any, path: Path, stem: str, **options) -> nn.Module:
 
 
 def lay_over(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Loads some of a module's weights. Raises RuntimeError for another shape, KeyError for a weight that it lacks."""
+    """Loads some of a module's weights. Raises RuntimeError for another shape, KeyError for a weight that it
+    lacks.
+    """
     unexpected = module.load_state_dict(weights, strict=False).unexpected_keys
     if unexpected:
         raise KeyError(unexpected[0])

@@ -19,8 +19,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("kopf", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    namespaces = [name.strip() for name in os.environ.get("MEDSD_WATCH_NAMESPACES", "").split(",") if name.strip()]
-    os.environ.setdefault("POD_ID", "medsd")  # else kopf asks for this user's name, and a pod's user may have none
+    namespaces = [
+        name.strip() for name in os.environ.get("MEDSD_WATCH_NAMESPACES", "").split(",") if name.strip()
+    ]
+    os.environ.setdefault(
+        "POD_ID", "medsd"
+    )  # else kopf asks for this user's name, and a pod's user may have none
     start_http_server(int(os.environ.get("MEDSD_METRICS_PORT", "9090")))
     kopf.run(
         registry=registry(Operator(namespaces)),

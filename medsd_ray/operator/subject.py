@@ -16,7 +16,9 @@ LONGEST_NAME = 63
 
 @dataclass(frozen=True)
 class Subject:
-    """A FineTune, a Study or an Evaluation. `refusal`: why the spec cannot be read, in words; then `spec` is None."""
+    """A FineTune, a Study or an Evaluation. `refusal`: why the spec cannot be read, in words; then `spec` is
+    None.
+    """
 
     kind: str
     namespace: str
@@ -29,7 +31,9 @@ class Subject:
 
 
 def read_subject(made: dict[str, Any]) -> Subject:
-    """An object as the API server has it. Raises ValidationError where the status is not one that medsd wrote."""
+    """An object as the API server has it. Raises ValidationError where the status is not one that medsd
+    wrote.
+    """
     meta = made["metadata"]
     spec, refusal = None, None
     try:
@@ -51,7 +55,9 @@ def read_subject(made: dict[str, Any]) -> Subject:
 def read_spec(kind: str, name: str, values: dict[str, Any]) -> JobSpec:
     """Raises InputError with every wrong field, one line."""
     if len(name) > LONGEST_NAME or "." in name:
-        raise InputError(f"metadata.name: {name!r} is not a DNS label of at most {LONGEST_NAME} characters; choose another name")
+        raise InputError(
+            f"metadata.name: {name!r} is not a DNS label of at most {LONGEST_NAME} characters; choose another name"
+        )
     try:
         if kind == "Evaluation":
             return EvaluationSpec.model_validate(values)

@@ -31,8 +31,10 @@ Region = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Answer:
-    """One reader's rating of one image. `region` is where the abnormality is: left, top, right, bottom as shares of the
-    image (a point has no extent), None where the reader marked nothing. `seconds` is how long it was looked at."""
+    """One reader's rating of one image. `region` is where the abnormality is: left, top, right, bottom as
+    shares of the image (a point has no extent), None where the reader marked nothing. `seconds` is how long
+    it was looked at.
+    """
 
     reader: str
     image: str
@@ -71,7 +73,16 @@ class Answers:
         """Keeps an answer; a later one to the same image takes its place."""
         region = answer.region or (None,) * 4
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        row = (answer.reader, answer.image, answer.realism, answer.abnormal, *region, answer.judged, answer.seconds, now)
+        row = (
+            answer.reader,
+            answer.image,
+            answer.realism,
+            answer.abnormal,
+            *region,
+            answer.judged,
+            answer.seconds,
+            now,
+        )
         with self._open() as database:
             database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
@@ -79,7 +90,9 @@ class Answers:
         """A reader's answers, or all, ordered by reader and image."""
         where, values = ("WHERE reader = ?", [reader]) if reader is not None else ("", [])
         with self._open() as database:
-            rows = database.execute(f"SELECT * FROM answers {where} ORDER BY reader, image", values).fetchall()
+            rows = database.execute(
+                f"SELECT * FROM answers {where} ORDER BY reader, image", values
+            ).fetchall()
         return [_answer(row) for row in rows]
 
 

@@ -1,4 +1,6 @@
-"""`medsd reader-study new`: real and generated images that differ in nothing but their pixels, and the key to them."""
+"""`medsd reader-study new`: real and generated images that differ in nothing but their pixels, and the key to
+them.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +41,18 @@ def new_study(
     real: str, generated: str, out: str, *, num_images: int | None = None, seed: int = 0, label: str = "finding",
     normal: str = "No Finding",
 ) -> None:  # fmt: skip
-    """Makes a study of equally many real and generated images, half of each with an abnormality where that is known.
+    """Makes a study of equally many real and generated images, half of each with an abnormality where that is
+    known.
 
-    A real image is abnormal where its `label` is another than `normal`; a generated one where its prompt is the caption
-    of real images that are. Without `num_images` there are as many as both sets allow. Raises InputError for unreadable
-    or too few images, or an `out` that is not empty.
+    A real image is abnormal where its `label` is another than `normal`; a generated one where its prompt is
+    the caption of real images that are. Without `num_images` there are as many as both sets allow. Raises
+    InputError for unreadable or too few images, or an `out` that is not empty.
     """
     folder = Path(out).expanduser()
     if "://" in out:
-        raise InputError(f"{out}: a reader study is kept in a folder of the machine that serves it; give --out a folder")
+        raise InputError(
+            f"{out}: a reader study is kept in a folder of the machine that serves it; give --out a folder"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{out}: not an empty folder; choose another --out, so that no answers are lost")
     if num_images is not None and num_images < 2:
@@ -55,9 +60,15 @@ def new_study(
     sets, reference, notes = _read(real, generated, label, normal)
     each = min(map(len, sets.values()))
     if num_images is not None and num_images // 2 > each:
-        raise InputError(f"num_images is {num_images}, but there are only {each} images of each kind to choose from")
+        raise InputError(
+            f"num_images is {num_images}, but there are only {each} images of each kind to choose from"
+        )
     rng = np.random.default_rng([seed, 43])
-    chosen = [one for images in sets.values() for one in choose(images, num_images // 2 if num_images else each, rng)]
+    chosen = [
+        one
+        for images in sets.values()
+        for one in choose(images, num_images // 2 if num_images else each, rng)
+    ]
     about = {"real": real, "generated": generated, "label": label, "normal": normal, "reference": reference}
     _write(folder, chosen, seed, about)
     for note in notes:
@@ -69,16 +80,25 @@ def new_study(
     )
 
 
-def _read(real: str, generated: str, label: str, normal: str) -> tuple[dict[str, list[Shown]], str, list[str]]:
-    """The images to choose from, of one size and mode; what the real ones are, and what was done to them, in words."""
+def _read(
+    real: str, generated: str, label: str, normal: str
+) -> tuple[dict[str, list[Shown]], str, list[str]]:
+    """The images to choose from, of one size and mode; what the real ones are, and what was done to them, in
+    words.
+    """
     inputs = read_inputs(real, generated, None, label)
     split = next((name for name in (*HELD_OUT, *inputs.real) if name in inputs.real), "all")
     shown = _with_table(inputs.real[split], Path(real), label) if split == "all" else inputs.real[split]
     every = shown if split == "all" else concatenate(list(inputs.real.values()))
-    truths = prompt_labels(every.captions, every.labels, sorted({one for one in every.labels if one is not None}))
+    truths = prompt_labels(
+        every.captions, every.labels, sorted({one for one in every.labels if one is not None})
+    )
     asked = [truths.get(prompt) for prompt in inputs.generated.captions]
     both = {
-        group: [_shown(group, images, i, None if found is None else found != normal) for i, found in enumerate(labels)]
+        group: [
+            _shown(group, images, i, None if found is None else found != normal)
+            for i, found in enumerate(labels)
+        ]
         for group, images, labels in (("real", shown, shown.labels), ("generated", inputs.generated, asked))
     }
     reference = "a plain folder" if split == "all" else f"the {split} split"
@@ -114,11 +134,15 @@ def _one_kind(both: dict[str, list[Shown]]) -> dict[str, list[Shown]]:
 
     mode = "RGB" if all(map(coloured, both.values())) else "L"
     convert = lambda pixels: np.asarray(Image.fromarray(pixels).convert(mode))
-    return {group: [replace(one, pixels=convert(one.pixels)) for one in images] for group, images in both.items()}
+    return {
+        group: [replace(one, pixels=convert(one.pixels)) for one in images] for group, images in both.items()
+    }
 
 
 def choose(images: list[Shown], count: int, rng: np.random.Generator) -> list[Shown]:
-    """`count` of them at random, equally many with and without an abnormality as far as they go, one of a patient first."""
+    """`count` of them at random, equally many with and without an abnormality as far as they go, one of a
+    patient first.
+    """
     patients, places = Counter(), Counter()
     ranked = []
     for index in rng.permutation(len(images)):
@@ -131,8 +155,9 @@ def choose(images: list[Shown], count: int, rng: np.random.Generator) -> list[Sh
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    """A PNG without metadata, its pixels stored as they are: images of one size and mode have files of one length, so
-    that bytes on disk or on the network tell nothing of their texture."""
+    """A PNG without metadata, its pixels stored as they are: images of one size and mode have files of one
+    length, so that bytes on disk or on the network tell nothing of their texture.
+    """
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()
@@ -141,7 +166,9 @@ def encode(pixels: np.ndarray) -> bytes:
 def _write(folder: Path, chosen: list[Shown], seed: int, about: dict) -> None:
     names = set()
     while len(names) < len(chosen):
-        names.add(secrets.token_hex(8))  # from the system, not from the seed: no one can compute which is which
+        names.add(
+            secrets.token_hex(8)
+        )  # from the system, not from the seed: no one can compute which is which
     images = dict(zip(sorted(names), (chosen[i] for i in _system_order(len(chosen))), strict=True))
     height, width = chosen[0].pixels.shape[:2]
     (folder / IMAGES).mkdir(parents=True)
@@ -149,10 +176,15 @@ def _write(folder: Path, chosen: list[Shown], seed: int, about: dict) -> None:
         path = folder / IMAGES / f"{name}.png"
         path.write_bytes(encode(one.pixels))
         os.utime(path, (0, 0))
-    entries = {n: {"group": o.group, "source": o.source, "text": o.text, "abnormal": o.abnormal} for n, o in images.items()}
+    entries = {
+        n: {"group": o.group, "source": o.source, "text": o.text, "abnormal": o.abnormal}
+        for n, o in images.items()
+    }
     key = folder / KEY
     key.touch(mode=0o600)
-    key.write_text(json.dumps({"format": FORMAT, **about, "images": entries}, indent=1, ensure_ascii=False) + "\n")
+    key.write_text(
+        json.dumps({"format": FORMAT, **about, "images": entries}, indent=1, ensure_ascii=False) + "\n"
+    )
     public = {"format": FORMAT, "seed": seed, "width": width, "height": height, "images": list(images)}
     (folder / STUDY).write_text(json.dumps(public, indent=1) + "\n")  # last: with it the study is whole
 

@@ -1,4 +1,6 @@
-"""`medsd reader-study report`: what the readers saw, against the key: report.json, report.html and answers.csv."""
+"""`medsd reader-study report`: what the readers saw, against the key: report.json, report.html and
+answers.csv.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from medsd_ray.storage import open_storage
 GROUPS = ("real", "generated")
 
 
-QUESTIONS: dict[str, tuple[int, bool, Callable[[Answer], int]]] = {  # answers, whether they are ordered, which one it is
+QUESTIONS: dict[
+    str, tuple[int, bool, Callable[[Answer], int]]
+] = {  # answers, whether they are ordered, which one it is
     "judged": (2, False, lambda a: GROUPS.index(a.judged)),
     "abnormal": (2, False, lambda a: int(a.abnormal)),
     "realism": (5, True, lambda a: a.realism - 1),
@@ -48,14 +52,18 @@ class Rated:
 
 
 def report_study(folder: str) -> dict:
-    """Writes the report of the answers so far and returns it. Raises InputError without a study, its key or an answer."""
+    """Writes the report of the answers so far and returns it. Raises InputError without a study, its key or
+    an answer.
+    """
     study = open_study(Path(folder).expanduser())
     key = read_key(study)
     path = study.folder / ANSWERS
     answers = Answers(path).read() if path.is_file() else []
     rated = [Rated(a, **key["images"][a.image]) for a in answers if a.image in key["images"]]
     if not rated:
-        raise InputError(f"{folder}: no answers yet; let a reader rate images with `medsd reader-study serve {folder}`")
+        raise InputError(
+            f"{folder}: no answers yet; let a reader rate images with `medsd reader-study serve {folder}`"
+        )
     found = measure(rated, key, study.seed)
     store = open_storage(study.folder / REPORT)
     store.write("report.json", dumps(found))
@@ -98,7 +106,9 @@ def measure(rated: list[Rated], key: dict, seed: int) -> dict[str, Any]:
         "all": figures(rated, seed),
         "agreement": {question: _agreement(by_reader, question, seed) for question in QUESTIONS},
     }
-    found["cautions"] = [f"{n} has rated {len(s)} of {total} images." for n, s in by_reader.items() if len(s) < total]
+    found["cautions"] = [
+        f"{n} has rated {len(s)} of {total} images." for n, s in by_reader.items() if len(s) < total
+    ]
     if len(names) > 1:
         found["cautions"].append(
             "Intervals over all readers draw images, with all answers to each; they say nothing of other readers than these."
@@ -110,7 +120,9 @@ def figures(rated: list[Rated], seed: int) -> dict[str, Any]:
     """The figures of one reader's answers, or of several readers' together."""
     section: dict[str, Any] = {"answers": len(rated), "readers": len({one.answer.reader for one in rated})}
     section["median_seconds"] = float(np.median([one.answer.seconds for one in rated]))
-    share = lambda name, some, holds, why: put(section, name, _share(some, holds, seed) if some else Missing(why))
+    share = lambda name, some, holds, why: put(
+        section, name, _share(some, holds, seed) if some else Missing(why)
+    )
     share("turing_accuracy", rated, lambda o: o.right, "no answers")
     for group, other in (("generated", "real"), ("real", "generated")):
         some = [one for one in rated if one.group == group]
@@ -125,7 +137,9 @@ def figures(rated: list[Rated], seed: int) -> dict[str, Any]:
 
 
 def _share(rated: list[Rated], holds: Callable[[Rated], bool], seed: int) -> Estimate:
-    """Wilson's interval for one reader; for several, whose answers to one image hang together, by drawing images."""
+    """Wilson's interval for one reader; for several, whose answers to one image hang together, by drawing
+    images.
+    """
     values = np.array([holds(one) for one in rated])
     if _one_each(rated):
         return wilson(int(values.sum()), len(values))
@@ -178,7 +192,9 @@ COLUMNS = (
 
 
 def table(rated: list[Rated]) -> bytes:
-    """All answers beside the key, as CSV. A text that a spreadsheet would run as a formula gets a quote before it."""
+    """All answers beside the key, as CSV. A text that a spreadsheet would run as a formula gets a quote
+    before it.
+    """
     safe = lambda text: "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
     text = io.StringIO()
     rows = csv.writer(text)
@@ -205,7 +221,10 @@ SHARES = {
 }
 
 
-MEANS = {"realism_real": "Realism of real images (1 to 5)", "realism_generated": "Realism of generated images (1 to 5)"}
+MEANS = {
+    "realism_real": "Realism of real images (1 to 5)",
+    "realism_generated": "Realism of generated images (1 to 5)",
+}
 
 
 def render(found: dict) -> bytes:
@@ -215,9 +234,15 @@ def render(found: dict) -> bytes:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": number, "percent": percent, "span": span}
-    columns = [*found["readers"], {"reader": "all", **found["all"]}] if len(found["readers"]) > 1 else found["readers"]
+    columns = (
+        [*found["readers"], {"reader": "all", **found["all"]}]
+        if len(found["readers"]) > 1
+        else found["readers"]
+    )
     page = environment.get_template("report.html.j2")
-    return page.render(report=found, columns=columns, shares=SHARES, means=MEANS, form_percent=percent).encode()
+    return page.render(
+        report=found, columns=columns, shares=SHARES, means=MEANS, form_percent=percent
+    ).encode()
 
 
 def summary(found: dict) -> str:
@@ -228,7 +253,9 @@ def summary(found: dict) -> str:
         value, interval = everyone[name], everyone.get(f"{name}_interval")
         if value is None:
             return f"{words:<56}{'–':>8}  {everyone[f'{name}_reason']}"
-        return f"{words:<56}{form(value):>8}" + (f"  (95%: {form(interval[0])} to {form(interval[1])})" if interval else "")
+        return f"{words:<56}{form(value):>8}" + (
+            f"  (95%: {form(interval[0])} to {form(interval[1])})" if interval else ""
+        )
 
     lines = [f"{everyone['answers']} answers of {everyone['readers']} readers"]
     lines += [line(name, words, percent) for name, words in SHARES.items()]

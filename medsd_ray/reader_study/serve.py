@@ -1,4 +1,6 @@
-"""`medsd reader-study serve`: the page on which readers rate, its few addresses, and nothing that tells the groups apart."""
+"""`medsd reader-study serve`: the page on which readers rate, its few addresses, and nothing that tells the
+groups apart.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,17 @@ def build_app(study: Study, answers: Answers, token: str | None) -> ASGIApp:
             raise HTTPException(404, "there is no such image")
         rating = rated.rating
         region = rating.region if rating.abnormal else None
-        answers.write(Answer(rated.reader, rated.image, rating.realism, rating.abnormal, region, rating.judged, rating.seconds))
+        answers.write(
+            Answer(
+                rated.reader,
+                rated.image,
+                rating.realism,
+                rating.abnormal,
+                region,
+                rating.judged,
+                rating.seconds,
+            )
+        )
 
     @app.get("/images/{name}.png")
     def image(name: str) -> Response:

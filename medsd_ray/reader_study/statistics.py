@@ -12,10 +12,12 @@ BOOTSTRAPS = 1000
 
 
 def cohen_kappa(table: np.ndarray, *, quadratic: bool = False) -> float:
-    """κ = 1 - Σ w·o / Σ w·e of two readers (Cohen 1960, doi 10.1177/001316446002000104; 1968, doi 10.1037/h0026256).
+    """κ = 1 - Σ w·o / Σ w·e of two readers (Cohen 1960, doi 10.1177/001316446002000104; 1968, doi
+    10.1037/h0026256).
 
-    `table` (k, k) counts images by both readers' answers; o are its shares, e those that its margins alone would give,
-    and the weight w of a disagreement 1, or with `quadratic`, for ordered answers, (i - j)². NaN where e allows none.
+    `table` (k, k) counts images by both readers' answers; o are its shares, e those that its margins alone
+    would give, and the weight w of a disagreement 1, or with `quadratic`, for ordered answers, (i - j)². NaN
+    where e allows none.
     """
     observed = table / table.sum()
     expected = np.outer(observed.sum(1), observed.sum(0))
@@ -28,7 +30,8 @@ def cohen_kappa(table: np.ndarray, *, quadratic: bool = False) -> float:
 def fleiss_kappa(counts: np.ndarray) -> float:
     """κ = (P̄ - P̄ₑ) / (1 - P̄ₑ) of n readers (Fleiss 1971, doi 10.1037/h0031619).
 
-    `counts` (N, k): how many of the n readers gave each image each answer; every row sums to n. NaN where P̄ₑ is 1.
+    `counts` (N, k): how many of the n readers gave each image each answer; every row sums to n. NaN where P̄ₑ
+    is 1.
     """
     readers = counts.sum(1)[0]
     agreement = ((counts**2).sum(1) - readers) / (readers * (readers - 1))
@@ -62,7 +65,12 @@ def bootstrap(count: int, figure: Callable[[np.ndarray], float], seed: int) -> t
 def mean_by_image(values: np.ndarray, images: np.ndarray, seed: int) -> Estimate:
     """A mean over answers of several readers; its 95% interval draws images, with all answers to each."""
     names, of = np.unique(images, return_inverse=True)
-    totals, counts = (np.bincount(of, weights=w, minlength=len(names)) for w in (values.astype(float), np.ones(len(values))))
+    totals, counts = (
+        np.bincount(of, weights=w, minlength=len(names)) for w in (values.astype(float), np.ones(len(values)))
+    )
     mean = float(values.mean())
-    low, high = bootstrap(len(names), lambda drawn: totals[drawn].sum() / counts[drawn].sum(), seed) or (mean, mean)
+    low, high = bootstrap(len(names), lambda drawn: totals[drawn].sum() / counts[drawn].sum(), seed) or (
+        mean,
+        mean,
+    )
     return Estimate(mean, low, high)

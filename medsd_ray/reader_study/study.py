@@ -1,4 +1,5 @@
-"""A reader study's folder: what the page serves, the key that tells what each image is, and the order of a reader.
+"""A reader study's folder: what the page serves, the key that tells what each image is, and the order of a
+reader.
 
 study.json      seed, size of the images in pixels, and the images' names in order of name: all that `serve` reads
 images/ID.png   the images, alike in all but their pixels
@@ -53,14 +54,22 @@ def open_study(folder: Path) -> Study:
     try:
         value = json.loads(path.read_text())
         if value["format"] != FORMAT:
-            raise InputError(f"{path}: format {value['format']!r} is not {FORMAT}; make the study anew with this medsd")
+            raise InputError(
+                f"{path}: format {value['format']!r} is not {FORMAT}; make the study anew with this medsd"
+            )
         images = tuple(map(str, value["images"]))
         study = Study(folder, int(value["seed"]), int(value["width"]), int(value["height"]), images)
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: no {STUDY} here; give a folder that `medsd reader-study new` made") from error
+        raise InputError(
+            f"{folder}: no {STUDY} here; give a folder that `medsd reader-study new` made"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not what `medsd reader-study new` writes ({type(error).__name__}: {error})") from error
-    absent = [name for name in images if not _ID.fullmatch(name) or not (folder / IMAGES / f"{name}.png").is_file()]
+        raise InputError(
+            f"{path}: not what `medsd reader-study new` writes ({type(error).__name__}: {error})"
+        ) from error
+    absent = [
+        name for name in images if not _ID.fullmatch(name) or not (folder / IMAGES / f"{name}.png").is_file()
+    ]
     if absent or not images:
         raise InputError(f"{folder}: {len(absent) or 'all'} of its images are absent; copy the study whole")
     return study
@@ -80,5 +89,9 @@ def reader_name(given: str) -> str:
 
 
 def order(study: Study, reader: str) -> list[str]:
-    """The images in this reader's order, a function of (study's seed, reader). Names are random, so it tells nothing."""
-    return sorted(study.images, key=lambda name: hashlib.blake2b(f"{study.seed}/{reader}/{name}".encode()).digest())
+    """The images in this reader's order, a function of (study's seed, reader). Names are random, so it tells
+    nothing.
+    """
+    return sorted(
+        study.images, key=lambda name: hashlib.blake2b(f"{study.seed}/{reader}/{name}".encode()).digest()
+    )

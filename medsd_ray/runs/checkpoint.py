@@ -35,7 +35,8 @@ def rank_file(rank: int, kind: str) -> str:
 
 
 class CheckpointReader:
-    """One complete checkpoint; its files are fetched into `folder` when first needed and checked against COMPLETE.
+    """One complete checkpoint; its files are fetched into `folder` when first needed and checked against
+    COMPLETE.
 
     Raises InputError where a file is absent or differs.
     """
@@ -48,22 +49,31 @@ class CheckpointReader:
         self.files = files
         self.description = self._describe()
         self.shapes = {name: tuple(f["shape"]) for name, f in self.description["fragments"].items()}
-        self.pieces = {name: [Piece(name, *piece) for piece in f["pieces"]] for name, f in self.description["fragments"].items()}
+        self.pieces = {
+            name: [Piece(name, *piece) for piece in f["pieces"]]
+            for name, f in self.description["fragments"].items()
+        }
 
     def _describe(self) -> dict[str, Any]:
         try:
             description = json.loads(self._fetch(DESCRIPTION).read_bytes())
         except ValueError as error:
-            raise InputError(f"{self.store.url}/{DESCRIPTION} is damaged; use an earlier checkpoint") from error
+            raise InputError(
+                f"{self.store.url}/{DESCRIPTION} is damaged; use an earlier checkpoint"
+            ) from error
         if description.get("format") != FORMAT:
-            raise InputError(f"{self.store.url}: not a {FORMAT} checkpoint; was it written by another version of medsd?")
+            raise InputError(
+                f"{self.store.url}: not a {FORMAT} checkpoint; was it written by another version of medsd?"
+            )
         return description
 
     def _fetch(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
             if name not in self.files:
-                raise InputError(f"{self.store.url}: {name} is not among its files; use an earlier checkpoint")
+                raise InputError(
+                    f"{self.store.url}: {name} is not among its files; use an earlier checkpoint"
+                )
             try:
                 self.store.download_tree(self.folder, [name])
             except FileNotFoundError as error:
@@ -87,7 +97,9 @@ class CheckpointReader:
         try:
             return assemble(self.pieces[name], start, end, part)
         except (KeyError, ValueError) as error:
-            raise InputError(f"{self.store.url}: {kind} of {name} is not whole ({error}); use an earlier checkpoint") from error
+            raise InputError(
+                f"{self.store.url}: {kind} of {name} is not whole ({error}); use an earlier checkpoint"
+            ) from error
 
     def parameter(self, name: str, kind: str) -> Tensor:
         """A whole parameter in its own shape."""
@@ -99,7 +111,9 @@ class CheckpointReader:
 
 
 def load_weights(checkpoint_store: Storage, raw: bool) -> dict[str, dict[str, Tensor]]:
-    """Component -> parameter name -> float32 tensor, of the trained parameters: their moving average unless `raw`."""
+    """Component -> parameter name -> float32 tensor, of the trained parameters: their moving average unless
+    `raw`.
+    """
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
         reader = CheckpointReader(checkpoint_store, Path(folder))
         kind = "weight" if raw or not reader.description["ema"] else "ema"
@@ -118,7 +132,8 @@ def read_best(output: Storage) -> dict | None:
 
 
 def choose_checkpoint(output: Storage, folder: Path, warn: Callable[[str], None]) -> CheckpointReader | None:
-    """The newest complete checkpoint all of whose files match their checksums; None where there is none at all.
+    """The newest complete checkpoint all of whose files match their checksums; None where there is none at
+    all.
 
     A damaged one is named in one line and the one before is taken. Raises InputError where all are damaged.
     """

@@ -41,7 +41,9 @@ def describe_checkpoint(store: Storage) -> dict:
         if not isinstance(description["model"], str):
             raise TypeError
     except FileNotFoundError as error:
-        raise InputError(f"{store.url}: no checkpoint.json here; give a run's output or one of its checkpoints") from error
+        raise InputError(
+            f"{store.url}: no checkpoint.json here; give a run's output or one of its checkpoints"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{store.url}/checkpoint.json is damaged; use another checkpoint") from error
     return description

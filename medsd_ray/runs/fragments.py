@@ -1,8 +1,8 @@
 """Which worker holds which piece of which parameter, and how a piece is put together from others. Pure.
 
-A parameter is seen as a flat vector. At each ZeRO stage a worker owns some half-open ranges of some of them; a
-checkpoint holds all the ranges of all workers of the run that wrote it. A run of another stage or world size wants
-other ranges: they are assembled from the saved ones.
+A parameter is seen as a flat vector. At each ZeRO stage a worker owns some half-open ranges of some of them;
+a checkpoint holds all the ranges of all workers of the run that wrote it. A run of another stage or world
+size wants other ranges: they are assembled from the saved ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Piece:
 
 
 def even_share(numel: int, rank: int, world_size: int) -> tuple[int, int]:
-    """[start, end) of worker `rank` when `numel` elements are shared out in equal parts, the last ones shorter."""
+    """[start, end) of worker `rank` when `numel` elements are shared out in equal parts, the last ones
+    shorter.
+    """
     size = -(-numel // world_size)
     return min(rank * size, numel), min((rank + 1) * size, numel)
 
@@ -41,8 +43,8 @@ def even_share(numel: int, rank: int, world_size: int) -> tuple[int, int]:
 def covering(pieces: Iterable[Piece], start: int, end: int) -> list[tuple[Piece, int, int]]:
     """For each piece needed to make up [start, end): the piece and the range of it that is wanted, in order.
 
-    The pieces are of one parameter. Ranges are in the parameter's own elements and together cover [start, end) once.
-    Raises ValueError where an element is missing.
+    The pieces are of one parameter. Ranges are in the parameter's own elements and together cover [start,
+    end) once. Raises ValueError where an element is missing.
     """
     wanted, at = [], start
     for piece in sorted(pieces):
@@ -59,13 +61,19 @@ def covering(pieces: Iterable[Piece], start: int, end: int) -> list[tuple[Piece,
 
 
 def assemble(
-    pieces: Iterable[Piece], start: int, end: int, read: Callable[[Piece, int, int], Tensor], dtype: torch.dtype = torch.float32
+    pieces: Iterable[Piece],
+    start: int,
+    end: int,
+    read: Callable[[Piece, int, int], Tensor],
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """The flat tensor of elements [start, end). `read(piece, lo, hi)` gives elements [lo, hi) *of the piece*.
 
     Raises ValueError where an element is missing.
     """
-    parts = [read(piece, lo - piece.start, hi - piece.start) for piece, lo, hi in covering(pieces, start, end)]
+    parts = [
+        read(piece, lo - piece.start, hi - piece.start) for piece, lo, hi in covering(pieces, start, end)
+    ]
     return torch.cat(parts).to(dtype) if parts else torch.empty(0, dtype=dtype)
 
 

@@ -1,7 +1,9 @@
-"""What a run says about itself while it runs: metrics.jsonl, progress.json, TensorBoard; and the terminal's line of it.
+"""What a run says about itself while it runs: metrics.jsonl, progress.json, TensorBoard; and the terminal's
+line of it.
 
-Worker 0 writes to the run's storage from a thread of its own, so that a slow store does not slow training; the driver
-reads the same files. The same thread looks for the `stop` flag that asks for a checkpoint and an end.
+Worker 0 writes to the run's storage from a thread of its own, so that a slow store does not slow training;
+the driver reads the same files. The same thread looks for the `stop` flag that asks for a checkpoint and an
+end.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def add_warning(output: Storage, total: int, text: str) -> None:
     """The driver's own warning, while no worker is there to write; the next Reporter takes it over."""
     progress = {"step": 0, "total": total, "warnings": []} | read_progress(output)
     warnings = [*progress["warnings"], text]
-    output.write_json(PROGRESS, progress | {"state": "running", "warnings": warnings, "lastUpdateTime": now()})
+    output.write_json(
+        PROGRESS, progress | {"state": "running", "warnings": warnings, "lastUpdateTime": now()}
+    )
 
 
 def now() -> str:

@@ -21,7 +21,9 @@ class RunRecord:
 
 
 def read_run(url: str | None) -> RunRecord:
-    """Reads a run's output; a part that is not there (yet) stays empty. Raises InputError where there is no run at all."""
+    """Reads a run's output; a part that is not there (yet) stays empty. Raises InputError where there is no
+    run at all.
+    """
     if url is None:
         return RunRecord()
     store = open_storage(url)
@@ -34,9 +36,15 @@ def read_run(url: str | None) -> RunRecord:
 
     metrics, result, manifest = text("metrics.jsonl"), text("result.json"), text("manifest.json")
     if not (metrics or result):
-        raise InputError(f"{url}: neither metrics.jsonl nor result.json here; give the output of `medsd train`")
+        raise InputError(
+            f"{url}: neither metrics.jsonl nor result.json here; give the output of `medsd train`"
+        )
     try:
         lines = [json.loads(line) for line in metrics.splitlines() if line.strip()]
-        return RunRecord(url, lines, json.loads(result or "{}"), text("run.yaml"), json.loads(manifest or "{}"))
+        return RunRecord(
+            url, lines, json.loads(result or "{}"), text("run.yaml"), json.loads(manifest or "{}")
+        )
     except ValueError as error:
-        raise InputError(f"{url}: broken JSON in the run's record ({error}); train again or leave --run out") from error
+        raise InputError(
+            f"{url}: broken JSON in the run's record ({error}); train again or leave --run out"
+        ) from error

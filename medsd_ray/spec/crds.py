@@ -1,7 +1,9 @@
-"""The CRDs, written from the pydantic models: `python -m medsd_ray.spec.crds` writes k8s/crds and the chart's copy.
+"""The CRDs, written from the pydantic models: `python -m medsd_ray.spec.crds` writes k8s/crds and the chart's
+copy.
 
-A CRD's schema is structural: no references, no unions. The API server then fills in defaults, refuses what is out of
-bounds, and checks the models' CEL rules; fields that no schema has are dropped, or refused under strict validation.
+A CRD's schema is structural: no references, no unions. The API server then fills in defaults, refuses what is
+out of bounds, and checks the models' CEL rules; fields that no schema has are dropped, or refused under
+strict validation.
 """
 
 from __future__ import annotations
@@ -17,7 +19,17 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from medsd_ray.spec.objects import GROUP, PLURALS, VERSION, EvaluationSpec, FineTuneSpec, Job, RuntimeSpec, Status, StudyJobSpec
+from medsd_ray.spec.objects import (
+    GROUP,
+    PLURALS,
+    VERSION,
+    EvaluationSpec,
+    FineTuneSpec,
+    Job,
+    RuntimeSpec,
+    Status,
+    StudyJobSpec,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +48,9 @@ class Kind:
     short: str
     scope: str
     spec: type[BaseModel]
-    columns: tuple[tuple[str, str, str, int], ...]  # name, type, path, priority: from 1 on in `kubectl get -o wide` alone
+    columns: tuple[
+        tuple[str, str, str, int], ...
+    ]  # name, type, path, priority: from 1 on in `kubectl get -o wide` alone
     status: type[BaseModel] | None = None
 
     @property
@@ -179,8 +193,14 @@ class _Generator(GenerateJsonSchema):
         return found | ({"x-kubernetes-validations": rules} if rules else {})
 
     def encode_default(self, dft: Any) -> Any:
-        """Whole, though the API server fills a model's own defaults into {}: it checks a default by CEL as it stands here."""
-        return dft.model_dump(mode="json", exclude_none=True) if isinstance(dft, BaseModel) else super().encode_default(dft)
+        """Whole, though the API server fills a model's own defaults into {}: it checks a default by CEL as it
+        stands here.
+        """
+        return (
+            dft.model_dump(mode="json", exclude_none=True)
+            if isinstance(dft, BaseModel)
+            else super().encode_default(dft)
+        )
 
 
 # In the order in which they are written; any other word of pydantic's would be lost, and is an error.
@@ -218,7 +238,9 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
         if name in node:
             node[name] = _structural(node[name], definitions)
     if "properties" in node:
-        node["properties"] = {name: _structural(field, definitions) for name, field in node["properties"].items()}
+        node["properties"] = {
+            name: _structural(field, definitions) for name, field in node["properties"].items()
+        }
     if "description" in node:
         node["description"] = " ".join(node["description"].split())
     if unknown := set(node) - set(_WORDS):
@@ -227,7 +249,9 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
-    """The node with its $ref replaced; what it says itself, such as its description, goes before what is referred to."""
+    """The node with its $ref replaced; what it says itself, such as its description, goes before what is
+    referred to.
+    """
     if "$ref" not in node:
         return dict(node)
     target = copy.deepcopy(definitions[node["$ref"].rpartition("/")[2]])  # a copy, or YAML writes anchors
@@ -235,8 +259,9 @@ def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _nullable(node: Schema, definitions: dict[str, Schema]) -> Schema:
-    """X | None as a nullable X; to CEL's has() a null is absent. Without `nullable` the API server would still drop nulls on
-    creation, but refuse them in server-side apply."""
+    """X | None as a nullable X; to CEL's has() a null is absent. Without `nullable` the API server would
+    still drop nulls on creation, but refuse them in server-side apply.
+    """
     if "anyOf" not in node:
         return node
     kinds = [kind for kind in node.pop("anyOf") if kind != {"type": "null"}]
@@ -260,10 +285,14 @@ def render(kind: Kind) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m medsd_ray.spec.crds", description="Writes the CRDs.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file is not what would be written")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 where a file is not what would be written"
+    )
     check = parser.parse_args(arguments).check
     stale = []
-    for path, text in ((folder / f"{kind.plural}.yaml", render(kind)) for folder in FOLDERS for kind in KINDS):
+    for path, text in (
+        (folder / f"{kind.plural}.yaml", render(kind)) for folder in FOLDERS for kind in KINDS
+    ):
         if not check:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)

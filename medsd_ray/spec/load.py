@@ -16,7 +16,9 @@ from medsd_ray.spec.values import in_words, read_values
 
 def load_run(path: str | Path, overrides: list[str] | None = None) -> RunSpec:
     """Reads RUN.yaml and `--set a.b=value` overrides. Raises InputError with every wrong field, one line."""
-    values = read_values(path, "RUN.yaml", "a run is a mapping with name, data, components, training and output", overrides)
+    values = read_values(
+        path, "RUN.yaml", "a run is a mapping with name, data, components, training and output", overrides
+    )
     return parse_run(values, source=str(path))
 
 
@@ -35,7 +37,9 @@ def dump_run(run: RunSpec) -> str:
 
 def load_study(path: str | Path, overrides: list[str] | None = None) -> StudySpec:
     """Reads STUDY.yaml and `--set a.b=value` overrides. Raises InputError with every wrong field, one line."""
-    values = read_values(path, "STUDY.yaml", "a study is a mapping with name, output, shards, run and space", overrides)
+    values = read_values(
+        path, "STUDY.yaml", "a study is a mapping with name, output, shards, run and space", overrides
+    )
     return parse_study(values, source=str(path))
 
 

@@ -1,9 +1,10 @@
-"""The Kubernetes objects of medsd.io/v1alpha1 as pydantic models; `crds.py` makes their CRDs' schemas of them.
+"""The Kubernetes objects of medsd.io/v1alpha1 as pydantic models; `crds.py` makes their CRDs' schemas of
+them.
 
-Fields of Kubernetes are in camelCase, as Kubernetes has them. A run inside a FineTune is the run of RUN.yaml, field by
-field, as `run.py` declares it, and the study inside a Study that of STUDY.yaml (`study.py`). Raw parts of a pod
-(tolerations, affinity, volumes) are Kubernetes' own and pass through as they are; only a Runtime, which a platform team
-owns, has them.
+Fields of Kubernetes are in camelCase, as Kubernetes has them. A run inside a FineTune is the run of RUN.yaml,
+field by field, as `run.py` declares it, and the study inside a Study that of STUDY.yaml (`study.py`). Raw
+parts of a pod (tolerations, affinity, volumes) are Kubernetes' own and pass through as they are; only a
+Runtime, which a platform team owns, has them.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ class Pool(Part):
 
     name: Name
     gpus: int = Field(
-        default=0, ge=0, le=16, description="of a worker pod; each worker of a run takes one, so a pod holds this many"
+        default=0,
+        ge=0,
+        le=16,
+        description="of a worker pod; each worker of a run takes one, so a pod holds this many",
     )
     gpuResource: Annotated[Text, Field(pattern=r"^[-.a-z0-9]+/[-._A-Za-z0-9]+$")] = Field(
         default="nvidia.com/gpu", description="the resource that the nodes' device plugin offers"
@@ -111,7 +115,9 @@ class Pool(Part):
 class Defaults(Part):
     """What a run gets where it says nothing itself."""
 
-    startDeadlineSeconds: Seconds | None = Field(default=None, description="from an attempt's start until its workers run")
+    startDeadlineSeconds: Seconds | None = Field(
+        default=None, description="from an attempt's start until its workers run"
+    )
     ttlSecondsAfterFinished: int | None = Field(
         default=None, ge=0, description="after which a finished object is deleted; its data stays"
     )
@@ -132,7 +138,9 @@ class RuntimeSpec(Part):
     pools: Annotated[list[Pool], Field(min_length=1, max_length=16, json_schema_extra=keyed("name"))] = Field(
         description="the kinds of nodes that a run may choose from; the first is the default"
     )
-    env: Annotated[dict[str, Text], Field(max_length=64)] = Field(default={}, description="environment of every Ray container")
+    env: Annotated[dict[str, Text], Field(max_length=64)] = Field(
+        default={}, description="environment of every Ray container"
+    )
     volumes: RawList = []
     volumeMounts: RawList = []
     runAsUser: int = Field(default=1000, ge=1, description="never root")
@@ -153,16 +161,24 @@ class Report(Part):
     seed: int = Field(default=0, ge=0, lt=2**31)
     guidanceScale: float = Field(default=4.0, ge=0, le=100)
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
-    label: Text = Field(default="finding", description="the field of the shards' labels that the classifier learns")
-    base: bool = Field(default=True, description="also generate from the model before adaptation, as a reference (FineTune)")
+    label: Text = Field(
+        default="finding", description="the field of the shards' labels that the classifier learns"
+    )
+    base: bool = Field(
+        default=True, description="also generate from the model before adaptation, as a reference (FineTune)"
+    )
 
 
 class Retries(Part):
     infrastructure: int = Field(
         default=5, ge=0, le=100, description="after a lost node, head or worker, an eviction, a failed start"
     )
-    application: int = Field(default=0, ge=0, le=100, description="after the run itself failed; bad input is never retried")
-    backoffSeconds: Seconds = Field(default=10, description="before the first retry; doubles each time, up to 300")
+    application: int = Field(
+        default=0, ge=0, le=100, description="after the run itself failed; bad input is never retried"
+    )
+    backoffSeconds: Seconds = Field(
+        default=10, description="before the first retry; doubles each time, up to 300"
+    )
 
 
 class Job(Part):
@@ -170,18 +186,32 @@ class Job(Part):
 
     runtime: Name = Field(default="default", description="the Runtime that the platform team made")
     pool: Name | None = Field(default=None, description="of the runtime; its first where absent")
-    suspend: bool = Field(default=False, description="true: a checkpoint, then all pods go; false again: it goes on from there")
+    suspend: bool = Field(
+        default=False, description="true: a checkpoint, then all pods go; false again: it goes on from there"
+    )
     retries: Retries = Retries()
     queue: Name | None = Field(default=None, description="Kueue's LocalQueue, in this namespace")
     priorityClassName: Subdomain | None = Field(default=None, description="of the pods")
     startDeadlineSeconds: Seconds | None = Field(default=None, description="the runtime's where absent")
-    activeDeadlineSeconds: Seconds | None = Field(default=None, description="of running time over all attempts")
-    ttlSecondsAfterFinished: int | None = Field(default=None, ge=0, description="the runtime's where absent; the data stays")
+    activeDeadlineSeconds: Seconds | None = Field(
+        default=None, description="of running time over all attempts"
+    )
+    ttlSecondsAfterFinished: int | None = Field(
+        default=None, ge=0, description="the runtime's where absent; the data stays"
+    )
     stopGraceSeconds: Seconds = Field(default=120, description="for the checkpoint of a suspended run")
 
-    # What may change at any time. All else is what an attempt was made from: it may change before the first and while suspended.
+    # What may change at any time. All else is what an attempt was made from: it may change before the first
+    # and while suspended.
     mutable: ClassVar = frozenset(
-        ["suspend", "retries", "startDeadlineSeconds", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "stopGraceSeconds"]
+        [
+            "suspend",
+            "retries",
+            "startDeadlineSeconds",
+            "activeDeadlineSeconds",
+            "ttlSecondsAfterFinished",
+            "stopGraceSeconds",
+        ]
     )
 
 
@@ -189,9 +219,14 @@ class FineTuneSpec(Job):
     """A training run, with a report where one is asked for."""
 
     run: RunSpec = Field(description="the run of RUN.yaml, without its name: that is the object's own")
-    report: Report | None = Field(default=None, description="after training, images and their report; none where absent")
+    report: Report | None = Field(
+        default=None, description="after training, images and their report; none where absent"
+    )
     cel: ClassVar = (
-        ("self.run.output.startsWith('s3://')", "run.output must be an s3:// address: a pod's own folder is gone with it"),
+        (
+            "self.run.output.startsWith('s3://')",
+            "run.output must be an s3:// address: a pod's own folder is gone with it",
+        ),
         ("self.run.data.train.startsWith('s3://')", "run.data.train must be an s3:// address"),
     )
 
@@ -204,15 +239,25 @@ class EvaluationSpec(Job):
     report: Report
     output: Text = Field(description="s3:// address for the images and the report")
     numWorkers: int = Field(default=1, ge=1, le=1024)
-    cel: ClassVar = (("self.output.startsWith('s3://')", "output must be an s3:// address: a pod's own folder is gone with it"),)
+    cel: ClassVar = (
+        (
+            "self.output.startsWith('s3://')",
+            "output must be an s3:// address: a pod's own folder is gone with it",
+        ),
+    )
 
 
 class StudyJobSpec(Job):
     """A search by Ray Tune over a run's template; its trials share one Ray cluster."""
 
-    study: StudySpec = Field(description="the study of STUDY.yaml, without its name: that is the object's own")
+    study: StudySpec = Field(
+        description="the study of STUDY.yaml, without its name: that is the object's own"
+    )
     cel: ClassVar = (
-        ("self.study.output.startsWith('s3://')", "study.output must be an s3:// address: a pod's own folder is gone with it"),
+        (
+            "self.study.output.startsWith('s3://')",
+            "study.output must be an s3:// address: a pod's own folder is gone with it",
+        ),
         ("self.study.shards.startsWith('s3://')", "study.shards must be an s3:// address"),
         (
             "self.study.space.all(path, !path.startsWith('resources'))",
@@ -236,7 +281,9 @@ JobSpec = FineTuneSpec | StudyJobSpec | EvaluationSpec
 
 # --- Status: what the operator writes
 
-Phase = Literal["Pending", "Queued", "Starting", "Running", "Suspending", "Suspended", "Retrying", "Succeeded", "Failed"]
+Phase = Literal[
+    "Pending", "Queued", "Starting", "Running", "Suspending", "Suspended", "Retrying", "Succeeded", "Failed"
+]
 
 
 class Condition(Part):
@@ -256,7 +303,9 @@ class Attempt(Part):
     number: int = 0
     rayJob: Text | None = None
     uid: Text | None = Field(default=None, description="of the RayJob, once it was made")
-    headPodUID: Text | None = Field(default=None, description="of the head pod that took the job: another one means it was lost")
+    headPodUID: Text | None = Field(
+        default=None, description="of the head pod that took the job: another one means it was lost"
+    )
     startTime: Time | None = None
     runningTime: Time | None = Field(default=None, description="when the job itself began")
 
@@ -292,7 +341,9 @@ Address = Annotated[str, Field(max_length=2048)]  # room for what medsd adds to 
 class Addresses(Part):
     output: Address | None = None
     report: Address | None = Field(default=None, description="of report.html, once written")
-    logs: Address | None = Field(default=None, description="folder with the archived logs and events of each attempt")
+    logs: Address | None = Field(
+        default=None, description="folder with the archived logs and events of each attempt"
+    )
     dashboard: Address | None = Field(default=None, description="Ray's own, while the cluster is there")
 
 

@@ -22,7 +22,9 @@ COMPONENTS = ("vae", "text_encoder", "unet")
 
 
 def methods(study: StudySpec, combination: Combination) -> dict[str, str]:
-    """Component -> how it is adapted, the VAE in its stage too. Raises ValueError where `components` has no fields."""
+    """Component -> how it is adapted, the VAE in its stage too. Raises ValueError where `components` has no
+    fields.
+    """
     given = apply(study.run, combination).get("components") or {}
     if not isinstance(given, dict):
         raise ValueError("run.components: give vae, text_encoder and unet, each with its method")
@@ -54,7 +56,9 @@ def vae_run(study: StudySpec, combination: Combination) -> RunSpec | None:
 
 
 def widened(run: RunSpec, times: int) -> RunSpec:
-    """The run with so many times its workers, or the most below that that its own rules allow, such as those of its batch."""
+    """The run with so many times its workers, or the most below that that its own rules allow, such as those
+    of its batch.
+    """
     values, few = run.model_dump(mode="json"), run.resources.num_workers
     for workers in range(few * times, few, -1):
         resources = values["resources"] | {"num_workers": workers, "max_workers": None}
@@ -82,7 +86,11 @@ def _digest(values: Any) -> str:
 def base_model(study: StudySpec, combination: Combination) -> str:
     """What U-Net and text encoder start from: the adapted VAE's run, or the template's model."""
     stage = vae_run(study, combination)
-    return stage.output if stage else apply(study.run, combination).get("model", RunSpec.model_fields["model"].default)
+    return (
+        stage.output
+        if stage
+        else apply(study.run, combination).get("model", RunSpec.model_fields["model"].default)
+    )
 
 
 def latents(study: StudySpec, combination: Combination) -> str:
@@ -93,11 +101,15 @@ def latents(study: StudySpec, combination: Combination) -> str:
 
 
 def trial_run(study: StudySpec, combination: Combination, seed: int, trial: str) -> RunSpec | None:
-    """The run that trains U-Net and text encoder; None where both are frozen. Raises ValidationError, a ValueError."""
+    """The run that trains U-Net and text encoder; None where both are frozen. Raises ValidationError, a
+    ValueError.
+    """
     how, values = methods(study, combination), apply(study.run, combination)
     components = {name: value for name, value in (values.get("components") or {}).items() if name != "vae"}
     frozen = how["text_encoder"] == how["unet"] == "frozen"
-    values["components"] = components | ({"unet": "full"} if frozen else {})  # frozen: the rest of it is checked all the same
+    values["components"] = components | (
+        {"unet": "full"} if frozen else {}
+    )  # frozen: the rest of it is checked all the same
     given = {
         "name": f"{study.name[:48]}-{trial}",
         "seed": seed,
@@ -139,7 +151,9 @@ def check_combinations(study: StudySpec) -> None:
             )
         trained, vae = trained or run, vae or stage
     if not trained:
-        raise ValueError("run.components: text_encoder and unet are frozen in every combination; set one to be trained")
+        raise ValueError(
+            "run.components: text_encoder and unet are frozen in every combination; set one to be trained"
+        )
     if vae and study.vae is None:
         raise ValueError("vae is missing: how the VAE is trained, as a combination adapts it")
     if study.vae is not None and not vae:
@@ -147,7 +161,9 @@ def check_combinations(study: StudySpec) -> None:
 
 
 def _trained_by(study: StudySpec, combination: Combination) -> tuple[bool, bool]:
-    """Whether a combination trains U-Net or text encoder, and whether its VAE. Raises ValueError where it is no run."""
+    """Whether a combination trains U-Net or text encoder, and whether its VAE. Raises ValueError where it is
+    no run.
+    """
     try:
         stage = vae_run(study, combination)
         return trial_run(study, combination, study.seeds[0], "0000") is not None, stage is not None

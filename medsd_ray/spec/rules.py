@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Strict(BaseModel):
-    """`cel`: (rule, message) pairs, the validators' twins for the API server (x-kubernetes-validations in the CRDs)."""
+    """`cel`: (rule, message) pairs, the validators' twins for the API server (x-kubernetes-validations in the
+    CRDs).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     cel: ClassVar[tuple[tuple[str, str], ...]] = ()

@@ -1,7 +1,7 @@
 """What a run is: the one place where each field is declared, with its unit, its default and its check.
 
-A run adapts either the VAE alone (on image shards) or the U-Net and text encoder (on latent shards that `encode`
-wrote with the VAE of `model`). See `load_run` for how a YAML file becomes a `RunSpec`.
+A run adapts either the VAE alone (on image shards) or the U-Net and text encoder (on latent shards that
+`encode` wrote with the VAE of `model`). See `load_run` for how a YAML file becomes a `RunSpec`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from medsd_ray.spec.types import LearningRate, Positive, Text, Workers
 MAX_BATCH = 1_000_000
 
 
-# No batch up to MAX_BATCH is a multiple of 17 numbers in a row (lcm(1..17) is 12,252,240): rules need not look further.
+# No batch up to MAX_BATCH is a multiple of 17 numbers in a row (lcm(1..17) is 12,252,240): rules need not
+# look further.
 SIZES = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]"
 
 
@@ -53,22 +54,29 @@ class Swap(Strict):
     max_length: int | None = Field(
         default=None, ge=1, le=8192, description="tokens of a caption; the tokenizer's own where absent"
     )
-    train: bool = Field(default=False, description="fine-tune the encoder too; else the projection alone is trained")
+    train: bool = Field(
+        default=False, description="fine-tune the encoder too; else the projection alone is trained"
+    )
 
 
 class Token(Strict):
     """A new word of textual inversion, see models/inversion.py."""
 
-    token: str = Field(max_length=64, pattern=r"^<[a-z0-9_-]+>$", description="as it stands in captions and prompts")
+    token: str = Field(
+        max_length=64, pattern=r"^<[a-z0-9_-]+>$", description="as it stands in captions and prompts"
+    )
     initializer: Text = Field(min_length=1, description="words whose mean embedding it starts from")
 
 
 class Component(Strict):
-    """One part of the pipeline. In RUN.yaml `unet: full` is short for `unet: {method: full}`; a Kubernetes object has the
-    long form alone."""
+    """One part of the pipeline. In RUN.yaml `unet: full` is short for `unet: {method: full}`; a Kubernetes
+    object has the long form alone.
+    """
 
     method: Method = Method.frozen
-    learning_rate: LearningRate | None = Field(default=None, description="peak; the training's own where absent")
+    learning_rate: LearningRate | None = Field(
+        default=None, description="peak; the training's own where absent"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -91,8 +99,12 @@ LORA_RULE = (
 
 
 class Unet(Component):
-    method: Literal[Method.frozen, Method.full, Method.scratch, Method.lora, Method.cross_attention] = Method.frozen
-    lora: Lora | None = Field(default=None, description="settings of the method lora; its defaults where absent")
+    method: Literal[Method.frozen, Method.full, Method.scratch, Method.lora, Method.cross_attention] = (
+        Method.frozen
+    )
+    lora: Lora | None = Field(
+        default=None, description="settings of the method lora; its defaults where absent"
+    )
 
     cel: ClassVar = (LORA_RULE,)
 
@@ -107,7 +119,9 @@ class TextEncoder(Component):
     method: Literal[
         Method.frozen, Method.full, Method.scratch, Method.lora, Method.swap, Method.textual_inversion
     ] = Method.frozen  # fmt: skip
-    lora: Lora | None = Field(default=None, description="settings of the method lora; its defaults where absent")
+    lora: Lora | None = Field(
+        default=None, description="settings of the method lora; its defaults where absent"
+    )
     swap: Swap | None = Field(default=None, description="the encoder of the method swap")
     tokens: list[Token] = Field(
         default=[],
@@ -118,7 +132,10 @@ class TextEncoder(Component):
 
     cel: ClassVar = (
         LORA_RULE,
-        ("has(self.swap) == (self.method == 'swap')", "swap: {model: ...} is needed by the method swap, and by no other"),
+        (
+            "has(self.swap) == (self.method == 'swap')",
+            "swap: {model: ...} is needed by the method swap, and by no other",
+        ),
         (
             "(size(self.tokens) > 0) == (self.method == 'textual_inversion')",
             "tokens are needed by the method textual_inversion, and by no other",
@@ -171,20 +188,30 @@ class Components(Strict):
 
 
 class Data(Strict):
-    train: Text = Field(description="shards: the root that prepare or encode wrote, or one split of it; folder or s3://")
+    train: Text = Field(
+        description="shards: the root that prepare or encode wrote, or one split of it; folder or s3://"
+    )
     validation: Text | None = Field(
         default=None, description="where absent, `validation` beside the training split if there is one"
     )
-    cache: Text | None = Field(default=None, description="local folder for fetched shards; a temporary one where absent")
+    cache: Text | None = Field(
+        default=None, description="local folder for fetched shards; a temporary one where absent"
+    )
 
 
 class Objective(Strict):
     """What the U-Net learns; see training/objective.py for the equations."""
 
-    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(default=None, description="the model's own where absent")
-    snr_gamma: float | None = Field(default=5.0, gt=0, description="min-SNR weighting (Hang et al. 2023); null: none")
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        default=None, description="the model's own where absent"
+    )
+    snr_gamma: float | None = Field(
+        default=5.0, gt=0, description="min-SNR weighting (Hang et al. 2023); null: none"
+    )
     noise_offset: float = Field(default=0.0, ge=0, le=1)
-    conditioning_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of captions left empty, for guidance")
+    conditioning_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="share of captions left empty, for guidance"
+    )
 
 
 class VaeObjective(Strict):
@@ -195,9 +222,13 @@ class VaeObjective(Strict):
 
 
 class Prior(Strict):
-    """Prior preservation (Ruiz et al. 2023): loss + weight · loss on images that the model itself made of the class."""
+    """Prior preservation (Ruiz et al. 2023): loss + weight · loss on images that the model itself made of the
+    class.
+    """
 
-    data: Text = Field(description="latent shards of class images: what generate, prepare and encode made; folder or s3://")
+    data: Text = Field(
+        description="latent shards of class images: what generate, prepare and encode made; folder or s3://"
+    )
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -207,12 +238,16 @@ class Offload(Strict):
 
 
 class Ema(Strict):
-    decay: float = Field(default=0.999, ge=0, lt=1, description="ceiling; warms up as (1 + step) / (10 + step)")
+    decay: float = Field(
+        default=0.999, ge=0, lt=1, description="ceiling; warms up as (1 + step) / (10 + step)"
+    )
 
 
 class Training(Strict):
     max_steps: Positive = Field(description="optimizer steps")
-    global_batch_size: int = Field(ge=1, le=MAX_BATCH, description="samples per optimizer step over all workers")
+    global_batch_size: int = Field(
+        ge=1, le=MAX_BATCH, description="samples per optimizer step over all workers"
+    )
     micro_batch_size: Positive | None = Field(
         None, description="samples per forward pass on a worker; the whole share of a worker where absent"
     )
@@ -269,16 +304,23 @@ class Resources(Strict):
     )
     use_gpu: bool = False
     cpus_per_worker: Positive = 1
-    max_failures: int = Field(default=0, ge=0, description="restarts from the newest checkpoint after a lost worker")
+    max_failures: int = Field(
+        default=0, ge=0, description="restarts from the newest checkpoint after a lost worker"
+    )
 
     cel: ClassVar = (
-        ("!has(self.max_workers) || self.max_workers >= self.num_workers", "max_workers must not be below num_workers"),
+        (
+            "!has(self.max_workers) || self.max_workers >= self.num_workers",
+            "max_workers must not be below num_workers",
+        ),
     )
 
     @model_validator(mode="after")
     def _elastic(self):
         if self.max_workers and self.max_workers < self.num_workers:
-            raise ValueError(f"max_workers ({self.max_workers}) must not be below num_workers ({self.num_workers})")
+            raise ValueError(
+                f"max_workers ({self.max_workers}) must not be below num_workers ({self.num_workers})"
+            )
         return self
 
     @property
@@ -290,7 +332,9 @@ class Resources(Strict):
 class RunSpec(Strict):
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="a DNS label")
     seed: int = Field(default=0, ge=0, lt=2**31)
-    model: Text = Field(default="medsd-small", description="pipeline folder, checkpoint, s3://, hub name, or medsd-small")
+    model: Text = Field(
+        default="medsd-small", description="pipeline folder, checkpoint, s3://, hub name, or medsd-small"
+    )
     data: Data
     components: Components
     objective: Objective = Objective()
@@ -330,7 +374,11 @@ class RunSpec(Strict):
         for workers in self.resources.sizes:
             if batch % workers:
                 first = workers == self.resources.num_workers
-                what = f"resources.num_workers ({workers})" if first else f"{workers} workers, which resources.max_workers allows"
+                what = (
+                    f"resources.num_workers ({workers})"
+                    if first
+                    else f"{workers} workers, which resources.max_workers allows"
+                )
                 raise ValueError(f"training.global_batch_size ({batch}) is not a multiple of {what}")
             if micro and (batch // workers) % micro:
                 raise ValueError(

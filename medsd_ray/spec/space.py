@@ -1,7 +1,8 @@
 """From a search space to combinations: pure functions, no engine.
 
-A combination is a dict of dotted path -> value, with an entry for each dimension that is active in it: one whose `when`
-holds. A condition speaks of other dimensions, which come first whatever the order in the file (Kubernetes sorts a map).
+A combination is a dict of dotted path -> value, with an entry for each dimension that is active in it: one
+whose `when` holds. A condition speaks of other dimensions, which come first whatever the order in the file
+(Kubernetes sorts a map).
 """
 
 from __future__ import annotations
@@ -23,9 +24,14 @@ class Dimension(Strict):
         default=None, description="values; for a component, methods in their short or long form"
     )
     uniform: tuple[float, float] | None = Field(default=None, description="from, to")
-    loguniform: tuple[float, float] | None = Field(default=None, description="from, to, both above 0; drawn by their logarithm")
-    when: Annotated[dict[str, Annotated[list[Json], Field(min_length=1, max_length=64)]], Field(max_length=16)] = Field(
-        default={}, description="other dimensions and the values (of a component: methods) with which this one is tried"
+    loguniform: tuple[float, float] | None = Field(
+        default=None, description="from, to, both above 0; drawn by their logarithm"
+    )
+    when: Annotated[
+        dict[str, Annotated[list[Json], Field(min_length=1, max_length=64)]], Field(max_length=16)
+    ] = Field(
+        default={},
+        description="other dimensions and the values (of a component: methods) with which this one is tried",
     )
 
     cel: ClassVar = (
@@ -33,7 +39,10 @@ class Dimension(Strict):
             "!has(self.uniform) || !has(self.loguniform)",  # CEL does not see `choice`, whose values are of any type
             "give one of choice, uniform and loguniform",
         ),
-        ("!has(self.uniform) || self.uniform[0] < self.uniform[1]", "uniform: the first number must be below the second"),
+        (
+            "!has(self.uniform) || self.uniform[0] < self.uniform[1]",
+            "uniform: the first number must be below the second",
+        ),
         (
             "!has(self.loguniform) || (self.loguniform[0] > 0.0 && self.loguniform[0] < self.loguniform[1])",
             "loguniform: the first number must be above 0 and below the second",
@@ -75,7 +84,9 @@ def ordered(space: Space) -> list[str]:
     while len(paths) < len(space):
         ready = [p for p, d in space.items() if p not in paths and all(other in paths for other in d.when)]
         if not ready:
-            raise ValueError(f"space.{next(p for p in space if p not in paths)}.when: the conditions go round in a circle")
+            raise ValueError(
+                f"space.{next(p for p in space if p not in paths)}.when: the conditions go round in a circle"
+            )
         paths.append(ready[0])
     return paths
 
@@ -88,7 +99,8 @@ def short(value: Any) -> Any:
 def holds(dimension: Dimension, combination: Combination) -> bool:
     """Whether the dimension is active, given the values of those before it."""
     return all(
-        path in combination and any(combination[path] == one or short(combination[path]) == one for one in values)
+        path in combination
+        and any(combination[path] == one or short(combination[path]) == one for one in values)
         for path, values in dimension.when.items()
     )
 
@@ -120,8 +132,10 @@ def combinations(space: Space, end: int = 0) -> Iterator[Combination]:
 
 
 def apply(template: dict[str, Any], combination: Combination) -> dict[str, Any]:
-    """A run's values with a combination laid over them, outer paths first. A component's method keeps the template's other
-    settings of it, such as its learning rate. Raises ValueError where a path leads through a plain value."""
+    """A run's values with a combination laid over them, outer paths first. A component's method keeps the
+    template's other settings of it, such as its learning rate. Raises ValueError where a path leads through a
+    plain value.
+    """
     values = copy.deepcopy(template)
     for path, value in sorted(combination.items(), key=lambda item: item[0].count(".")):
         *parents, last = path.split(".")

@@ -1,7 +1,8 @@
 """What a study is: a run's template, what is tried in it, how it is searched and judged. See `load_study`.
 
-A trial is the template with one combination of the space and one seed. A VAE that is not frozen is adapted in a stage of
-its own before the trials, once for each way; U-Net and text encoder are then trained on what `encode` made with it.
+A trial is the template with one combination of the space and one seed. A VAE that is not frozen is adapted in
+a stage of its own before the trials, once for each way; U-Net and text encoder are then trained on what
+`encode` made with it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MOST_COMBINATIONS = 4096
 OWN = {"name": "the study's name", "output": "output", "data": "shards", "seed": "seeds"}
 """Fields of a run that the study itself gives, and by which of its own."""
 
-Metric = Literal["insertion_accuracy", "validation_loss", "fid", "kid", "precision", "recall", "density", "coverage"]
+Metric = Literal[
+    "insertion_accuracy", "validation_loss", "fid", "kid", "precision", "recall", "density", "coverage"
+]
 
 
 LOWER_IS_BETTER = ("validation_loss", "fid", "kid")
@@ -29,7 +32,8 @@ LOWER_IS_BETTER = ("validation_loss", "fid", "kid")
 
 class Search(Strict):
     searcher: Literal["grid", "random", "tpe"] = Field(
-        default="grid", description="every combination; some at random; or Optuna's tree-structured Parzen estimator"
+        default="grid",
+        description="every combination; some at random; or Optuna's tree-structured Parzen estimator",
     )
     num_samples: Annotated[int, Field(ge=1, le=MOST_COMBINATIONS)] | None = Field(
         default=None, description="combinations that random and tpe draw, each run with every seed"
@@ -40,18 +44,34 @@ class Search(Strict):
         description="asha: stops trials whose validation loss is behind (Li et al. 2020); pbt: trials take over weights and "
         "settings of better ones, and change them (Jaderberg et al. 2017)",
     )
-    grace_steps: Positive | None = Field(default=None, description="asha: steps before a trial may be stopped")
-    reduction_factor: int = Field(default=3, ge=2, le=16, description="asha: at each look, one trial of this many goes on")
+    grace_steps: Positive | None = Field(
+        default=None, description="asha: steps before a trial may be stopped"
+    )
+    reduction_factor: int = Field(
+        default=3, ge=2, le=16, description="asha: at each look, one trial of this many goes on"
+    )
     interval_steps: Positive | None = Field(
         default=None, description="pbt: steps between looks; a checkpoint is written at each of them"
     )
     max_concurrent: int = Field(default=1, ge=1, le=1024, description="trials that run at the same time")
 
     cel: ClassVar = (
-        ("(self.searcher == 'grid') != has(self.num_samples)", "num_samples is needed by random and tpe, and not by grid"),
-        ("(self.scheduler == 'asha') == has(self.grace_steps)", "grace_steps is needed by asha, and by no other"),
-        ("(self.scheduler == 'pbt') == has(self.interval_steps)", "interval_steps is needed by pbt, and by no other"),
-        ("self.scheduler != 'pbt' || self.searcher == 'random'", "pbt starts from random settings: set searcher to random"),
+        (
+            "(self.searcher == 'grid') != has(self.num_samples)",
+            "num_samples is needed by random and tpe, and not by grid",
+        ),
+        (
+            "(self.scheduler == 'asha') == has(self.grace_steps)",
+            "grace_steps is needed by asha, and by no other",
+        ),
+        (
+            "(self.scheduler == 'pbt') == has(self.interval_steps)",
+            "interval_steps is needed by pbt, and by no other",
+        ),
+        (
+            "self.scheduler != 'pbt' || self.searcher == 'random'",
+            "pbt starts from random settings: set searcher to random",
+        ),
     )
 
     @model_validator(mode="after")
@@ -71,7 +91,10 @@ class Search(Strict):
 class Budget(Strict):
     max_trials: Positive | None = Field(default=None, description="null: as many as the search has")
     max_hours: float | None = Field(
-        default=None, gt=0, le=10_000, description="after which no trial starts; those that run are ended well"
+        default=None,
+        gt=0,
+        le=10_000,
+        description="after which no trial starts; those that run are ended well",
     )
 
 
@@ -80,22 +103,29 @@ class Evaluation(Strict):
 
     num_images: int = Field(default=64, ge=2, le=100_000)
     prompts: Annotated[list[Text], Field(max_length=64)] = Field(
-        default=[], description="where empty, captions of the training images, so that each label gets an equal share"
+        default=[],
+        description="where empty, captions of the training images, so that each label gets an equal share",
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
     guidance_scale: float = Field(default=4.0, ge=0, le=100)
     scheduler: Literal["dpm-solver++", "ddim"] = "dpm-solver++"
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
     batch_size: int = Field(default=16, ge=1, le=1024, description="images a worker makes at a time")
-    label: Text = Field(default="finding", description="the field of the shards' labels that the detector learns")
+    label: Text = Field(
+        default="finding", description="the field of the shards' labels that the detector learns"
+    )
 
 
 class StudySpec(Strict):
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="a DNS label")
     output: Text = Field(description="folder or s3:// for all that the study writes")
     shards: Text = Field(description="image shards that prepare wrote; folder or s3://")
-    run: dict[str, Any] = Field(description="template: a run without name, data, output and seed, which the study gives")
-    vae: Training | None = Field(default=None, description="training of the VAE, where one that is not frozen is tried")
+    run: dict[str, Any] = Field(
+        description="template: a run without name, data, output and seed, which the study gives"
+    )
+    vae: Training | None = Field(
+        default=None, description="training of the VAE, where one that is not frozen is tried"
+    )
     space: Annotated[dict[str, Dimension], Field(max_length=32)] = Field(
         default={}, description="dotted path in the run -> what is tried; one trial a seed where empty"
     )
@@ -123,11 +153,17 @@ class StudySpec(Strict):
             if path.split(".")[0] in OWN:
                 raise ValueError(f"space.{path}: the study gives this field; see {OWN[path.split('.')[0]]}")
             if dimension.choice is None and self.search.searcher == "grid":
-                raise ValueError(f"space.{path}: a grid takes choices alone; list values, or let search.searcher draw")
+                raise ValueError(
+                    f"space.{path}: a grid takes choices alone; list values, or let search.searcher draw"
+                )
             if self.search.scheduler != "none" and path.startswith("objective."):
-                raise ValueError(f"space.{path}: {self.search.scheduler} compares validation losses, which this changes")
+                raise ValueError(
+                    f"space.{path}: {self.search.scheduler} compares validation losses, which this changes"
+                )
             if dimension.choice is None and path.startswith(("components.vae", "vae_objective")):
-                raise ValueError(f"space.{path}: each way of the VAE is a stage of its own, so that it takes choices alone")
+                raise ValueError(
+                    f"space.{path}: each way of the VAE is a stage of its own, so that it takes choices alone"
+                )
         if wrong := [name for name in OWN if name in self.run]:
             raise ValueError(f"run.{wrong[0]}: the study gives this field; see {OWN[wrong[0]]}")
         if len(set(self.seeds)) < len(self.seeds):
@@ -141,7 +177,9 @@ class StudySpec(Strict):
             raise ValueError("seeds: pbt takes one, as trials take over each other's weights")
         for path, dimension in self.space.items():
             if dimension.choice is not None or dimension.when:
-                raise ValueError(f"space.{path}: pbt changes numbers as it runs; give uniform or loguniform, without when")
+                raise ValueError(
+                    f"space.{path}: pbt changes numbers as it runs; give uniform or loguniform, without when"
+                )
             if not path.startswith("training.") and not path.endswith(".learning_rate"):
                 raise ValueError(f"space.{path}: pbt changes training and learning rates alone")
         if not self.space:

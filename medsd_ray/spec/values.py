@@ -12,9 +12,12 @@ from pydantic import ValidationError
 from medsd_ray.errors import InputError
 
 
-def read_values(path: str | Path, kind: str, shape: str, overrides: list[str] | None = None) -> dict[str, Any]:
-    """The mapping in a YAML file, with `a.b=value` overrides laid over it. `kind` is what such a file is called, `shape` says
-    what it must be. Raises InputError."""
+def read_values(
+    path: str | Path, kind: str, shape: str, overrides: list[str] | None = None
+) -> dict[str, Any]:
+    """The mapping in a YAML file, with `a.b=value` overrides laid over it. `kind` is what such a file is
+    called, `shape` says what it must be. Raises InputError.
+    """
     try:
         text = Path(path).read_text()
     except OSError as error:
@@ -40,7 +43,9 @@ def set_value(values: dict[str, Any], override: str) -> None:
     *parents, last = path.split(".")
     for parent in parents:
         inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):  # the short form `unet: full` meets `--set components.unet.learning_rate=…`
+        if not isinstance(
+            inner, dict
+        ):  # the short form `unet: full` meets `--set components.unet.learning_rate=…`
             inner = values[parent] = {"method": inner}
         values = inner
     try:

@@ -1,9 +1,9 @@
 """One way to read and write, for data and checkpoints alike: a plain folder or `s3://bucket/prefix`.
 
 Settings for S3 are the standard AWS ones (environment, `~/.aws`); `AWS_ENDPOINT_URL` points at any S3 server.
-A write appears under its name whole or not at all: folders write to a hidden file and rename it, S3 puts objects
-atomically. A multi-file output is complete when its `COMPLETE` file is there: it is written last and holds each
-file's size and SHA-256.
+A write appears under its name whole or not at all: folders write to a hidden file and rename it, S3 puts
+objects atomically. A multi-file output is complete when its `COMPLETE` file is there: it is written last and
+holds each file's size and SHA-256.
 """
 
 from medsd_ray.storage.base import COMPLETE, FileInfo, Storage, describe, sha256_file

@@ -1,9 +1,9 @@
 """One way to read and write, for data and checkpoints alike: a plain folder or `s3://bucket/prefix`.
 
 Settings for S3 are the standard AWS ones (environment, `~/.aws`); `AWS_ENDPOINT_URL` points at any S3 server.
-A write appears under its name whole or not at all: folders write to a hidden file and rename it, S3 puts objects
-atomically. A multi-file output is complete when its `COMPLETE` file is there: it is written last and holds each
-file's size and SHA-256.
+A write appears under its name whole or not at all: folders write to a hidden file and rename it, S3 puts
+objects atomically. A multi-file output is complete when its `COMPLETE` file is there: it is written last and
+holds each file's size and SHA-256.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Storage(ABC):
 
     @abstractmethod
     def download(self, key: str, path: Path, *, parallel: bool = True) -> None:
-        """Copies to `path`, which appears whole; not `parallel` for a caller that copies several files at a time itself.
+        """Copies to `path`, which appears whole; not `parallel` for a caller that copies several files at a
+        time itself.
 
         Raises FileNotFoundError where the key is absent.
         """
@@ -65,7 +66,9 @@ class Storage(ABC):
 
     @abstractmethod
     def level(self, folder: str = "") -> tuple[list[str], dict[str, FileInfo]]:
-        """Names of the folders and of the files right in one folder, without what is below them; empty where it is absent."""
+        """Names of the folders and of the files right in one folder, without what is below them; empty where
+        it is absent.
+        """
 
     @abstractmethod
     def exists(self, key: str) -> bool: ...
@@ -86,7 +89,9 @@ class Storage(ABC):
         self.write(key, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
     def delete_tree(self, prefix: str) -> None:
-        """Removes all under `prefix/`, its COMPLETE mark first, so that a half-deleted tree is never taken for whole."""
+        """Removes all under `prefix/`, its COMPLETE mark first, so that a half-deleted tree is never taken
+        for whole.
+        """
         base = prefix.rstrip("/") + "/"
         keys = self.list(base)
         for key in sorted(keys, key=lambda k: k != base + COMPLETE):
@@ -121,7 +126,9 @@ class Storage(ABC):
             self.download(key, target)
             if key in known and sha256_file(target) != known[key]["sha256"]:
                 target.unlink()
-                raise InputError(f"{self.url}/{key}: its checksum differs from COMPLETE's; copy or make it anew")
+                raise InputError(
+                    f"{self.url}/{key}: its checksum differs from COMPLETE's; copy or make it anew"
+                )
 
 
 def describe(path: Path) -> dict:

@@ -30,7 +30,9 @@ class FolderStorage(Storage):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"cannot write to {path.parent}: {error.strerror}; choose another folder") from error
+            raise InputError(
+                f"cannot write to {path.parent}: {error.strerror}; choose another folder"
+            ) from error
         part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
         try:
             yield part
@@ -64,14 +66,19 @@ class FolderStorage(Storage):
 
     def level(self, folder: str = "") -> tuple[list[str], dict[str, FileInfo]]:
         folders, files = [], {}
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._path(folder)) as entries:
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            os.scandir(self._path(folder)) as entries,
+        ):
             for entry in entries:
                 if entry.is_dir():
                     folders.append(entry.name)
                 elif not entry.name.endswith(".part"):
                     with contextlib.suppress(FileNotFoundError):  # replaced or deleted since it was listed
                         stat = entry.stat()
-                        files[entry.name] = FileInfo(f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}", stat.st_mtime)
+                        files[entry.name] = FileInfo(
+                            f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}", stat.st_mtime
+                        )
         return sorted(folders), files
 
     def exists(self, key: str) -> bool:
@@ -85,7 +92,9 @@ class FolderStorage(Storage):
 
     def delete_tree(self, prefix: str) -> None:
         super().delete_tree(prefix)
-        shutil.rmtree(self._path(prefix), ignore_errors=True)  # what a list does not show: empty folders, halves of killed writes
+        shutil.rmtree(
+            self._path(prefix), ignore_errors=True
+        )  # what a list does not show: empty folders, halves of killed writes
 
     def child(self, path: str) -> Storage:
         return FolderStorage(self.root / path)

@@ -30,7 +30,8 @@ def absolute(store: Storage) -> Storage:
 
 
 def pyarrow_filesystem(store: Storage):
-    """(path, filesystem) for Ray's `storage_path` and `storage_filesystem`, with boto3's endpoint and credentials.
+    """(path, filesystem) for Ray's `storage_path` and `storage_filesystem`, with boto3's endpoint and
+    credentials.
 
     The filesystem is None for a folder: Ray then takes the path as it is.
     """

@@ -33,7 +33,8 @@ class S3Storage(Storage):
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             )
-            # A session of its own: boto3's default one is not safe across threads and keeps the first credentials it saw.
+            # A session of its own: boto3's default one is not safe across threads and keeps the first
+            # credentials it saw.
             self._made = boto3.Session().client("s3", config=config)
         return self._made
 
@@ -56,23 +57,37 @@ class S3Storage(Storage):
         except botocore.ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code == "NoSuchBucket":
-                raise InputError(f"{where}: there is no bucket {self.bucket!r}; make it or mend the address") from error
+                raise InputError(
+                    f"{where}: there is no bucket {self.bucket!r}; make it or mend the address"
+                ) from error
             if code in ("NoSuchKey", "404", "NotFound"):
                 raise FileNotFoundError(where) from error
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "XAdminUserNotFound"):  # the last: versitygw
+            if status in (401, 403) or code in (
+                "ExpiredToken",
+                "InvalidToken",
+                "XAdminUserNotFound",
+            ):  # the last: versitygw
                 raise InputError(
                     f"{where}: S3 refused the credentials ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
                     "or your profile, and that they may use this bucket"
                 ) from error
             raise RunError(f"{where}: S3 answered {code or error}") from error
-        except (botocore.NoCredentialsError, botocore.PartialCredentialsError, botocore.ProfileNotFound) as error:
-            raise InputError(f"{where}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        except (
+            botocore.NoCredentialsError,
+            botocore.PartialCredentialsError,
+            botocore.ProfileNotFound,
+        ) as error:
+            raise InputError(
+                f"{where}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
         except (botocore.EndpointConnectionError, botocore.ConnectTimeoutError, ValueError) as error:
             server = endpoint() or "AWS"
             raise InputError(f"{where}: no S3 server answers at {server}; check AWS_ENDPOINT_URL") from error
         except botocore.ParamValidationError as error:
-            raise InputError(f"{where}: {self.bucket!r} cannot be a bucket's name; mend the address") from error
+            raise InputError(
+                f"{where}: {self.bucket!r} cannot be a bucket's name; mend the address"
+            ) from error
         except (botocore.BotoCoreError, ConnectionError) as error:
             raise RunError(f"{where}: {error}") from error
 
@@ -91,7 +106,9 @@ class S3Storage(Storage):
         part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
         try:
             with self._errors(key):
-                self.client.download_file(self.bucket, self._key(key), str(part), Config=TransferConfig(use_threads=parallel))
+                self.client.download_file(
+                    self.bucket, self._key(key), str(part), Config=TransferConfig(use_threads=parallel)
+                )
             os.replace(part, path)
         except FileNotFoundError:
             self._require_bucket(key)
@@ -128,8 +145,12 @@ class S3Storage(Storage):
         folders: list[str] = []
         files: dict[str, FileInfo] = {}
         with self._errors(folder):
-            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base, Delimiter="/"):
-                folders += [item["Prefix"].removeprefix(base).rstrip("/") for item in page.get("CommonPrefixes", [])]
+            for page in self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=base, Delimiter="/"
+            ):
+                folders += [
+                    item["Prefix"].removeprefix(base).rstrip("/") for item in page.get("CommonPrefixes", [])
+                ]
                 for item in page.get("Contents", []):
                     if name := item["Key"].removeprefix(base):
                         files[name] = FileInfo(item["ETag"], item["LastModified"].timestamp())

@@ -12,7 +12,11 @@ def needed_components(run: RunSpec) -> tuple[str, ...]:
     """The parts of the model that a worker of this run loads."""
     if run.components.vae.trained:
         return ("vae", "scheduler")
-    return ("unet", "scheduler", *(["text_encoder", "tokenizer"] if run.components.text_encoder.trained else []))
+    return (
+        "unet",
+        "scheduler",
+        *(["text_encoder", "tokenizer"] if run.components.text_encoder.trained else []),
+    )
 
 
 def load_adapted(run: RunSpec) -> Components:

@@ -36,20 +36,28 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[str | None] | None = None
 
-    def save(self, step: int, take: Callable[[], dict[str, dict[str, Tensor]]], description: dict[str, Any]) -> None:
-        """`take` gives file name -> tensor name -> a copy of this worker's own tensor; `description` goes to checkpoint.json
-        (worker 0's). Waits for the checkpoint before, where that is still on its way, so that `take` may use its memory."""
+    def save(
+        self, step: int, take: Callable[[], dict[str, dict[str, Tensor]]], description: dict[str, Any]
+    ) -> None:
+        """`take` gives file name -> tensor name -> a copy of this worker's own tensor; `description` goes to
+        checkpoint.json (worker 0's). Waits for the checkpoint before, where that is still on its way, so that
+        `take` may use its memory.
+        """
         self.wait()
         self._pending = self._thread.submit(self._write, step, take(), description)
 
     def wait(self) -> str | None:
-        """Waits for the checkpoint on its way. At worker 0, why it failed; None where it is complete or there is none."""
+        """Waits for the checkpoint on its way. At worker 0, why it failed; None where it is complete or there
+        is none.
+        """
         if self._pending is None:
             return None
         result, self._pending = self._pending.result(), None
         return result
 
-    def _write(self, step: int, tensors: dict[str, dict[str, Tensor]], description: dict[str, Any]) -> str | None:
+    def _write(
+        self, step: int, tensors: dict[str, dict[str, Tensor]], description: dict[str, Any]
+    ) -> str | None:
         store = self.output.child(step_folder(step))
         files: dict[str, dict] = {}
         failure = None
@@ -68,7 +76,9 @@ class CheckpointWriter:
         failures = [f"worker {rank}: {failure}" for rank, (_, failure) in enumerate(reports) if failure]
         if not failures:
             try:
-                self._complete(step, store, {k: v for part, _ in reports for k, v in part.items()}, description)
+                self._complete(
+                    step, store, {k: v for part, _ in reports for k, v in part.items()}, description
+                )
             except Exception as error:
                 failures = [f"{error}"]
         if failures:
@@ -76,7 +86,9 @@ class CheckpointWriter:
             return "; ".join(failures)
         return None
 
-    def _complete(self, step: int, store: Storage, files: dict[str, dict], description: dict[str, Any]) -> None:
+    def _complete(
+        self, step: int, store: Storage, files: dict[str, dict], description: dict[str, Any]
+    ) -> None:
         with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
             path = Path(folder) / DESCRIPTION
             path.write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
@@ -96,14 +108,18 @@ class CheckpointWriter:
             best = {"step": step, "validation_loss": validation_loss}
             self.output.write_json("best.json", best)
         complete, _ = saved_steps(self.output)
-        kept = set(complete[-self.keep.keep_last :]) | ({best["step"]} if best and self.keep.keep_best else set())
+        kept = set(complete[-self.keep.keep_last :]) | (
+            {best["step"]} if best and self.keep.keep_best else set()
+        )
         for old in complete:
             if old not in kept:
                 self.output.delete_tree(step_folder(old))
 
 
 def drop_unusable(output: Storage, step: int) -> None:
-    """Deletes what an earlier attempt left: incomplete checkpoints, and those after `step`, from where the run goes on."""
+    """Deletes what an earlier attempt left: incomplete checkpoints, and those after `step`, from where the
+    run goes on.
+    """
     complete, incomplete = saved_steps(output)
     for old in incomplete + [s for s in complete if s > step]:
         output.delete_tree(step_folder(old))

@@ -1,7 +1,7 @@
 """What torch.compile has made, kept beside a run's checkpoints, so that a restart does not pay for it again.
 
-compile-cache/TORCH-DEVICE-SHA256.bin, as torch.compiler.save_cache_artifacts gives it. It is code: it is read from the run's
-own output alone, as a whole, and by the kind of machine that it was made for.
+compile-cache/TORCH-DEVICE-SHA256.bin, as torch.compiler.save_cache_artifacts gives it. It is code: it is read
+from the run's own output alone, as a whole, and by the kind of machine that it was made for.
 """
 
 from __future__ import annotations

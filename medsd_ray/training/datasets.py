@@ -20,4 +20,6 @@ def open_dataset(run: RunSpec, where: tuple[str, str], tokenizer: Any) -> Sharde
 
 def with_prior(run: RunSpec, dataset: ShardedDataset, tokenizer: Any) -> ShardedDataset | WithPrior:
     """The training samples, beside those of the prior where the run has one."""
-    return WithPrior(dataset, open_dataset(run, (run.prior.data, "train"), tokenizer)) if run.prior else dataset
+    return (
+        WithPrior(dataset, open_dataset(run, (run.prior.data, "train"), tokenizer)) if run.prior else dataset
+    )

@@ -15,12 +15,16 @@ from medsd_ray.storage import Storage
 Tell = Callable[[dict[str, Any]], None]
 """Gets the records of metrics.jsonl, one at a time."""
 SAME_STOP_S = 1.0
-"""`ray job stop` sends SIGTERM to a job's process and to its children, who may pass it on: within this time it is one wish."""
+"""`ray job stop` sends SIGTERM to a job's process and to its children, who may pass it on: within this time
+it is one wish.
+"""
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """The first Ctrl-C (or SIGTERM, which `cli.main` turns into one) sets the event; a later one ends at once."""
+    """The first Ctrl-C (or SIGTERM, which `cli.main` turns into one) sets the event; a later one ends at
+    once.
+    """
     asked, first = threading.Event(), 0.0
 
     def handle(*_) -> None:
@@ -35,7 +39,9 @@ def stop_on_signals() -> Iterator[threading.Event]:
         yield asked
         return
     before = signal.signal(signal.SIGINT, handle)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray starts its jobs with this signal blocked
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, {signal.SIGINT}
+    )  # Ray starts its jobs with this signal blocked
     try:
         yield asked
     finally:
@@ -43,7 +49,9 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 class Display:
-    """Prints what is new in a run's records, one line each, or gives it to `tell`. `seen` records were there before."""
+    """Prints what is new in a run's records, one line each, or gives it to `tell`. `seen` records were there
+    before.
+    """
 
     def __init__(self, output: Storage, total: int, seen: int, tell: Tell | None = None):
         self.output, self.seen = output, seen

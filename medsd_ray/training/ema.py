@@ -1,6 +1,7 @@
 """Exponential moving average of the weights, kept by each worker for the pieces that it owns.
 
-It is sharded as the optimizer is, so a step costs no communication; a checkpoint holds its pieces beside the weights'.
+It is sharded as the optimizer is, so a step costs no communication; a checkpoint holds its pieces beside the
+weights'.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from torch import Tensor
 
 
 def ema_decay(step: int, ceiling: float) -> float:
-    """Decay at `step` (0 is the first): min(ceiling, (1 + step) / (10 + step)), so that early weights are soon forgotten."""
+    """Decay at `step` (0 is the first): min(ceiling, (1 + step) / (10 + step)), so that early weights are
+    soon forgotten.
+    """
     return min(ceiling, (1 + step) / (10 + step))
 
 

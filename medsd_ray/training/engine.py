@@ -1,7 +1,9 @@
-"""DeepSpeed behind a few verbs: forward and backward, step, and the pieces of weights and moments that this worker owns.
+"""DeepSpeed behind a few verbs: forward and backward, step, and the pieces of weights and moments that this
+worker owns.
 
-Parameters are float32; half precision is autocast, so that every ZeRO stage has one form of weights to save, shard and
-restore. What DeepSpeed does: gradient reduction and accumulation, ZeRO's sharding, offload, clipping.
+Parameters are float32; half precision is autocast, so that every ZeRO stage has one form of weights to save,
+shard and restore. What DeepSpeed does: gradient reduction and accumulation, ZeRO's sharding, offload,
+clipping.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Held:
     """One parameter, or this worker's range of it, as it lies in memory.
 
-    `tensor` is what the optimizer knows (a parameter, or DeepSpeed's flat partition); elements [start, start + length)
-    of the parameter are its elements [offset, offset + length).
+    `tensor` is what the optimizer knows (a parameter, or DeepSpeed's flat partition); elements [start, start
+    + length) of the parameter are its elements [offset, offset + length).
     """
 
     name: str
@@ -42,7 +44,9 @@ class Held:
 
 @dataclass
 class LossScale:
-    """Dynamic loss scaling for fp16 (Micikevicius et al. 2018, arXiv 1710.03740, sec. 3.2). 1 for other precisions."""
+    """Dynamic loss scaling for fp16 (Micikevicius et al. 2018, arXiv 1710.03740, sec. 3.2). 1 for other
+    precisions.
+    """
 
     scale: float = 1.0
     good_steps: int = 0
@@ -65,9 +69,12 @@ def autocast(training: Training, device: torch.device):
     return torch.autocast(device.type, HALF[training.precision], cache_enabled=training.zero_stage < 3)
 
 
-def deepspeed_config(training: Training, micro_batch_size: int, world_size: int, trainable: int) -> dict[str, Any]:
+def deepspeed_config(
+    training: Training, micro_batch_size: int, world_size: int, trainable: int
+) -> dict[str, Any]:
     """DeepSpeed's configuration for a run; `trainable` is the number of trained parameters."""
-    # Buckets that hold all gradients of a small model at once cost one reduction a step; large ones stay bounded.
+    # Buckets that hold all gradients of a small model at once cost one reduction a step; large ones stay
+    # bounded.
     bucket = max(min(trainable, 200_000_000), 1_000_000)
     zero: dict[str, Any] = {
         "stage": training.zero_stage,
@@ -76,7 +83,10 @@ def deepspeed_config(training: Training, micro_batch_size: int, world_size: int,
         "overlap_comm": False,
     }
     if training.zero_stage == 3:
-        zero |= {"stage3_prefetch_bucket_size": min(bucket, 50_000_000), "stage3_param_persistence_threshold": 100_000}
+        zero |= {
+            "stage3_prefetch_bucket_size": min(bucket, 50_000_000),
+            "stage3_param_persistence_threshold": 100_000,
+        }
     if training.offload.optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if training.offload.parameters:
@@ -95,7 +105,9 @@ def deepspeed_config(training: Training, micro_batch_size: int, world_size: int,
     }
 
 
-def build_optimizer(groups: list[dict[str, Any]], training: Training, device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(
+    groups: list[dict[str, Any]], training: Training, device: torch.device
+) -> torch.optim.Optimizer:
     """torch's AdamW, fused; with offload from a GPU DeepSpeed's CPU kernel, where that builds."""
     settings: dict[str, Any] = {"betas": training.adam_betas, "weight_decay": training.weight_decay}
     if training.offload.optimizer and device.type == "cuda":
@@ -104,23 +116,33 @@ def build_optimizer(groups: list[dict[str, Any]], training: Training, device: to
 
             return DeepSpeedCPUAdam(groups, adamw_mode=True, **settings)
         except Exception as error:  # no compiler, or another CUDA than torch's
-            logging.getLogger(__name__).warning("DeepSpeed's CPU Adam does not build here (%s); torch's AdamW serves", error)
+            logging.getLogger(__name__).warning(
+                "DeepSpeed's CPU Adam does not build here (%s); torch's AdamW serves", error
+            )
     return torch.optim.AdamW(groups, fused=True, **settings)
 
 
 class Engine:
     """A module whose trained parameters are those with `requires_grad`, under DeepSpeed.
 
-    `peaks` gives each component (the part of a parameter's name before the first dot) its peak learning rate. Call it
-    with a batch for the mean loss of that batch.
+    `peaks` gives each component (the part of a parameter's name before the first dot) its peak learning rate.
+    Call it with a batch for the mean loss of that batch.
     """
 
-    def __init__(self, module: nn.Module, run: RunSpec, peaks: dict[str, float], micro_batch_size: int, device: torch.device):
+    def __init__(
+        self,
+        module: nn.Module,
+        run: RunSpec,
+        peaks: dict[str, float],
+        micro_batch_size: int,
+        device: torch.device,
+    ):
         os.environ.setdefault("DS_ACCELERATOR", device.type)
         import deepspeed
         import torch.distributed as dist
 
-        # Its shared-memory all-reduce is for inference; unasked it would compile for a minute on a CPU's first run.
+        # Its shared-memory all-reduce is for inference; unasked it would compile for a minute on a CPU's
+        # first run.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         training = run.training
@@ -129,11 +151,17 @@ class Engine:
         self.accumulation = training.global_batch_size // (micro_batch_size * self.world_size)
         self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
         groups = [
-            {"params": [p for n, p in module.named_parameters() if p.requires_grad and _component(n) == name], "lr": peak}
+            {
+                "params": [
+                    p for n, p in module.named_parameters() if p.requires_grad and _component(n) == name
+                ],
+                "lr": peak,
+            }
             for name, peak in peaks.items()
         ]
         trainable = sum(p.numel() for group in groups for p in group["params"])
-        # DeepSpeed flattens with its own process group; it takes over the one that Ray Train (or a test) has made.
+        # DeepSpeed flattens with its own process group; it takes over the one that Ray Train (or a test) has
+        # made.
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
         self.deepspeed, *_ = deepspeed.initialize(
             model=module,
@@ -159,7 +187,9 @@ class Engine:
             return self.deepspeed(batch)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds a micro batch's gradient; DeepSpeed divides by the micro batches of a step and averages over workers."""
+        """Adds a micro batch's gradient; DeepSpeed divides by the micro batches of a step and averages over
+        workers.
+        """
         if self.training.precision == "fp16":
             if self.zero:
                 self.zero.override_loss_scale(self.loss_scale.scale)
@@ -170,8 +200,8 @@ class Engine:
     def end_micro_batch(self, factor: float, last: bool) -> None:
         """The `last` micro batch of a step updates the weights, at `factor` times the peak learning rates.
 
-        `norm` is then the gradient's norm before clipping, and `applied` whether the step was: one whose gradient is not
-        finite is left out, by all workers alike.
+        `norm` is then the gradient's norm before clipping, and `applied` whether the step was: one whose
+        gradient is not finite is left out, by all workers alike.
         """
         if not last:
             self.deepspeed.step()
@@ -221,14 +251,22 @@ class Engine:
                 start = self.rank * size
                 length = min(size, parameter.ds_numel - start)  # the last partition is padded
                 if length > 0:
-                    held.append(Held(name, start, length, self.zero.fp32_partitioned_groups_flat[group], offset))
+                    held.append(
+                        Held(name, start, length, self.zero.fp32_partitioned_groups_flat[group], offset)
+                    )
         return held
 
     def owned(self) -> list[tuple[Piece, Held]]:
-        """The pieces that this worker saves: all that it holds, at stage 0 (where all hold all) an even share of it."""
+        """The pieces that this worker saves: all that it holds, at stage 0 (where all hold all) an even share
+        of it.
+        """
         owned = []
         for h in self.held:
-            start, end = even_share(h.length, self.rank, self.world_size) if self.training.zero_stage == 0 else (0, h.length)
+            start, end = (
+                even_share(h.length, self.rank, self.world_size)
+                if self.training.zero_stage == 0
+                else (0, h.length)
+            )
             if end > start:
                 share = Held(h.name, h.start + start, end - start, h.tensor, h.offset + start)
                 owned.append((Piece(h.name, share.start, share.length, self.rank), share))
@@ -240,7 +278,9 @@ class Engine:
         return {kind: held.view(state[kind]) for kind in MOMENTS}
 
     def restore_moments(self, read, updates: int) -> None:
-        """Fills Adam's state: `read(name, kind, start, end)` gives flat float32 moments; `updates` is Adam's count."""
+        """Fills Adam's state: `read(name, kind, start, end)` gives flat float32 moments; `updates` is Adam's
+        count.
+        """
         self.updates = updates
         if not updates:
             return
@@ -255,8 +295,15 @@ class Engine:
                 view.copy_(read(h.name, kind, h.start, h.start + h.length))
 
     def memory(self) -> dict[str, int]:
-        """Bytes on this worker of Adam's two moments, and of float32 master weights kept beside the parameters."""
-        moments = sum(s[kind].numel() * s[kind].element_size() for s in self.adam.state.values() for kind in MOMENTS if kind in s)
+        """Bytes on this worker of Adam's two moments, and of float32 master weights kept beside the
+        parameters.
+        """
+        moments = sum(
+            s[kind].numel() * s[kind].element_size()
+            for s in self.adam.state.values()
+            for kind in MOMENTS
+            if kind in s
+        )
         separate = self.training.zero_stage in (1, 2) or self.training.offload.optimizer
         masters = {id(h.tensor): h.tensor for h in self.held} if separate else {}
         return {

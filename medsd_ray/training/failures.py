@@ -8,13 +8,16 @@ from typing import Any
 
 from medsd_ray.errors import InputError, RunError
 
-# What gloo, NCCL and torch's store say where the process at the other end went away. A worker may say so before Ray
-# itself knows that its peer is dead, above all where the whole node is gone.
-BROKEN = re.compile(r"gloo/transport|ncclRemoteError|ncclSystemError|Broken pipe|Connection (reset|closed) by peer|TCPStore")
+# What gloo, NCCL and torch's store say where the process at the other end went away. A worker may say so
+# before Ray itself knows that its peer is dead, above all where the whole node is gone.
+BROKEN = re.compile(
+    r"gloo/transport|ncclRemoteError|ncclSystemError|Broken pipe|Connection (reset|closed) by peer|TCPStore"
+)
 
 
 def keep_running(fit: Callable[[], Any], limit: int, tell: Callable[[str], None]) -> None:
-    """Calls `fit` again each time it lost a worker, `limit` times at most; `tell` gets one line before each restart.
+    """Calls `fit` again each time it lost a worker, `limit` times at most; `tell` gets one line before each
+    restart.
 
     Raises what `fit` ended with otherwise.
     """
@@ -26,21 +29,27 @@ def keep_running(fit: Callable[[], Any], limit: int, tell: Callable[[str], None]
             what = lost(error)
             if what is None or restart > limit:
                 raise
-            tell(f"a worker was lost ({what}); going on from the newest checkpoint, restart {restart} of {limit}")
+            tell(
+                f"a worker was lost ({what}); going on from the newest checkpoint, restart {restart} of {limit}"
+            )
 
 
 def lost(failure: BaseException) -> str | None:
-    """What was lost, in a few words, where a worker, its node or a part of Ray went away; None where the run itself failed.
+    """What was lost, in a few words, where a worker, its node or a part of Ray went away; None where the run
+    itself failed.
 
-    A dead process explains whatever the other workers say, except for an InputError or RunError; broken connections alone
-    mean that a process died of which Ray does not know yet.
+    A dead process explains whatever the other workers say, except for an InputError or RunError; broken
+    connections alone mean that a process died of which Ray does not know yet.
     """
     failures = [list(_chain(one)) for one in _failures(failure)]
     if any(isinstance(cause, (InputError, RunError)) for chain in failures for cause in chain):
         return None
     if dead := [words for chain in failures for cause in chain if (words := _dead(cause))]:
         return dead[0]
-    broken = [any(isinstance(cause, RuntimeError) and BROKEN.search(str(cause)) for cause in chain) for chain in failures]
+    broken = [
+        any(isinstance(cause, RuntimeError) and BROKEN.search(str(cause)) for cause in chain)
+        for chain in failures
+    ]
     return "the connection to it broke" if all(broken) else None
 
 
@@ -50,10 +59,15 @@ def _failures(failure: BaseException) -> list[BaseException]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and all that it wraps: Ray Train's health check and controller errors, Ray's task errors, causes."""
+    """The error and all that it wraps: Ray Train's health check and controller errors, Ray's task errors,
+    causes.
+    """
     while error is not None:
         yield error
-        inner = (getattr(error, name, None) for name in ("health_check_failure", "controller_failure", "cause", "__cause__"))
+        inner = (
+            getattr(error, name, None)
+            for name in ("health_check_failure", "controller_failure", "cause", "__cause__")
+        )
         error = next((e for e in inner if isinstance(e, BaseException)), None)
 
 

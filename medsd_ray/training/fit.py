@@ -19,12 +19,16 @@ from medsd_ray.training.job import Job, LatentMeta
 
 POLL_S = 1.0
 RESIZE_EVERY_S = 60.0
-"""An elastic run looks this often whether there is room for more workers. A resize goes on from the newest checkpoint."""
+"""An elastic run looks this often whether there is room for more workers. A resize goes on from the newest
+checkpoint.
+"""
 RAY = "ray"
 """Where Ray Train keeps its own notes below the output while it runs."""
 
 
-def fit_and_show(job: Job, output: Storage, stop: threading.Event, seen: int, tell: Tell | None = None) -> BaseException | None:
+def fit_and_show(
+    job: Job, output: Storage, stop: threading.Event, seen: int, tell: Tell | None = None
+) -> BaseException | None:
     """Runs the workers and prints their progress, or tells it, until they end. Returns what they failed with."""
     failures: list[BaseException] = []
     show, told = Display(output, job.run.training.max_steps, seen, tell), False
@@ -40,7 +44,8 @@ def fit_and_show(job: Job, output: Storage, stop: threading.Event, seen: int, te
         except BaseException as error:
             failures.append(error)
 
-    # Ray Train would take the main thread's Ctrl-C for itself and kill the workers: it gets a thread of its own.
+    # Ray Train would take the main thread's Ctrl-C for itself and kill the workers: it gets a thread of its
+    # own.
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
     while thread.is_alive():
@@ -101,7 +106,9 @@ def worker_entry(config: dict[str, Any]) -> None:
 
     from medsd_ray.training.worker import work
 
-    logging.getLogger().setLevel(logging.WARNING)  # else a line for each report to Ray Train, and for each S3 client
+    logging.getLogger().setLevel(
+        logging.WARNING
+    )  # else a line for each report to Ray Train, and for each S3 client
     latents = LatentMeta(**config["latents"]) if config["latents"] else None
     run = parse_run(config["spec"])
     job = Job(run, config["model"], config["train"], config["validation"], latents, config["fingerprints"])

@@ -36,7 +36,9 @@ class LossWindow:
     """Sum of losses kept on the device: it is read, which makes the device wait, only when a line is written."""
 
     def __init__(self, device: torch.device):
-        self.sums = torch.zeros(2, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        self.sums = torch.zeros(
+            2, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device
+        )
 
     def add(self, loss: Tensor) -> None:
         """`loss` is the mean of one micro batch; all have the same size."""

@@ -12,10 +12,14 @@ from medsd_ray.training.stages.build import Stage
 from medsd_ray.training.team import Team
 
 
-def choose_micro_batch_size(run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, team: Team) -> int:
-    """Samples of a forward pass: the spec's, else the largest divisor of a worker's share that fits; all workers agree.
+def choose_micro_batch_size(
+    run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, team: Team
+) -> int:
+    """Samples of a forward pass: the spec's, else the largest divisor of a worker's share that fits; all
+    workers agree.
 
-    On a CPU at most 64. On a GPU a forward and backward pass is tried for each size, until one fits its memory.
+    On a CPU at most 64. On a GPU a forward and backward pass is tried for each size, until one fits its
+    memory.
     """
     training = run.training
     if training.micro_batch_size:
@@ -38,7 +42,15 @@ def _fits(run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, size:
     device = team.device
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        steps = batches(dataset, first_step=0, last_step=1, global_batch_size=size, micro_batch_size=size, rank=0, world_size=1)
+        steps = batches(
+            dataset,
+            first_step=0,
+            last_step=1,
+            global_batch_size=size,
+            micro_batch_size=size,
+            rank=0,
+            world_size=1,
+        )
         for (sample,) in steps:
             batch = stage.prepare(sample, "train", device)
             if "caption" in batch:  # a later batch may have no two captions that are the same
@@ -47,9 +59,17 @@ def _fits(run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, size:
             with autocast(run.training, device):
                 loss = stage(batch)
             loss.backward()
-        # The gradients are there now; Adam's moments and the master weights, 12 bytes a parameter at most, are yet to come.
-        to_come = 0 if run.training.offload.optimizer else 12 * sum(p.numel() for p in stage.parameters() if p.requires_grad)
-        return torch.cuda.max_memory_allocated(device) + to_come < 0.92 * torch.cuda.get_device_properties(device).total_memory
+        # The gradients are there now; Adam's moments and the master weights, 12 bytes a parameter at most,
+        # are yet to come.
+        to_come = (
+            0
+            if run.training.offload.optimizer
+            else 12 * sum(p.numel() for p in stage.parameters() if p.requires_grad)
+        )
+        return (
+            torch.cuda.max_memory_allocated(device) + to_come
+            < 0.92 * torch.cuda.get_device_properties(device).total_memory
+        )
     except torch.cuda.OutOfMemoryError:
         return False
     finally:

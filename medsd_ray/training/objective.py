@@ -1,6 +1,7 @@
 """What the U-Net learns: noising, targets and weights as plain functions of tensors.
 
-All take latents `x` of shape (batch, channels, height, width), float32, and integer `timesteps` of shape (batch,).
+All take latents `x` of shape (batch, channels, height, width), float32, and integer `timesteps` of shape
+(batch,).
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ def add_noise(x: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tenso
     return alpha.sqrt() * x + (1 - alpha).sqrt() * noise
 
 
-def target(x: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str) -> Tensor:
-    """`epsilon`: the noise. `v_prediction`: sqrt(ā_t)·noise - sqrt(1 - ā_t)·x (Salimans & Ho 2022, arXiv 2202.00512, app. D)."""
+def target(
+    x: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str
+) -> Tensor:
+    """`epsilon`: the noise. `v_prediction`: sqrt(ā_t)·noise - sqrt(1 - ā_t)·x (Salimans & Ho 2022, arXiv
+    2202.00512, app. D).
+    """
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "v_prediction":
@@ -29,11 +34,13 @@ def target(x: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, 
     raise ValueError(f"prediction_type {prediction_type!r} is not epsilon or v_prediction")
 
 
-def snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str, snr_gamma: float | None) -> Tensor:
+def snr_weights(
+    timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str, snr_gamma: float | None
+) -> Tensor:
     """min-SNR-γ weight of each sample, shape (batch,) (Hang et al. 2023, arXiv 2303.09556, sec. 3.4).
 
-    With SNR = ā / (1 - ā), the x_0 loss is weighted by min(SNR, γ). In epsilon's terms that is min(SNR, γ) / SNR, in
-    v's min(SNR, γ) / (SNR + 1). None: all ones.
+    With SNR = ā / (1 - ā), the x_0 loss is weighted by min(SNR, γ). In epsilon's terms that is min(SNR, γ) /
+    SNR, in v's min(SNR, γ) / (SNR + 1). None: all ones.
     """
     if snr_gamma is None:
         return torch.ones_like(timesteps, dtype=torch.float32)
@@ -41,11 +48,15 @@ def snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str,
     snr = alpha / (1 - alpha)
     clipped = snr.clamp(max=snr_gamma)
     # ā = 0 (zero terminal SNR) makes SNR 0: for epsilon the weight's limit there is 1.
-    return clipped / (snr + 1) if prediction_type == "v_prediction" else torch.where(snr > 0, clipped / snr, 1.0)
+    return (
+        clipped / (snr + 1) if prediction_type == "v_prediction" else torch.where(snr > 0, clipped / snr, 1.0)
+    )
 
 
 def offset_noise(noise: Tensor, offset: Tensor, noise_offset: float) -> Tensor:
-    """noise + noise_offset·offset, with one draw of `offset` (batch, channels, 1, 1) a channel (Guttenberg 2023)."""
+    """noise + noise_offset·offset, with one draw of `offset` (batch, channels, 1, 1) a channel (Guttenberg
+    2023).
+    """
     return noise + noise_offset * offset
 
 

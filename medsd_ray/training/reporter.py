@@ -20,15 +20,21 @@ BOARD_EVERY_S = 30.0
 
 
 class Reporter:
-    """Worker 0's pen. It takes over what workers before it in the same run have written, so that a restart loses no warning;
-    only records of steps after `first_step`, left by workers that were lost, are dropped."""
+    """Worker 0's pen. It takes over what workers before it in the same run have written, so that a restart
+    loses no warning; only records of steps after `first_step`, left by workers that were lost, are dropped.
+    """
 
     def __init__(self, output: Storage, total: int, first_step: int, warnings: list[str]):
         self.output, self.total = output, total
         self.records = [r for r in with_retries(lambda: read_metrics(output)) if r["step"] <= first_step]
         before = with_retries(lambda: read_progress(output)).get("warnings", [])
         warnings = [*before, *(w for w in warnings if w not in before)]
-        self.progress: dict[str, Any] = {"step": first_step, "total": total, "state": "running", "warnings": warnings}
+        self.progress: dict[str, Any] = {
+            "step": first_step,
+            "total": total,
+            "state": "running",
+            "warnings": warnings,
+        }
         self.stop_requested = False
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._writing = threading.Lock()
@@ -42,7 +48,11 @@ class Reporter:
 
     def log(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl: `step`, `loss`, `grad_norm`, ... or `step` and `validation_loss`."""
-        shown = {k: record[k] for k in ("step", "loss", "images_per_second", "eta_seconds", "validation_loss") if k in record}
+        shown = {
+            k: record[k]
+            for k in ("step", "loss", "images_per_second", "eta_seconds", "validation_loss")
+            if k in record
+        }
         with self._lock:
             self.records.append(record)
             self.progress.update(shown)
@@ -84,7 +94,9 @@ class Reporter:
             try:
                 self._write(board=time.monotonic() - self._board_at > BOARD_EVERY_S)
                 self.stop_requested = self.stop_requested or self.output.exists(STOP)
-            except Exception:  # the store may answer again; what was not written is written then, or fails in `close`
+            except (
+                Exception
+            ):  # the store may answer again; what was not written is written then, or fails in `close`
                 self._dirty = True
 
     def _write(self, board: bool) -> None:

@@ -23,11 +23,13 @@ from medsd_ray.training.team import Team
 Owned = list[tuple[Piece, Held]]
 
 
-def newest_usable(job: Job, output: Storage, folder: Path, team: Team, warn: Callable[[str], None]) -> CheckpointReader | None:
+def newest_usable(
+    job: Job, output: Storage, folder: Path, team: Team, warn: Callable[[str], None]
+) -> CheckpointReader | None:
     """The checkpoint to go on from, the same at all workers; None at the start of a run.
 
-    Worker 0 chooses, checks every file, and deletes what an earlier attempt left half-done or after it. Raises
-    InputError where it is of another run.
+    Worker 0 chooses, checks every file, and deletes what an earlier attempt left half-done or after it.
+    Raises InputError where it is of another run.
     """
     found, failure = None, None
     if team.rank == 0:
@@ -47,17 +49,23 @@ def newest_usable(job: Job, output: Storage, folder: Path, team: Team, warn: Cal
 
 
 def load_weights(stage: Stage, reader: CheckpointReader) -> None:
-    """Puts the checkpoint's weights into a stage, before an engine shards it. The optimizer's copies follow from them."""
+    """Puts the checkpoint's weights into a stage, before an engine shards it. The optimizer's copies follow
+    from them.
+    """
     trained = {name: p for name, p in stage.named_parameters() if p.requires_grad}
     if trained.keys() != reader.shapes.keys():
-        raise InputError(f"{reader.store.url}: its trained parameters are not this run's; choose another output")
+        raise InputError(
+            f"{reader.store.url}: its trained parameters are not this run's; choose another output"
+        )
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(reader.parameter(name, "weight"))
 
 
 def restore(engine: Engine, owned: Owned, ema: Ema | None, reader: CheckpointReader) -> int:
-    """Restores moments, moving average and loss scale; the weights were there before. Returns the step to go on at."""
+    """Restores moments, moving average and loss scale; the weights were there before. Returns the step to go
+    on at.
+    """
     description = reader.description
     engine.restore_moments(reader.read, description["updates"])
     engine.loss_scale.scale, engine.loss_scale.good_steps = description["loss_scale"]
@@ -69,32 +77,43 @@ def restore(engine: Engine, owned: Owned, ema: Ema | None, reader: CheckpointRea
 
 
 class Snapshot:
-    """Copies on the CPU of all that this worker owns, in memory that is kept from one checkpoint to the next: fresh pages cost
-    as much as the copy, and from a GPU the way into pinned memory is the fast one."""
+    """Copies on the CPU of all that this worker owns, in memory that is kept from one checkpoint to the next:
+    fresh pages cost as much as the copy, and from a GPU the way into pinned memory is the fast one.
+    """
 
     def __init__(self, engine: Engine, owned: Owned, ema: Ema | None):
         self.engine, self.owned, self.ema = engine, owned, ema
         self._buffers: dict[str, Tensor] = {}
 
     def take(self) -> dict[str, dict[str, Tensor]]:
-        """File name -> tensor name -> copy, float32, flat. The only time that training waits. The copies of the snapshot before
-        are overwritten: whoever writes them has to be done."""
+        """File name -> tensor name -> copy, float32, flat. The only time that training waits. The copies of
+        the snapshot before are overwritten: whoever writes them has to be done.
+        """
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for index, (piece, held) in enumerate(self.owned):
             weights |= self._copy(piece.key("weight"), held.view(held.tensor))
             if self.ema:
                 weights |= self._copy(piece.key("ema"), self.ema.averages[index])
-            live = self.engine.moments(held) if self.engine.updates else {kind: torch.zeros(held.length) for kind in MOMENTS}
+            live = (
+                self.engine.moments(held)
+                if self.engine.updates
+                else {kind: torch.zeros(held.length) for kind in MOMENTS}
+            )
             for kind, tensor in live.items():
                 moments |= self._copy(piece.key(kind), tensor)
         if self.engine.device.type == "cuda":
             torch.cuda.synchronize(self.engine.device)
-        return {rank_file(self.engine.rank, "weight"): weights, rank_file(self.engine.rank, MOMENTS[0]): moments}
+        return {
+            rank_file(self.engine.rank, "weight"): weights,
+            rank_file(self.engine.rank, MOMENTS[0]): moments,
+        }
 
     def _copy(self, key: str, tensor: Tensor) -> dict[str, Tensor]:
         if key not in self._buffers:
-            self._buffers[key] = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=self.engine.device.type == "cuda")
+            self._buffers[key] = torch.empty(
+                tensor.shape, dtype=torch.float32, pin_memory=self.engine.device.type == "cuda"
+            )
         return {key: self._buffers[key].copy_(tensor.detach(), non_blocking=True)}
 
 

@@ -39,11 +39,12 @@ def train(
     stop: threading.Event | None = None,
     tell: Tell | None = None,
 ) -> dict[str, Any]:
-    """Trains and returns result.json; `auto_resume` goes on where the output has a run, and ends at once where it is finished.
+    """Trains and returns result.json; `auto_resume` goes on where the output has a run, and ends at once
+    where it is finished.
 
-    `stop` asks for a checkpoint and an end; Ctrl-C and SIGTERM do where it is absent. `tell` gets every record of
-    metrics.jsonl, those of before a resume too, in place of the terminal. Raises InputError, RunError, and Interrupted after
-    a stop with a checkpoint.
+    `stop` asks for a checkpoint and an end; Ctrl-C and SIGTERM do where it is absent. `tell` gets every
+    record of metrics.jsonl, those of before a resume too, in place of the terminal. Raises InputError,
+    RunError, and Interrupted after a stop with a checkpoint.
     """
     output = open_storage(run.output)
     if auto_resume:
@@ -62,14 +63,18 @@ def train(
     check_gpus(run)
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as asked:
         failure = fit_and_show(job, output, asked, seen, tell)
-    with contextlib.suppress(Exception):  # of no harm where they stay; what the run ended with is the thing to tell
+    with contextlib.suppress(
+        Exception
+    ):  # of no harm where they stay; what the run ended with is the thing to tell
         output.delete(STOP)
         output.delete_tree(RAY)
     if failure is not None:
         raise in_words(failure)
     progress = with_retries(lambda: read_progress(output))
     if progress.get("state") == "interrupted":
-        raise Interrupted(f"after step {progress['step']}, with a checkpoint; the same command with --resume goes on")
+        raise Interrupted(
+            f"after step {progress['step']}, with a checkpoint; the same command with --resume goes on"
+        )
     result = with_retries(lambda: output.read_json("result.json"))
     print(summary(result), flush=True)
     return result
@@ -80,7 +85,9 @@ def started(output: Storage) -> bool:
 
 
 def finished(output: Storage, run: RunSpec) -> dict[str, Any] | None:
-    """The result of this run where the output has it; None where it is not finished. Raises InputError for another run's."""
+    """The result of this run where the output has it; None where it is not finished. Raises InputError for
+    another run's.
+    """
     try:
         result, spec = output.read_json("result.json"), yaml.safe_load(output.read("run.yaml"))
     except FileNotFoundError:
@@ -93,7 +100,9 @@ def check_output(output: Storage, resume: bool) -> None:
     """Raises InputError where a run is there and should not be, or is not there and should."""
     there = started(output)
     if there and not resume:
-        raise InputError(f"{output.url}: a run was started here; go on with --resume, or choose another output")
+        raise InputError(
+            f"{output.url}: a run was started here; go on with --resume, or choose another output"
+        )
     if resume and not there:
         raise InputError(f"{output.url}: no run to resume here; leave --resume out, or mend the output")
     if resume and not saved_steps(output)[0]:
@@ -106,15 +115,21 @@ def absolute(run: RunSpec) -> RunSpec:
     def path(address: str | None) -> str | None:
         return address if address is None or "://" in address else str(Path(address).expanduser().absolute())
 
-    data = run.data.model_copy(update={name: path(getattr(run.data, name)) for name in ("train", "validation", "cache")})
+    data = run.data.model_copy(
+        update={name: path(getattr(run.data, name)) for name in ("train", "validation", "cache")}
+    )
     model = path(run.model) if Path(run.model).expanduser().is_dir() and run.model != SMALL else run.model
     absolute = run.model_copy(update={"data": data, "model": model, "output": path(run.output)})
     if run.prior:
-        absolute = absolute.model_copy(update={"prior": run.prior.model_copy(update={"data": path(run.prior.data)})})
+        absolute = absolute.model_copy(
+            update={"prior": run.prior.model_copy(update={"data": path(run.prior.data)})}
+        )
     text = run.components.text_encoder
     if text.swap and Path(text.swap.model).expanduser().is_dir():
         text = text.model_copy(update={"swap": text.swap.model_copy(update={"model": path(text.swap.model)})})
-        absolute = absolute.model_copy(update={"components": run.components.model_copy(update={"text_encoder": text})})
+        absolute = absolute.model_copy(
+            update={"components": run.components.model_copy(update={"text_encoder": text})}
+        )
     return absolute
 
 
@@ -159,7 +174,9 @@ def _split(url: str, split: str, wanted: str) -> tuple[tuple[str, str], Index]:
 
 
 def _validation(run: RunSpec, wanted: str) -> tuple[str, str] | None:
-    """The named validation split, or `validation` beside the training split where that is there and not empty."""
+    """The named validation split, or `validation` beside the training split where that is there and not
+    empty.
+    """
     if run.data.validation:
         return _split(run.data.validation, "validation", wanted)[0]
     with contextlib.suppress(InputError):
@@ -170,12 +187,16 @@ def _validation(run: RunSpec, wanted: str) -> tuple[str, str] | None:
 
 
 def check_gpus(run: RunSpec) -> None:
-    """Raises InputError where a local Ray lacks the GPUs, for which it would wait for ever. A cluster may yet grow."""
+    """Raises InputError where a local Ray lacks the GPUs, for which it would wait for ever. A cluster may yet
+    grow.
+    """
     import ray
 
     found, wanted = int(ray.cluster_resources().get("GPU", 0)), run.resources.num_workers
     if run.resources.use_gpu and found < wanted and not os.environ.get("RAY_ADDRESS"):
-        raise InputError(f"resources: {wanted} workers with a GPU each, but this machine has {found}; set use_gpu to false")
+        raise InputError(
+            f"resources: {wanted} workers with a GPU each, but this machine has {found}; set use_gpu to false"
+        )
 
 
 def latent_meta(run: RunSpec, where: str, index: Index) -> LatentMeta:
@@ -222,7 +243,11 @@ def summary(result: dict[str, Any]) -> str:
     speed = result["images_per_second"]
     return (
         f"done: {result['step']} steps, loss {result['loss']:.4f}"
-        + (f", validation loss {result['validation_loss']:.5f}" if result["validation_loss"] is not None else "")
+        + (
+            f", validation loss {result['validation_loss']:.5f}"
+            if result["validation_loss"] is not None
+            else ""
+        )
         + (f", {speed:.1f} images/s" if speed else "")
         + f"; Adam's moments: {result['optimizer_bytes_per_worker'] / 1e6:.2f} MB a worker "
         f"({result['world_size']} workers, ZeRO {result['zero_stage']})"

@@ -1,7 +1,8 @@
-"""Sample images while a run goes on: of fixed prompts and seed (U-Net), or reconstructions of fixed images (VAE).
+"""Sample images while a run goes on: of fixed prompts and seed (U-Net), or reconstructions of fixed images
+(VAE).
 
-They show the moving average, which is what generation will use. Worker 0 puts it together from all workers' pieces,
-into a copy of the base model, and draws; so it works at every ZeRO stage and with every method.
+They show the moving average, which is what generation will use. Worker 0 puts it together from all workers'
+pieces, into a copy of the base model, and draws; so it works at every ZeRO stage and with every method.
 """
 
 from __future__ import annotations
@@ -30,8 +31,23 @@ RECONSTRUCTIONS = 4
 
 
 class Sampler:
-    def __init__(self, run: RunSpec, engine: Engine, owned: Owned, ema: Ema | None, pieces: dict[str, list[Piece]], team: Team):
-        self.run, self.engine, self.owned, self.ema, self.pieces, self.team = run, engine, owned, ema, pieces, team
+    def __init__(
+        self,
+        run: RunSpec,
+        engine: Engine,
+        owned: Owned,
+        ema: Ema | None,
+        pieces: dict[str, list[Piece]],
+        team: Team,
+    ):
+        self.run, self.engine, self.owned, self.ema, self.pieces, self.team = (
+            run,
+            engine,
+            owned,
+            ema,
+            pieces,
+            team,
+        )
         self._base: Components | None = None
 
     def save(self, output: Storage, step: int, dataset: ShardedDataset) -> None:
@@ -42,12 +58,21 @@ class Sampler:
         components = self._model(weights)
         texts: list[str]
         if self.run.components.vae.trained:
-            images, texts = self._reconstruct(components, dataset), ["an image and its reconstruction"] * RECONSTRUCTIONS
+            images, texts = (
+                self._reconstruct(components, dataset),
+                ["an image and its reconstruction"] * RECONSTRUCTIONS,
+            )
         else:
             texts = self.run.training.sample_prompts
             images = sample_images(components, texts, range(len(texts)), seed=self.run.seed)
         for index, (image, text) in enumerate(zip(images, texts, strict=True)):
-            notes = {"prompt": text, "seed": str(self.run.seed), "index": str(index), "step": str(step), "notice": NOTICE}
+            notes = {
+                "prompt": text,
+                "seed": str(self.run.seed),
+                "index": str(index),
+                "step": str(step),
+                "notice": NOTICE,
+            }
             output.write(f"samples/step-{step:08d}/{index:02d}.png", encode_png(image, notes))
 
     def _gather(self) -> dict[str, Tensor] | None:
@@ -59,7 +84,9 @@ class Sampler:
             return None
         by_piece = {piece: tensor for part in parts for piece, tensor in part.items()}
         return {
-            name: assemble(self.pieces[name], 0, torch.Size(shape).numel(), lambda p, lo, hi: by_piece[p][lo:hi]).view(shape)
+            name: assemble(
+                self.pieces[name], 0, torch.Size(shape).numel(), lambda p, lo, hi: by_piece[p][lo:hi]
+            ).view(shape)
             for name, shape in self.engine.shapes.items()
         }
 
@@ -79,8 +106,12 @@ class Sampler:
 
     def _reconstruct(self, components: Components, dataset: ShardedDataset) -> np.ndarray:
         """(N, H, 2W, 3) uint8: the image left, its reconstruction right."""
-        pixels = torch.stack([dataset.sample_at(position)["pixel_values"] for position in range(RECONSTRUCTIONS)])
+        pixels = torch.stack(
+            [dataset.sample_at(position)["pixel_values"] for position in range(RECONSTRUCTIONS)]
+        )
         with torch.inference_mode():
             x = pixels.float().to(self.team.device)
-            both = torch.cat([x, components.vae.decode(components.vae.encode(x).latent_dist.mean).sample], dim=-1)
+            both = torch.cat(
+                [x, components.vae.decode(components.vae.encode(x).latent_dist.mean).sample], dim=-1
+            )
         return ((both / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

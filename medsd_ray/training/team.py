@@ -1,4 +1,6 @@
-"""What the workers tell each other besides gradients: small objects over a gloo group of their own, on any device."""
+"""What the workers tell each other besides gradients: small objects over a gloo group of their own, on any
+device.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from torch import Tensor
 
 
 class Team:
-    """All workers of a run, seen from one of them. Every method is collective: all workers call it, in the same order."""
+    """All workers of a run, seen from one of them. Every method is collective: all workers call it, in the
+    same order.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -19,7 +23,9 @@ class Team:
         self._group = self.new_group()
 
     def new_group(self) -> Any:
-        """A group for use from one other thread. Its patience covers slow uploads; a dead worker ends all by Ray's hand."""
+        """A group for use from one other thread. Its patience covers slow uploads; a dead worker ends all by
+        Ray's hand.
+        """
         return dist.new_group(backend="gloo", timeout=timedelta(hours=2))
 
     def highest(self, *values: float) -> list[float]:

@@ -1,7 +1,9 @@
-"""What the VAE learns: reconstruction + KL + an edge term, as plain functions of tensors (batch, channels, height, width).
+"""What the VAE learns: reconstruction + KL + an edge term, as plain functions of tensors (batch, channels,
+height, width).
 
-Kingma & Welling 2014 (arXiv 1312.6114, eq. 10) with an L1 likelihood; the edge term is the L1 distance of image
-gradients at three scales. It keeps contours (ribs, the diaphragm) that L1 alone blurs, and needs no pretrained network.
+Kingma & Welling 2014 (arXiv 1312.6114, eq. 10) with an L1 likelihood; the edge term is the L1 distance of
+image gradients at three scales. It keeps contours (ribs, the diaphragm) that L1 alone blurs, and needs no
+pretrained network.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ SCALES = 3
 
 
 def edge_loss(x: Tensor, y: Tensor) -> Tensor:
-    """Mean |∇x - ∇y| over both directions and `SCALES` scales, each half the size of the one before; a scalar."""
+    """Mean |∇x - ∇y| over both directions and `SCALES` scales, each half the size of the one before; a
+    scalar.
+    """
     difference, total = x - y, x.new_zeros(())
     for scale in range(SCALES):
         if scale:
@@ -23,10 +27,14 @@ def edge_loss(x: Tensor, y: Tensor) -> Tensor:
     return total / SCALES
 
 
-def vae_loss(x: Tensor, reconstruction: Tensor, kl: Tensor, kl_weight: float, edge_weight: float) -> dict[str, Tensor]:
-    """`kl` is a sample's KL divergence from N(0, I) summed over its latent, shape (batch,). Images are in [-1, 1].
+def vae_loss(
+    x: Tensor, reconstruction: Tensor, kl: Tensor, kl_weight: float, edge_weight: float
+) -> dict[str, Tensor]:
+    """`kl` is a sample's KL divergence from N(0, I) summed over its latent, shape (batch,). Images are in
+    [-1, 1].
 
-    Returns scalars `loss`, `l1`, `kl` (per latent value would hide its size: it is per pixel value of `x`) and `edge`.
+    Returns scalars `loss`, `l1`, `kl` (per latent value would hide its size: it is per pixel value of `x`)
+    and `edge`.
     """
     l1 = (x - reconstruction).abs().mean()
     kl_mean = kl.mean() / x[0].numel()

@@ -1,4 +1,6 @@
-"""Validation loss on fixed samples, noise and timesteps: the same figure for the same weights on any number of workers."""
+"""Validation loss on fixed samples, noise and timesteps: the same figure for the same weights on any number
+of workers.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ SAMPLES_AT_MOST = 256
 class Validation:
     """The loss of the weights as they are (not their average) over the first samples of the validation split."""
 
-    def __init__(self, dataset: ShardedDataset, stage: Stage, engine: Engine, team: Team, micro_batch_size: int):
+    def __init__(
+        self, dataset: ShardedDataset, stage: Stage, engine: Engine, team: Team, micro_batch_size: int
+    ):
         self.dataset, self.stage, self.engine, self.team = dataset, stage, engine, team
         self.micro = micro_batch_size
         self.count = min(dataset.samples, SAMPLES_AT_MOST)
@@ -33,9 +37,12 @@ class Validation:
             rank=self.team.rank, world_size=self.team.world_size,
         ):  # fmt: skip
             wanted = sample["positions"] < self.count
-            # All workers make as many forward passes, as ZeRO 3 needs; one that is left with no sample discards it.
+            # All workers make as many forward passes, as ZeRO 3 needs; one that is left with no sample
+            # discards it.
             chosen = wanted if wanted.any() else torch.arange(len(wanted)) == 0
-            loss = self.engine(self.stage.prepare({k: v[chosen] for k, v in sample.items()}, "validation", self.team.device))
+            loss = self.engine(
+                self.stage.prepare({k: v[chosen] for k, v in sample.items()}, "validation", self.team.device)
+            )
             if wanted.any():
                 count = int(wanted.sum())
                 total += torch.tensor([float(loss) * count, count], dtype=torch.float64)

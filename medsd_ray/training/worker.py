@@ -1,4 +1,6 @@
-"""What every worker does: `Trainer.train` is the loop. All workers run it in step; worker 0 also keeps the run's records."""
+"""What every worker does: `Trainer.train` is the loop. All workers run it in step; worker 0 also keeps the
+run's records.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,14 @@ from medsd_ray.training.validation import Validation
 SKIPPED_AT_MOST = 5
 """Steps in a row whose gradient is not finite, after which the run has failed."""
 REPORT_EVERY_S = 5.0
-"""Seconds between reports to Ray Train: its controller reads one in about two seconds, and training waits for it."""
+"""Seconds between reports to Ray Train: its controller reads one in about two seconds, and training waits for
+it.
+"""
 
 
 class Trainer:
-    """A run on one worker. It starts from the newest usable checkpoint of the run's output, where there is one.
+    """A run on one worker. It starts from the newest usable checkpoint of the run's output, where there is
+    one.
 
     `report` tells Ray Train a step's metrics. Raises InputError and RunError.
     """
@@ -68,7 +73,11 @@ class Trainer:
         self.snapshot = Snapshot(self.engine, self.owned, self.ema)
         everyones = self.team.everywhere([piece for piece, _ in self.owned])
         self.pieces = by_name(piece for part in everyones for piece in part)
-        self.reporter = Reporter(self.output, self.training.max_steps, self.first, warnings) if self.team.rank == 0 else None
+        self.reporter = (
+            Reporter(self.output, self.training.max_steps, self.first, warnings)
+            if self.team.rank == 0
+            else None
+        )
         self.compiled = CompileCache(self.output, device) if self.training.compile else None
         if self.compiled:
             with_retries(self.compiled.load)
@@ -78,7 +87,9 @@ class Trainer:
             before_complete=self._before_complete,
         )  # fmt: skip
         held_out = open_dataset(run, job.validation, self.stage.tokenizer) if job.validation else None
-        self.validation = Validation(held_out, self.stage, self.engine, self.team, self.micro) if held_out else None
+        self.validation = (
+            Validation(held_out, self.stage, self.engine, self.team, self.micro) if held_out else None
+        )
         self.sampler = Sampler(run, self.engine, self.owned, self.ema, self.pieces, self.team)
         self.shown = held_out or shown
         self.meter, self.window = Meter(self.training.global_batch_size), LossWindow(device)
@@ -110,9 +121,13 @@ class Trainer:
         self.finish(interrupted=stop)
 
     def step(self, step: int, micro_batches: list[dict[str, Tensor]]) -> Any:
-        """Forward and backward on each micro batch, then one update. Returns the gradient's norm before clipping."""
+        """Forward and backward on each micro batch, then one update. Returns the gradient's norm before
+        clipping.
+        """
         # What a model draws for itself (dropout layers) is a function of the step too.
-        seed = keyed_generator(self.run.seed, step * self.team.world_size + self.team.rank, "model").integers(2**63)
+        seed = keyed_generator(self.run.seed, step * self.team.world_size + self.team.rank, "model").integers(
+            2**63
+        )
         torch.manual_seed(int(seed))
         factor = learning_rate_factor(step, self.training.warmup_steps, self.training.max_steps)
         for index, sample in enumerate(micro_batches, start=1):
@@ -132,7 +147,9 @@ class Trainer:
         return self.engine.norm
 
     def signals(self) -> tuple[bool, bool]:
-        """Whether a stop was asked for, and whether a report to Ray Train is due: worker 0's word, at all workers."""
+        """Whether a stop was asked for, and whether a report to Ray Train is due: worker 0's word, at all
+        workers.
+        """
         wants_stop = bool(self.reporter and self.reporter.stop_requested)
         wants_report = bool(self.reporter and time.monotonic() - self.reported > REPORT_EVERY_S)
         stop, to_ray = self.team.highest(wants_stop, wants_report)
@@ -158,7 +175,9 @@ class Trainer:
             self.reported = time.monotonic()
 
     def validate(self, done: int) -> float | None:
-        if not self.validation or not (done == self.training.max_steps or is_due(done, self.training.validate_every)):
+        if not self.validation or not (
+            done == self.training.max_steps or is_due(done, self.training.validate_every)
+        ):
             return None
         loss = self.validation.loss()
         if self.reporter:
@@ -166,7 +185,9 @@ class Trainer:
         return loss
 
     def draw(self, done: int) -> None:
-        if self.training.sample_every and (done == self.training.max_steps or is_due(done, self.training.sample_every)):
+        if self.training.sample_every and (
+            done == self.training.max_steps or is_due(done, self.training.sample_every)
+        ):
             self.sampler.save(self.output, done, self.shown)
 
     def save(self, done: int, validation_loss: float | None) -> None:
@@ -177,21 +198,28 @@ class Trainer:
         self.writer.save(done, self.snapshot.take, about)
 
     def _before_complete(self) -> None:
-        """Worker 0, in the thread that writes checkpoints. Who goes on from one finds the records of its steps, and need not
-        compile again, though this worker may be lost right after."""
+        """Worker 0, in the thread that writes checkpoints. Who goes on from one finds the records of its
+        steps, and need not compile again, though this worker may be lost right after.
+        """
         assert self.reporter
         self.reporter.flush()
         if self.compiled:
             try:
                 with_retries(self.compiled.keep)
             except Exception as error:  # a checkpoint is worth more
-                self.reporter.warn(f"what torch.compile made is not kept, so a restart compiles again: {error}")
+                self.reporter.warn(
+                    f"what torch.compile made is not kept, so a restart compiles again: {error}"
+                )
 
     def finish(self, interrupted: bool) -> None:
-        """Waits for the last checkpoint and writes result.json. Raises RunError where the checkpoint was not saved."""
+        """Waits for the last checkpoint and writes result.json. Raises RunError where the checkpoint was not
+        saved.
+        """
         failure = self.team.from_first(self.writer.wait())
         if failure:
-            raise RunError(f"training ended, but its last checkpoint could not be saved to {self.output.url}: {failure}")
+            raise RunError(
+                f"training ended, but its last checkpoint could not be saved to {self.output.url}: {failure}"
+            )
         memory = self.team.everywhere(self.engine.memory())
         if not self.reporter:
             return

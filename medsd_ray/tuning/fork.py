@@ -1,4 +1,6 @@
-"""Population-based training (Jaderberg et al. 2017): a trial takes over another's checkpoint, with settings of its own."""
+"""Population-based training (Jaderberg et al. 2017): a trial takes over another's checkpoint, with settings
+of its own.
+"""
 
 from __future__ import annotations
 
@@ -37,4 +39,6 @@ def adopt(output: Storage, run: RunSpec) -> None:
         data = json.dumps(description | {"spec": spec}).encode()
         store.delete("COMPLETE")
         store.write(DESCRIPTION, data)
-        store.mark_complete(files | {DESCRIPTION: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}})
+        store.mark_complete(
+            files | {DESCRIPTION: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
+        )

@@ -1,7 +1,8 @@
-"""The study's own books: one trial.json a trial, study.json over all, progress.json. The driver alone writes them.
+"""The study's own books: one trial.json a trial, study.json over all, progress.json. The driver alone writes
+them.
 
-trial.json is the truth, so that a search whose driver was killed goes on with the same trials: study.json, which is written
-after it, may be one change behind.
+trial.json is the truth, so that a search whose driver was killed goes on with the same trials: study.json,
+which is written after it, may be one change behind.
 """
 
 from __future__ import annotations
@@ -56,9 +57,16 @@ class Ledger:
         return len(self.trials) >= self.total and all(trial["status"] in OVER for trial in self.trials)
 
     def next(self) -> Trial | None:
-        """The first trial that neither runs nor is over, planned now where it is new; None where none is left."""
+        """The first trial that neither runs nor is over, planned now where it is new; None where none is
+        left.
+        """
         waiting = next(
-            (trial for trial in self.trials if trial["status"] == "pending" and trial["id"] not in self._started), None
+            (
+                trial
+                for trial in self.trials
+                if trial["status"] == "pending" and trial["id"] not in self._started
+            ),
+            None,
         )
         if waiting is None and len(self.trials) < self.total:
             waiting = self._plan()
@@ -92,7 +100,12 @@ class Ledger:
     def started(self, name: str, params: dict[str, Any]) -> None:
         """`params` are pbt's own by now, where it has changed them."""
         self._started[name] = time.monotonic()
-        self.update(name, status="running", error=None, params=within(self.study.space, self.trial(name)["params"] | params))
+        self.update(
+            name,
+            status="running",
+            error=None,
+            params=within(self.study.space, self.trial(name)["params"] | params),
+        )
 
     def ended(self, name: str, status: str, **changes: Any) -> None:
         """`pending` is the status of a trial that was interrupted: it goes on with the study."""
@@ -105,15 +118,26 @@ class Ledger:
     def line(self, name: str) -> str:
         """A trial as the terminal shows it."""
         trial, study = self.trial(name), self.study
-        what = ", ".join(f"{path.removeprefix('components.')} {results.shown(value)}" for path, value in trial["params"].items())
+        what = ", ".join(
+            f"{path.removeprefix('components.')} {results.shown(value)}"
+            for path, value in trial["params"].items()
+        )
         value = results.metric_of(study, trial)
-        end = f": {trial['error']}" if trial["error"] else f", {study.metric} {value:.4g}" if value is not None else ""
+        end = (
+            f": {trial['error']}"
+            if trial["error"]
+            else f", {study.metric} {value:.4g}"
+            if value is not None
+            else ""
+        )
         steps = f", step {trial['steps']}" if trial["steps"] else ""
         return f"trial {name} of {self.total} ({what or 'the run as it is'}; seed {trial['seed']}) {trial['status']}{steps}{end}"
 
     def update(self, name: str, **changes: Any) -> None:
         if "metrics" in changes:  # JSON has no NaN
-            changes["metrics"] = {n: v if v is not None and math.isfinite(v) else None for n, v in changes["metrics"].items()}
+            changes["metrics"] = {
+                n: v if v is not None and math.isfinite(v) else None for n, v in changes["metrics"].items()
+            }
         self.trial(name).update(changes)
         self.write(self.trial(name))
 
@@ -135,7 +159,8 @@ class Ledger:
             "step": len(over),
             "total": self.total,
             "state": {"done": "finished"}.get(state, state),
-            "warnings": self.warnings + [f"trial {t['id']} failed: {t['error']}" for t in over if t["status"] == "failed"],
+            "warnings": self.warnings
+            + [f"trial {t['id']} failed: {t['error']}" for t in over if t["status"] == "failed"],
             "metric": self.study.metric,
             "best": best["metric"] if best else None,
             "lastUpdateTime": now(),

@@ -1,4 +1,6 @@
-"""What the trials say together: combinations with intervals over seeds, the best one, the table. Pure functions."""
+"""What the trials say together: combinations with intervals over seeds, the best one, the table. Pure
+functions.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ OVER = ("done", "stopped", "failed")
 
 
 def new_trial(study: StudySpec, number: int, params: Combination, seed: int) -> Trial:
-    """What trial.json says before the trial starts. `run` is null where U-Net and text encoder are frozen: the model is
-    judged as it is."""
+    """What trial.json says before the trial starts. `run` is null where U-Net and text encoder are frozen:
+    the model is judged as it is.
+    """
     name = f"{number:04d}"
     trained = plan.trial_run(study, params, seed, name) is not None
     return {
@@ -72,7 +75,9 @@ def combinations(study: StudySpec, trials: Sequence[Trial]) -> list[dict[str, An
     for group in grouped(trials):
         done = [trial for trial in group if trial["status"] == "done"]
         names = {name: None for trial in done for name in trial["metrics"]}
-        known = {name: [v for trial in done if (v := trial["metrics"].get(name)) is not None] for name in names}
+        known = {
+            name: [v for trial in done if (v := trial["metrics"].get(name)) is not None] for name in names
+        }
         rows.append(
             {
                 "params": group[0]["params"],
@@ -105,13 +110,17 @@ def best(study: StudySpec, trials: Sequence[Trial]) -> dict[str, Any] | None:
     }
 
 
-def summary(study: StudySpec, trials: Sequence[Trial], state: str, seconds: float, versions: dict[str, Any]) -> dict[str, Any]:
+def summary(
+    study: StudySpec, trials: Sequence[Trial], state: str, seconds: float, versions: dict[str, Any]
+) -> dict[str, Any]:
     """study.json."""
     judged = [trial for trial in trials if metric_of(study, trial) is not None]
     if state == "running":  # a matter of seconds with many trials, and this is written at each change of one
         weights, reason = None, "computed when the study ends"
     else:
-        weights, reason = importance(study, [t["params"] for t in judged], [t["metrics"][study.metric] for t in judged])
+        weights, reason = importance(
+            study, [t["params"] for t in judged], [t["metrics"][study.metric] for t in judged]
+        )
     found = best(study, trials)
     return {
         "name": study.name,
@@ -152,9 +161,16 @@ def table(study: StudySpec, trials: Sequence[Trial]) -> str:
         group = [by_id[name] for name in row["trials"]]
         values = [shown(row["params"].get(path)) for path in others]
         figures = [_figure(row["metrics"].get(name)) for name in metrics]
-        counts = [str(max(trial["steps"] for trial in group)), f"{sum(trial['seconds'] for trial in group) / 60:.1f}"]
-        lines.append([*(row["components"][part] for part in parts), *values, *figures, _statuses(group), *counts])
-    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
+        counts = [
+            str(max(trial["steps"] for trial in group)),
+            f"{sum(trial['seconds'] for trial in group) / 60:.1f}",
+        ]
+        lines.append(
+            [*(row["components"][part] for part in parts), *values, *figures, _statuses(group), *counts]
+        )
+    return "\n".join(
+        "| " + " | ".join(line) + " |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    )
 
 
 def _statuses(group: Sequence[Trial]) -> str:
@@ -164,7 +180,9 @@ def _statuses(group: Sequence[Trial]) -> str:
 
 def shown(value: Any) -> str:
     value = short(value)
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "/")
+    return (
+        "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "/")
+    )
 
 
 def _figure(found: dict[str, Any] | None) -> str:
@@ -176,17 +194,31 @@ def _figure(found: dict[str, Any] | None) -> str:
 
 def report(study: StudySpec, found: dict[str, Any]) -> str:
     """study.md: the table, the best run, and what mattered."""
-    lines = [f"# {study.name}", "", f"Best first by {study.metric} ({study.direction}); 95% intervals over seeds.", ""]
+    lines = [
+        f"# {study.name}",
+        "",
+        f"Best first by {study.metric} ({study.direction}); 95% intervals over seeds.",
+        "",
+    ]
     lines += [table(study, found["trials"]), ""]
-    known = [right for trial in found["trials"] if (right := trial["metrics"].get("detector_accuracy")) is not None]
+    known = [
+        right for trial in found["trials"] if (right := trial["metrics"].get("detector_accuracy")) is not None
+    ]
     if known:  # one detector judges all trials
-        lines += [f"insertion_accuracy is by a detector that is itself right on {known[0]:.1%} of the real held-out images.", ""]
+        lines += [
+            f"insertion_accuracy is by a detector that is itself right on {known[0]:.1%} of the real held-out images.",
+            "",
+        ]
     if found["best"]:
-        lines.append(f"Best: trial {found['best']['trial']}, {study.metric} {found['best']['metric']:.4g}; its run is best.yaml.")
+        lines.append(
+            f"Best: trial {found['best']['trial']}, {study.metric} {found['best']['metric']:.4g}; its run is best.yaml."
+        )
     weights = found["importance"] or {}
     weighed = sorted(((v, name) for name, v in weights.items() if v is not None), reverse=True)
     if weighed:
-        lines.append("Importance (fANOVA): " + ", ".join(f"{name} {value:.0%}" for value, name in weighed) + ".")
+        lines.append(
+            "Importance (fANOVA): " + ", ".join(f"{name} {value:.0%}" for value, name in weighed) + "."
+        )
     if found["importance_reason"]:
         lines.append(f"Importance not computed: {found['importance_reason']}.")
     lines += [f"Failed: trial {t['id']}: {t['error']}" for t in found["trials"] if t["status"] == "failed"]

@@ -16,7 +16,9 @@ NO_WEIGHTS = Missing("a study compares in its own detector's features")
 
 
 def score(shards: str, images: str, detector: Classifier, label: str) -> dict[str, float | None]:
-    """Metric -> value; None for one that these images do not give. Raises InputError for images that are not whole."""
+    """Metric -> value; None for one that these images do not give. Raises InputError for images that are not
+    whole.
+    """
     sets = assign(read_inputs(shards, images, None, label), HELD_OUT)
     insertion = sections.insertion_section(sections.classifier_section(detector, sets, label, seed=0))
     extractors = {"inception": NO_WEIGHTS, "xrv": NO_WEIGHTS, "classifier": of_classifier(detector)}

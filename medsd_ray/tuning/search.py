@@ -1,4 +1,6 @@
-"""The search itself, by Ray Tune: its searcher hook asks the ledger for trials, its callback writes what became of them."""
+"""The search itself, by Ray Tune: its searcher hook asks the ledger for trials, its callback writes what
+became of them.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,15 @@ from medsd_ray.tuning.trial import as_seen, trial
 
 LOSS = "validation_loss"
 SHARE: dict[str, float] = {"CPU": 0, "memory": 1 << 20}
-"""Of a trial's own actor: no CPU, as it waits for the workers of its run, which have theirs. Ray Tune refuses an empty one."""
+"""Of a trial's own actor: no CPU, as it waits for the workers of its run, which have theirs. Ray Tune refuses
+an empty one.
+"""
 
 
 class Unpickled:
-    """Ray Tune pickles its parts for a restore of its own, which nobody asks for: the ledger is the study's memory."""
+    """Ray Tune pickles its parts for a restore of its own, which nobody asks for: the ledger is the study's
+    memory.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -62,7 +68,9 @@ class Books(Unpickled, tune.Callback):
         self.ledger.started(str(trial), trial.config.get("params", {}))
         print(self.ledger.line(str(trial)), flush=True)
 
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         if LOSS in result:
             self.ledger.heard(str(trial), result["step"], result[LOSS])
 
@@ -85,8 +93,12 @@ class Books(Unpickled, tune.Callback):
         print(self.ledger.line(name), flush=True)
 
 
-def run_trials(ledger: Ledger, prompts: list[str], judged: bool, concurrent: int, stop: threading.Event) -> None:
-    """Runs every trial that is left, `concurrent` at a time. Raises what Ray Tune raises; a trial's failure is no error."""
+def run_trials(
+    ledger: Ledger, prompts: list[str], judged: bool, concurrent: int, stop: threading.Event
+) -> None:
+    """Runs every trial that is left, `concurrent` at a time. Raises what Ray Tune raises; a trial's failure
+    is no error.
+    """
     study, population = ledger.study, ledger.study.search.scheduler == "pbt"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # CSV and JSON files of its own for each trial
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial's last report has no validation loss
@@ -103,8 +115,8 @@ def run_trials(ledger: Ledger, prompts: list[str], judged: bool, concurrent: int
             # A trial's name, to Ray Tune too, is the ledger's: pbt gives it another one's config.
             trial_name_creator=lambda one: one.config["trial"],
             max_concurrent_trials=concurrent,
-            # A process that has ended one trial goes on with the next, and need not import everything again. Where a
-            # scheduler stops trials, their code may still be at work.
+            # A process that has ended one trial goes on with the next, and need not import everything again.
+            # Where a scheduler stops trials, their code may still be at work.
             reuse_actors=study.search.scheduler == "none",
         ),
         run_config=tune.RunConfig(
@@ -113,7 +125,9 @@ def run_trials(ledger: Ledger, prompts: list[str], judged: bool, concurrent: int
             storage_filesystem=filesystem,
             callbacks=[Books(ledger)],
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=(study.run.get("resources") or {}).get("max_failures", 0)),
+            failure_config=tune.FailureConfig(
+                max_failures=(study.run.get("resources") or {}).get("max_failures", 0)
+            ),
         ),
     )
     tuner.fit()
@@ -136,7 +150,10 @@ def scheduler(study: StudySpec, ledger: Ledger) -> TrialScheduler:
     """Ray Tune's own. asha is told again what earlier starts of this study's driver had told it."""
     how = study.search
     if how.scheduler == "pbt":
-        ranges = {path: (tune.loguniform if d.loguniform else tune.uniform)(*d.bounds) for path, d in study.space.items()}
+        ranges = {
+            path: (tune.loguniform if d.loguniform else tune.uniform)(*d.bounds)
+            for path, d in study.space.items()
+        }
         return PopulationBasedTraining(
             time_attr="step", metric=LOSS, mode="min", perturbation_interval=how.interval_steps or 1,
             hyperparam_mutations={"params": ranges}, require_attrs=False,

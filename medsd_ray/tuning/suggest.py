@@ -1,5 +1,6 @@
-"""Which combination is tried next, and which dimensions mattered, by Optuna. A function of the study and of what was
-found so far, so that a resumed search goes on as one that was never interrupted."""
+"""Which combination is tried next, and which dimensions mattered, by Optuna. A function of the study and of
+what was found so far, so that a resumed search goes on as one that was never interrupted.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +36,9 @@ def count(study: StudySpec) -> int:
 
 
 def propose(study: StudySpec, earlier: Sequence[Combination], values: Sequence[Value]) -> Combination | None:
-    """The combination after the `earlier` ones; None where the search is at its end. `values` has each one's metric, None
-    where it failed, was stopped or is not known yet."""
+    """The combination after the `earlier` ones; None where the search is at its end. `values` has each one's
+    metric, None where it failed, was stopped or is not known yet.
+    """
     number = len(earlier)
     if number >= count(study):
         return None
@@ -59,7 +61,9 @@ def planned(study: StudySpec) -> list[Combination] | None:
     return found
 
 
-def _drawn(study: StudySpec, key: str, earlier: Sequence[Combination], values: Sequence[Value]) -> Combination:
+def _drawn(
+    study: StudySpec, key: str, earlier: Sequence[Combination], values: Sequence[Value]
+) -> Combination:
     import optuna
 
     seed = zlib.crc32(key.encode())
@@ -80,12 +84,16 @@ def _label(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _study(study: StudySpec, tried: Sequence[Combination], values: Sequence[Value], sampler=None) -> optuna.Study:
+def _study(
+    study: StudySpec, tried: Sequence[Combination], values: Sequence[Value], sampler=None
+) -> optuna.Study:
     import optuna
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found = optuna.create_study(direction="minimize" if study.direction == "min" else "maximize", sampler=sampler)
+    found = optuna.create_study(
+        direction="minimize" if study.direction == "min" else "maximize", sampler=sampler
+    )
     known: dict[str, Any] = {
         path: CategoricalDistribution([_label(value) for value in d.choice])
         if d.choice is not None
@@ -93,18 +101,23 @@ def _study(study: StudySpec, tried: Sequence[Combination], values: Sequence[Valu
         for path, d in study.space.items()
     }
     for combination, value in zip(tried, values, strict=True):
-        labels = {path: _label(v) if study.space[path].choice is not None else v for path, v in combination.items()}
+        labels = {
+            path: _label(v) if study.space[path].choice is not None else v for path, v in combination.items()
+        }
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
         distributions = {path: known[path] for path in labels}
-        found.add_trial(optuna.trial.create_trial(params=labels, distributions=distributions, value=value, state=state))
+        found.add_trial(
+            optuna.trial.create_trial(params=labels, distributions=distributions, value=value, state=state)
+        )
     return found
 
 
 def importance(
     study: StudySpec, tried: Sequence[Combination], values: Sequence[float]
 ) -> tuple[dict[str, Value] | None, str | None]:
-    """Dimension -> its share of the metric's variance by fANOVA (Hutter et al. 2014), over trials with a metric, and a
-    reason for what is None: everything, or the dimensions that only some of the trials have."""
+    """Dimension -> its share of the metric's variance by fANOVA (Hutter et al. 2014), over trials with a
+    metric, and a reason for what is None: everything, or the dimensions that only some of the trials have.
+    """
     import optuna
 
     if len(tried) < ENOUGH:
@@ -116,7 +129,9 @@ def importance(
     if not varied:
         return None, "no dimension has several values in all trials that have the metric"
     found = optuna.importance.get_param_importances(
-        _study(study, tried, values), evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0), params=varied
+        _study(study, tried, values),
+        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+        params=varied,
     )
     left = [path for path in study.space if path not in varied]
     reason = f"{', '.join(left)}: not in all trials, or with one value alone" if left else None

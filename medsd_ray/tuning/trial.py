@@ -1,7 +1,7 @@
 """One trial, in an actor of Ray Tune: a Ray Train run inside, then images of it and their score.
 
-Whatever it did before is there when it starts again: training goes on from its newest checkpoint, images that are made
-are kept. So a trial may be lost with its machine, or with the whole study, at any time.
+Whatever it did before is there when it starts again: training goes on from its newest checkpoint, images that
+are made are kept. So a trial may be lost with its machine, or with the whole study, at any time.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ Report = Callable[..., None]
 
 
 def trial(config: dict[str, Any], study: dict[str, Any], prompts: list[str], judged: bool) -> None:
-    """Ray Tune's function trainable. Its last report has `final`, with metrics, or `error`, or neither after an interrupt.
+    """Ray Tune's function trainable. Its last report has `final`, with metrics, or `error`, or neither after
+    an interrupt.
 
     `params` of the config are those that pbt may change.
     """
     from ray import tune
 
     try:
-        final = Work(parse_study(study), tune.get_context().get_trial_name(), config.get("params", {}), prompts, judged).run(
-            tune.report
-        )
+        final = Work(
+            parse_study(study), tune.get_context().get_trial_name(), config.get("params", {}), prompts, judged
+        ).run(tune.report)
     except Interrupted:
         tune.report({"interrupted": True})
     except (InputError, RunError) as error:
@@ -60,9 +61,13 @@ def trial(config: dict[str, Any], study: dict[str, Any], prompts: list[str], jud
 
 
 class Work:
-    """A trial's way through train, generate and score; ends with Interrupted where the study is asked to stop."""
+    """A trial's way through train, generate and score; ends with Interrupted where the study is asked to
+    stop.
+    """
 
-    def __init__(self, study: StudySpec, name: str, changed: dict[str, Any], prompts: list[str], judged: bool):
+    def __init__(
+        self, study: StudySpec, name: str, changed: dict[str, Any], prompts: list[str], judged: bool
+    ):
         self.study, self.name, self.prompts, self.judged = study, name, prompts, judged
         self.store = open_storage(study.output)
         record = self.store.read_json(f"{plan.TRIALS}/{name}/trial.json")
@@ -99,7 +104,11 @@ class Work:
                 self._report_checkpoint(run, seen, report)
 
         result = train(run, auto_resume=True, stop=self.stop, tell=tell)
-        return {"steps": result["step"], "validation_loss": result["validation_loss"], "training_loss": result["loss"]}
+        return {
+            "steps": result["step"],
+            "validation_loss": result["validation_loss"],
+            "training_loss": result["loss"],
+        }
 
     def _report_checkpoint(self, run: RunSpec, seen: dict[str, Any], report: Report) -> None:
         """To Ray Tune a checkpoint is a note of where medsd's own is."""
@@ -139,8 +148,9 @@ def as_seen(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def take_over(run: RunSpec, store: Storage) -> None:
-    """Before a trial of pbt trains: the checkpoint that Ray Tune gave it, which may be another trial's, becomes its own, and
-    its settings those of `run`."""
+    """Before a trial of pbt trains: the checkpoint that Ray Tune gave it, which may be another trial's,
+    becomes its own, and its settings those of `run`.
+    """
     from ray import tune
 
     given = tune.get_checkpoint()

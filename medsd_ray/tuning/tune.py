@@ -47,8 +47,10 @@ say = partial(print, flush=True)
 
 
 def tune(study: StudySpec, resume: bool = False, auto_resume: bool = False) -> dict[str, Any]:
-    """Runs the study and returns study.json; `auto_resume` goes on where the output has it, and ends at once where it is
-    finished. Raises InputError, RunError, and Interrupted after a stop that --resume goes on from."""
+    """Runs the study and returns study.json; `auto_resume` goes on where the output has it, and ends at once
+    where it is finished. Raises InputError, RunError, and Interrupted after a stop that --resume goes on
+    from.
+    """
     study = absolute(study)
     output = open_storage(study.output)
     there = check_output(output, study, resume, auto_resume)
@@ -62,7 +64,8 @@ def tune(study: StudySpec, resume: bool = False, auto_resume: bool = False) -> d
     try:
         ledger.save("running")
         concurrent = start_ray(study)
-        # What is made before the trials has the machine to itself. On a cluster, what is free is not for medsd to say.
+        # What is made before the trials has the machine to itself. On a cluster, what is free is not for
+        # medsd to say.
         judged = prepare(study, ledger, together=1 if os.environ.get("RAY_ADDRESS") else concurrent)
         search(ledger, judged, concurrent)
     except (KeyboardInterrupt, Interrupted):
@@ -97,12 +100,16 @@ def _folder(address: str) -> str:
 
 
 def _rooted(path: str, value: Any) -> Any:
-    """The value at a dotted path of a run, with the addresses in it named from the root. A model's may be a hub name."""
+    """The value at a dotted path of a run, with the addresses in it named from the root. A model's may be a
+    hub name.
+    """
     if isinstance(value, dict):
         return {name: _rooted(f"{path}.{name}", inner) for name, inner in value.items()}
     if not isinstance(value, str):
         return value
-    if path == "prior.data" or (path.rpartition(".")[2] == "model" and value != SMALL and Path(value).expanduser().is_dir()):
+    if path == "prior.data" or (
+        path.rpartition(".")[2] == "model" and value != SMALL and Path(value).expanduser().is_dir()
+    ):
         return _folder(value)
     return value
 
@@ -111,17 +118,23 @@ def _rooted(path: str, value: Any) -> Any:
 
 
 def check_output(output: Storage, study: StudySpec, resume: bool, auto_resume: bool) -> bool:
-    """Whether the study was started there. Raises InputError where it should not be, should be, or is another one."""
+    """Whether the study was started there. Raises InputError where it should not be, should be, or is another
+    one.
+    """
     try:
         known = parse_study(yaml.safe_load(output.read(SPEC)), f"{output.url}/{SPEC}")
     except FileNotFoundError:
         if resume:
-            raise InputError(f"{output.url}: no study to resume here; leave --resume out, or mend the output") from None
+            raise InputError(
+                f"{output.url}: no study to resume here; leave --resume out, or mend the output"
+            ) from None
         if output.exists("run.yaml"):
             raise InputError(f"{output.url}: a run's output; choose another one for the study") from None
         return False
     if not (resume or auto_resume):
-        raise InputError(f"{output.url}: a study was started here; go on with --resume, or choose another output")
+        raise InputError(
+            f"{output.url}: a study was started here; go on with --resume, or choose another output"
+        )
     now, then = (_fields(one) for one in (study, known))
     for name in sorted(now.keys() | then.keys()):
         if now.get(name) != then.get(name) and not {name, name.partition(".")[0]} & MAY_GROW:
@@ -136,7 +149,11 @@ def _fields(study: StudySpec) -> dict[str, Any]:
     """The fields by name, and those of a field that has its own as `search.seed`."""
     found: dict[str, Any] = {}
     for name, value in study.model_dump(mode="json").items():
-        found |= {f"{name}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
+        found |= (
+            {f"{name}.{inner}": one for inner, one in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
     return found
 
 
@@ -153,18 +170,25 @@ def _finished(output: Storage, study: StudySpec) -> dict[str, Any] | None:
 def check_shards(study: StudySpec) -> None:
     store, index = open_split(study.shards, "train")
     if index.kind != "image":
-        raise InputError(f"{store.url}: {index.kind} shards; a study starts from the image shards that prepare wrote")
+        raise InputError(
+            f"{store.url}: {index.kind} shards; a study starts from the image shards that prepare wrote"
+        )
     if "validation" in list_splits(study.shards):
         return
     if study.search.scheduler != "none":
-        raise InputError(f"{study.shards}: no validation split, by whose loss {study.search.scheduler} compares trials")
+        raise InputError(
+            f"{study.shards}: no validation split, by whose loss {study.search.scheduler} compares trials"
+        )
     if study.metric == "validation_loss":
-        raise InputError(f"{study.shards}: no validation split for the metric validation_loss; prepare with one")
+        raise InputError(
+            f"{study.shards}: no validation split for the metric validation_loss; prepare with one"
+        )
 
 
 def start_ray(study: StudySpec) -> int:
-    """How many trials run at the same time: as many as asked for, and as this machine's GPUs allow. CPU slots are made for
-    all of them, so that on a small machine workers share cores."""
+    """How many trials run at the same time: as many as asked for, and as this machine's GPUs allow. CPU slots
+    are made for all of them, so that on a small machine workers share cores.
+    """
     import ray
 
     found = [plan.resources(study, one) for one in combinations(study.space)]
@@ -177,12 +201,15 @@ def start_ray(study: StudySpec) -> int:
 
 
 def prepare(study: StudySpec, ledger: Ledger, together: int) -> bool:
-    """The detector, each way of the VAE, and its latents, each where it is not there yet, with the workers of `together`
-    trials. False where the shards have no labels to judge images by, and the metric needs none."""
+    """The detector, each way of the VAE, and its latents, each where it is not there yet, with the workers of
+    `together` trials. False where the shards have no labels to judge images by, and the metric needs none.
+    """
     say("--- detector")
     judged = True
     try:
-        detector.train_once(study.shards, study.evaluation.label, study.search.seed, ledger.output.child(plan.DETECTOR), say)
+        detector.train_once(
+            study.shards, study.evaluation.label, study.search.seed, ledger.output.child(plan.DETECTOR), say
+        )
     except InputError as error:
         if study.metric != "validation_loss":
             raise
@@ -203,10 +230,14 @@ def prepare(study: StudySpec, ledger: Ledger, together: int) -> bool:
 
 
 def ways(study: StudySpec, planned: list[Combination] | None) -> list[tuple[Combination, bool]]:
-    """A combination for each distinct set of latents that a trained trial reads, and whether any combination of that way
-    has a frozen text encoder, which needs text embeddings. Ways of which no trial is planned are left out."""
+    """A combination for each distinct set of latents that a trained trial reads, and whether any combination
+    of that way has a frozen text encoder, which needs text embeddings. Ways of which no trial is planned are
+    left out.
+    """
     every = list(combinations(study.space))
-    frozen = {plan.latents(study, one) for one in every if plan.methods(study, one)["text_encoder"] == "frozen"}
+    frozen = {
+        plan.latents(study, one) for one in every if plan.methods(study, one)["text_encoder"] == "frozen"
+    }
     found = {plan.latents(study, one): one for one in reversed(planned if planned is not None else every)}
     return [(one, where in frozen) for where, one in reversed(found.items())]
 
@@ -243,7 +274,9 @@ def search(ledger: Ledger, judged: bool, concurrent: int) -> None:
         ledger.output.delete(STOP)
         ledger.output.delete_tree(plan.TUNE)
     if failures:
-        raise RunError(f"Ray Tune failed: {' '.join(str(failures[0]).split())}; --resume goes on") from failures[0]
+        raise RunError(
+            f"Ray Tune failed: {' '.join(str(failures[0]).split())}; --resume goes on"
+        ) from failures[0]
     if stop.is_set() and not ledger.finished:
         over = sum(trial["status"] in results.OVER for trial in ledger.trials)
         raise Interrupted(f"after {over} of {ledger.total} trials; the same command with --resume goes on")

@@ -1,8 +1,9 @@
-"""Fixtures of the tests on a real cluster: the cluster itself, S3 and KubeRay in it, medsd's chart, and data for its runs.
+"""Fixtures of the tests on a real cluster: the cluster itself, S3 and KubeRay in it, medsd's chart, and data
+for its runs.
 
-The cluster is the one of MEDSD_TEST_KUBECONFIG, or one that up.sh starts on this machine, for which it must be root. Any
-other cluster needs KubeRay, an image with medsd, and an S3 server that both its pods and this machine reach: name the
-chart's values in MEDSD_TEST_VALUES, and the server by the usual AWS_* variables.
+The cluster is the one of MEDSD_TEST_KUBECONFIG, or one that up.sh starts on this machine, for which it must
+be root. Any other cluster needs KubeRay, an image with medsd, and an S3 server that both its pods and this
+machine reach: name the chart's values in MEDSD_TEST_VALUES, and the server by the usual AWS_* variables.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def why_none() -> str | None:
     """Why no cluster can be started here."""
     if os.geteuid():
         return "a cluster on this machine needs root"
-    if subprocess.run(["unshare", "--fork", "--pid", "--net", "--mount", "true"], capture_output=True).returncode:
+    if subprocess.run(
+        ["unshare", "--fork", "--pid", "--net", "--mount", "true"], capture_output=True
+    ).returncode:
         return "this machine's root may not make namespaces"
     if "bookworm" not in Path("/etc/os-release").read_text():
         return "the pods are Debian 12 and take Python from this machine, which is not"
@@ -64,7 +67,9 @@ def why_none() -> str | None:
 
 def fill(name: str, **words: object) -> str:
     """A file of this folder with its $words put in."""
-    return string.Template((HERE / name).read_text()).substitute({key: str(word) for key, word in words.items()})
+    return string.Template((HERE / name).read_text()).substitute(
+        {key: str(word) for key, word in words.items()}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -97,12 +102,19 @@ def s3_in_cluster(cluster: Cluster, ours: bool) -> Iterator[S3Server]:
 def start_s3(cluster: Cluster) -> S3Server:
     binary, reason = build_versitygw()
     assert binary, reason
-    words = {"folder": binary.parent, "binary": binary.name, "access_key": ACCESS_KEY, "secret_key": SECRET_KEY}
+    words = {
+        "folder": binary.parent,
+        "binary": binary.name,
+        "access_key": ACCESS_KEY,
+        "secret_key": SECRET_KEY,
+    }
     cluster.kubectl("apply", "-f", "-", input=fill("manifests/s3.yaml", **words))
     cluster.kubectl("rollout", "status", "-n", "s3", "deployment/s3", "--timeout=300s")
     service = cluster.get("service", "s3", "s3")
     assert service is not None
-    return S3Server("versitygw in the cluster", f"http://{service['spec']['clusterIP']}:7070", ACCESS_KEY, SECRET_KEY)
+    return S3Server(
+        "versitygw in the cluster", f"http://{service['spec']['clusterIP']}:7070", ACCESS_KEY, SECRET_KEY
+    )
 
 
 def s3_of_environment() -> S3Server:
@@ -111,7 +123,9 @@ def s3_of_environment() -> S3Server:
 
 
 @pytest.fixture(scope="session")
-def values(cluster: Cluster, ours: bool, s3_in_cluster: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def values(
+    cluster: Cluster, ours: bool, s3_in_cluster: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The file of the chart's values; where the runs are, their Secret is too."""
     if not ours:
         return Path(os.environ["MEDSD_TEST_VALUES"])
@@ -122,10 +136,20 @@ def values(cluster: Cluster, ours: bool, s3_in_cluster: S3Server, tmp_path_facto
 
 @pytest.fixture(scope="session")
 def chart(cluster: Cluster, kuberay: None, s3_in_cluster: S3Server, values: Path) -> Callable[..., None]:
-    """`chart("install")` or `chart("upgrade", "--set", ...)`: Helm's verb on medsd's chart, waiting for its pods."""
+    """`chart("install")` or `chart("upgrade", "--set", ...)`: Helm's verb on medsd's chart, waiting for its
+    pods.
+    """
 
     def helm(verb: str, *options: str) -> None:
-        where = ("medsd", str(REPOSITORY / "helm" / "medsd"), "-n", SYSTEM, "--create-namespace", "-f", str(values))
+        where = (
+            "medsd",
+            str(REPOSITORY / "helm" / "medsd"),
+            "-n",
+            SYSTEM,
+            "--create-namespace",
+            "-f",
+            str(values),
+        )
         cluster.helm(verb, *where, "--wait", "--timeout", "5m", *options)
 
     return helm

@@ -33,7 +33,9 @@ class Cluster:
         """What a process of the host needs to speak to this cluster."""
         return {"KUBECONFIG": str(self.kubeconfig), "PATH": f"{CACHE / 'bin'}:{os.environ['PATH']}"}
 
-    def kubectl(self, *args: str, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def kubectl(
+        self, *args: str, input: str | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         return self._run("kubectl", *args, input=input, check=check)
 
     def helm(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -41,7 +43,9 @@ class Cluster:
 
     def _run(self, *command: str, input: str | None, check: bool) -> subprocess.CompletedProcess[str]:
         for pause in (1, 5, None):
-            done = subprocess.run(command, env=os.environ | self.environment, input=input, capture_output=True, text=True)
+            done = subprocess.run(
+                command, env=os.environ | self.environment, input=input, capture_output=True, text=True
+            )
             if pause is None or "Unable to connect to the server" not in done.stderr:
                 break
             time.sleep(pause)  # so busy a machine that the request did not get there
@@ -64,8 +68,20 @@ class Cluster:
     def history(self, kind: str, name: str, namespace: str) -> Iterator[list[Object]]:
         """Every state of an object from now on: a list that grows by itself."""
         states: list[Object] = []
-        command = ["kubectl", "get", kind, "-n", namespace, f"--field-selector=metadata.name={name}", "--watch", "-o", "json"]
-        process = subprocess.Popen(command, env=os.environ | self.environment, stdout=subprocess.PIPE, text=True)
+        command = [
+            "kubectl",
+            "get",
+            kind,
+            "-n",
+            namespace,
+            f"--field-selector=metadata.name={name}",
+            "--watch",
+            "-o",
+            "json",
+        ]
+        process = subprocess.Popen(
+            command, env=os.environ | self.environment, stdout=subprocess.PIPE, text=True
+        )
         reader = threading.Thread(target=_decode, args=(process.stdout, states), daemon=True)
         reader.start()
         try:
@@ -99,7 +115,9 @@ def _decode(lines, states: list[Object]) -> None:
             text = ""
 
 
-def wait_for(what: str, condition: Callable[[], Value], seconds: float = 600, said: Callable[[], object] = lambda: "") -> Value:
+def wait_for(
+    what: str, condition: Callable[[], Value], seconds: float = 600, said: Callable[[], object] = lambda: ""
+) -> Value:
     """Asks each half second until the answer is true, and returns it. `said` is what a failure shows."""
     end = time.monotonic() + seconds
     while not (answer := condition()):
@@ -136,7 +154,9 @@ class Run:
 
     def parts(self, kind: str, *selector: str) -> list[Object]:
         """What was made for this run, of one kind."""
-        return self.cluster.list(kind, self.namespace, "-l", ",".join((f"app.kubernetes.io/instance={self.name}", *selector)))
+        return self.cluster.list(
+            kind, self.namespace, "-l", ",".join((f"app.kubernetes.io/instance={self.name}", *selector))
+        )
 
     def pods(self, node_type: str) -> list[Object]:
         """`head` or `worker` pods that are not on their way out."""
@@ -148,7 +168,9 @@ class Run:
         return [f"{kind}/{part['metadata']['name']}" for kind in self.owned for part in self.parts(kind)]
 
     def wait(self, what: str, condition: Callable[[Object], Value], seconds: float = 600) -> Value:
-        """Waits until `condition(status)`; fails at once where the run has failed and that was not waited for."""
+        """Waits until `condition(status)`; fails at once where the run has failed and that was not waited
+        for.
+        """
 
         def met() -> Value:
             status = self.status()
@@ -163,7 +185,9 @@ class Run:
         self.wait(phase, lambda status: status.get("phase") == phase, seconds)
 
     def events(self) -> list[Object]:
-        return self.cluster.list("events", self.namespace, f"--field-selector=involvedObject.name={self.name}")
+        return self.cluster.list(
+            "events", self.namespace, f"--field-selector=involvedObject.name={self.name}"
+        )
 
     def delete(self) -> None:
         self.cluster.kubectl("delete", self.kind, self.name, "-n", self.namespace, "--ignore-not-found")
@@ -174,7 +198,10 @@ class Run:
         here = ("-n", self.namespace)
         parts = ["# status", yaml.safe_dump(self.status())]
         parts += ["# pods", self.cluster.kubectl("get", "pods", "-o", "wide", *here).stdout]
-        parts += ["# events", self.cluster.kubectl("get", "events", "--sort-by=.lastTimestamp", *here).stdout[-6000:]]
+        parts += [
+            "# events",
+            self.cluster.kubectl("get", "events", "--sort-by=.lastTimestamp", *here).stdout[-6000:],
+        ]
         for pod in self.parts("pods", "ray.io/node-type=head"):
             name = pod["metadata"]["name"]
             log = self.cluster.kubectl("logs", name, "--tail=60", *here, check=False)

@@ -1,4 +1,6 @@
-"""What the runs on the cluster work on: a tiny model, latents made with it, phantoms for the report, and FineTunes of them."""
+"""What the runs on the cluster work on: a tiny model, latents made with it, phantoms for the report, and
+FineTunes of them.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,22 @@ def finetune(name: str, data: Data, training: Object, run: Object) -> Object:
         "model": data.model,
         "data": {"train": data.latents},
         "components": {"unet": {"method": "full"}, "text_encoder": {"method": "full"}},
-        "training": {"learning_rate": 1e-3, "zero_stage": 2, "log_every": 1, "max_steps": 20, "global_batch_size": 8, **training},
+        "training": {
+            "learning_rate": 1e-3,
+            "zero_stage": 2,
+            "log_every": 1,
+            "max_steps": 20,
+            "global_batch_size": 8,
+            **training,
+        },
         "checkpoint": {"every_steps": 5},
         "resources": {"num_workers": 2},
         "output": f"{data.root}/runs/{name}",
     }
     meta = {"name": name, "namespace": RESEARCH}
-    return {"apiVersion": "medsd.io/v1alpha1", "kind": "FineTune", "metadata": meta, "spec": {"run": spec | run}}
+    return {
+        "apiVersion": "medsd.io/v1alpha1",
+        "kind": "FineTune",
+        "metadata": meta,
+        "spec": {"run": spec | run},
+    }

@@ -1,4 +1,6 @@
-"""A researcher's laptop: medsd's verbs with a kubeconfig that may do what Kubernetes' own role `edit` may, and no more."""
+"""A researcher's laptop: medsd's verbs with a kubeconfig that may do what Kubernetes' own role `edit` may,
+and no more.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def login(cluster: Cluster, installed: None, tmp_path_factory: pytest.TempPathFa
     """`login("anna", role="edit")`: the path of her kubeconfig, whose context has the runs' namespace."""
 
     def log_in(name: str, role: str | None = None) -> str:
-        cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": RESEARCH}})
+        cluster.apply(
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": RESEARCH}}
+        )
         if role:
             words = (
                 f"--clusterrole={role}",
@@ -37,9 +41,15 @@ def login(cluster: Cluster, installed: None, tmp_path_factory: pytest.TempPathFa
                 "-o",
                 "yaml",
             )
-            cluster.kubectl("apply", "-f", "-", input=cluster.kubectl("create", "rolebinding", name, *words).stdout)
-        values = json.loads(cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json").stdout)
-        values["users"][0]["user"] = {"token": cluster.kubectl("create", "token", name, "-n", RESEARCH).stdout.strip()}
+            cluster.kubectl(
+                "apply", "-f", "-", input=cluster.kubectl("create", "rolebinding", name, *words).stdout
+            )
+        values = json.loads(
+            cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json").stdout
+        )
+        values["users"][0]["user"] = {
+            "token": cluster.kubectl("create", "token", name, "-n", RESEARCH).stdout.strip()
+        }
         values["contexts"][0]["context"]["namespace"] = RESEARCH
         path = tmp_path_factory.mktemp(name) / "kubeconfig"
         path.write_text(json.dumps(values))
@@ -63,16 +73,24 @@ def run_file(cluster: Cluster, data, tmp_path: Path, request: pytest.FixtureRequ
     Run(cluster, name, RESEARCH).delete()
 
 
-@pytest.mark.parametrize("run_file", [("laptop", {"max_steps": STEPS, "global_batch_size": 64})], indirect=True)
+@pytest.mark.parametrize(
+    "run_file", [("laptop", {"max_steps": STEPS, "global_batch_size": 64})], indirect=True
+)
 def test_submit_follow_and_fetch(cluster: Cluster, anna: str, run_file: Path, data, tmp_path: Path):
     def ask(*words: object) -> subprocess.CompletedProcess[str]:
         return medsd(*words, KUBECONFIG=anna)
 
     report = tmp_path / "report.yaml"
-    report.write_text(yaml.safe_dump({"real": data.shards, "prompts": PROMPTS, "numImages": 8, "steps": 2, "base": False}))
+    report.write_text(
+        yaml.safe_dump({"real": data.shards, "prompts": PROMPTS, "numImages": 8, "steps": 2, "base": False})
+    )
     command = [MEDSD, "submit", str(run_file), "--pool", "cpu", "--report", str(report), "--follow"]
     follower = subprocess.Popen(
-        command, env=os.environ | {"KUBECONFIG": anna}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=os.environ | {"KUBECONFIG": anna},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         run = Run(cluster, "laptop", RESEARCH)
@@ -91,7 +109,11 @@ def test_submit_follow_and_fetch(cluster: Cluster, anna: str, run_file: Path, da
     assert f"step {STEPS}/{STEPS}" in said and said.count(f"done: {STEPS} steps") == 1, said
 
     one = ask("status", "laptop").stdout
-    assert one.startswith(f"laptop: Succeeded, step {STEPS}/{STEPS}") and "Complete" in one and "report.html" in one, one
+    assert (
+        one.startswith(f"laptop: Succeeded, step {STEPS}/{STEPS}")
+        and "Complete" in one
+        and "report.html" in one
+    ), one
     wait_for("its pods to go", lambda: not run.parts("pods"), 60, run.left)
     archived = ask("logs", "laptop")
     assert f"done: {STEPS} steps" in archived.stdout and "attempt-01/driver.log" in archived.stderr
@@ -103,7 +125,9 @@ def test_submit_follow_and_fetch(cluster: Cluster, anna: str, run_file: Path, da
     assert_refused(ask("status", "laptop"), "no FineTune laptop")
 
 
-@pytest.mark.parametrize("run_file", [("endless", {"max_steps": 100_000, "global_batch_size": 64})], indirect=True)
+@pytest.mark.parametrize(
+    "run_file", [("endless", {"max_steps": 100_000, "global_batch_size": 64})], indirect=True
+)
 def test_cancel_leaves_a_checkpoint_and_no_pod(cluster: Cluster, anna: str, run_file: Path, data):
     assert medsd("submit", run_file, "--set", "checkpoint.every_steps=null", KUBECONFIG=anna).returncode == 0
     run = Run(cluster, "endless", RESEARCH)
@@ -121,6 +145,10 @@ def test_refusals_are_one_line(login: Callable[..., str], anna: str, run_file: P
     bob = login("bob")
     for words in (["submit", run_file], ["status"], ["logs", "nobodys"], ["cancel", "nobodys"]):
         assert_refused(medsd(*words, KUBECONFIG=bob), "forbidden", "research:bob")
-    assert_refused(medsd("submit", run_file, "--namespace", "no-such-place", KUBECONFIG=anna), "no-such-place")
-    assert_refused(medsd("submit", run_file, "--set", f"name={'a' * 63}", "--pool", "x" * 64, KUBECONFIG=anna), "--pool")
+    assert_refused(
+        medsd("submit", run_file, "--namespace", "no-such-place", KUBECONFIG=anna), "no-such-place"
+    )
+    assert_refused(
+        medsd("submit", run_file, "--set", f"name={'a' * 63}", "--pool", "x" * 64, KUBECONFIG=anna), "--pool"
+    )
     assert_refused(medsd("cancel", "nobodys", KUBECONFIG=anna), "no FineTune nobodys")

@@ -1,4 +1,6 @@
-"""A researcher's FineTune from `kubectl apply` to its report: two worker pods, ZeRO-2, S3; and all that is said on the way."""
+"""A researcher's FineTune from `kubectl apply` to its report: two worker pods, ZeRO-2, S3; and all that is
+said on the way.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def test_from_apply_to_the_report(start: Callable[..., Run], cluster: Cluster, d
         assert_made_of_two_workers(run)
         run.wait_for_phase("Succeeded")
     took = time.monotonic() - began
-    notes["first"] = f"A FineTune of two workers took {took:.0f} s from apply to its report (goal: 360 s on 2 idle cores)."
+    notes["first"] = (
+        f"A FineTune of two workers took {took:.0f} s from apply to its report (goal: 360 s on 2 idle cores)."
+    )
 
     statuses = [state["status"] for state in states if state.get("status")]
     assert_told_on_the_way(statuses)
@@ -47,7 +51,10 @@ def assert_made_of_two_workers(run: Run) -> None:
         assert not any("token" in str(volume.get("projected", "")) for volume in spec["volumes"])
         keys = [e for e in container["env"] if e["name"] == "AWS_SECRET_ACCESS_KEY"]
         assert keys == [
-            {"name": keys[0]["name"], "valueFrom": {"secretKeyRef": {"name": "s3-credentials", "key": keys[0]["name"]}}}
+            {
+                "name": keys[0]["name"],
+                "valueFrom": {"secretKeyRef": {"name": "s3-credentials", "key": keys[0]["name"]}},
+            }
         ]
 
 
@@ -61,7 +68,9 @@ def assert_told_on_the_way(statuses: list[Object]) -> None:
     assert steps == sorted(steps) and steps[-1] == STEPS and len(set(steps)) > 2
     training = [progress for progress in seen if progress["stage"] == "train" and progress.get("loss")]
     for progress in training:
-        assert progress["totalSteps"] == STEPS and progress["imagesPerSecond"] > 0 and progress["lastUpdateTime"]
+        assert (
+            progress["totalSteps"] == STEPS and progress["imagesPerSecond"] > 0 and progress["lastUpdateTime"]
+        )
         assert progress["etaSeconds"] >= 0 and progress["timeLeft"]
     checkpoints = [progress["lastCheckpointStep"] for progress in seen if progress.get("lastCheckpointStep")]
     assert checkpoints[-1] == STEPS and set(checkpoints) <= set(range(EVERY, STEPS + 1, EVERY))
@@ -75,7 +84,11 @@ def assert_told_at_the_end(status: Object, output: str) -> None:
     assert status["failures"] == {"infrastructure": 0, "application": 0}
     assert addresses["output"] == output and addresses["report"] == f"{output}/report/report.html"
     assert addresses["logs"].rstrip("/") == f"{output}/logs" and "dashboard" not in addresses
-    assert status["startTime"] <= status["completionTime"] and status["observedGeneration"] == 1 and status["message"]
+    assert (
+        status["startTime"] <= status["completionTime"]
+        and status["observedGeneration"] == 1
+        and status["message"]
+    )
     conditions = {condition["type"]: condition for condition in status["conditions"]}
     for type in ("Accepted", "Scheduled", "Complete"):
         assert conditions[type]["status"] == "True", conditions
@@ -96,9 +109,9 @@ def assert_in_s3(output: str) -> None:
     store = open_storage(output)
     complete, incomplete = saved_steps(store)
     assert complete[-1] == STEPS and not incomplete
-    assert [json.loads(line)["step"] for line in store.read("metrics.jsonl").splitlines() if b'"loss"' in line] == list(
-        range(1, STEPS + 1)
-    )
+    assert [
+        json.loads(line)["step"] for line in store.read("metrics.jsonl").splitlines() if b'"loss"' in line
+    ] == list(range(1, STEPS + 1))
     assert store.child("images").complete() and store.child("images-base").complete()
     report = store.child("report")
     assert report.complete() and b"<html" in report.read("report.html")

@@ -1,5 +1,6 @@
-"""One run that is bereft of its operator, a worker and its head, suspended, resumed and deleted: nothing is lost beyond the
-last checkpoint, and nothing is left over."""
+"""One run that is bereft of its operator, a worker and its head, suspended, resumed and deleted: nothing is
+lost beyond the last checkpoint, and nothing is left over.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ ENDLESS = 100_000
 def test_a_run_outlives_what_carries_it(start: Callable[..., Run], cluster: Cluster, data):
     training = {"max_steps": ENDLESS, "global_batch_size": BATCH, "micro_batch_size": 1}
     run = start(
-        "long", training=training, checkpoint={"every_steps": EVERY, "keep_last": 9}, spec={"retries": {"backoffSeconds": 1}}
+        "long",
+        training=training,
+        checkpoint={"every_steps": EVERY, "keep_last": 9},
+        spec={"retries": {"backoffSeconds": 1}},
     )
     output = open_storage(f"{data.root}/runs/long")
     run.wait("a checkpoint", lambda _: newest(output) >= EVERY and run.step() >= EVERY)
@@ -51,11 +55,17 @@ def lose_a_worker(run: Run, cluster: Cluster, output: Storage) -> None:
     at = told_checkpoint(run, output)
     with cluster.history("finetunes", run.name, run.namespace) as states:
         cluster.kubectl("delete", "pod", worker, "-n", run.namespace, "--grace-period=0", "--force")
-        wait_for("another worker", lambda: worker not in names(run.pods("worker")) and len(run.pods("worker")) == 2)
+        wait_for(
+            "another worker", lambda: worker not in names(run.pods("worker")) and len(run.pods("worker")) == 2
+        )
         run.wait("steps after the worker's loss", lambda _: newest(output) > at + EVERY)
     assert lowest_step(states) >= at
     status = run.status()
-    assert status["attempt"] == attempt and status["failures"]["infrastructure"] == 0 and status["phase"] == "Running"
+    assert (
+        status["attempt"] == attempt
+        and status["failures"]["infrastructure"] == 0
+        and status["phase"] == "Running"
+    )
 
 
 def suspend_and_resume(run: Run, cluster: Cluster, output: Storage) -> None:
@@ -70,7 +80,8 @@ def suspend_and_resume(run: Run, cluster: Cluster, output: Storage) -> None:
     assert run.condition("Suspended")["status"] == "True"
     cluster.kubectl(*patch, json.dumps({"spec": {"suspend": False}}))
     run.wait(
-        "steps of the second attempt", lambda status: status["attempt"]["number"] == 2 and records(output)[-1]["step"] > stopped
+        "steps of the second attempt",
+        lambda status: status["attempt"]["number"] == 2 and records(output)[-1]["step"] > stopped,
     )
     assert [r["step"] for r in records(output)] == list(range(1, records(output)[-1]["step"] + 1))
     assert run.status()["failures"] == {"infrastructure": 0, "application": 0}
@@ -84,18 +95,24 @@ def lose_the_head(run: Run, cluster: Cluster, output: Storage) -> None:
     with cluster.history("finetunes", run.name, run.namespace) as states:
         cluster.kubectl("delete", "pod", head, "-n", run.namespace, "--grace-period=0", "--force")
         run.wait("the third attempt", lambda status: status["attempt"]["number"] == 3)
-        run.wait("its first checkpoint", lambda status: status["phase"] == "Running" and newest(output) > at + EVERY)
+        run.wait(
+            "its first checkpoint",
+            lambda status: status["phase"] == "Running" and newest(output) > at + EVERY,
+        )
     assert lowest_step(states) >= at
     assert run.status()["failures"] == {"infrastructure": 1, "application": 0}
     assert names(run.parts("rayjobs")) == ["long-3"]
     head = run.pods("head")[0]["metadata"]["name"]
     wait_for(
-        "the driver's lines in the head's log", lambda: " loss " in cluster.kubectl("logs", head, "-n", run.namespace).stdout
+        "the driver's lines in the head's log",
+        lambda: " loss " in cluster.kubectl("logs", head, "-n", run.namespace).stdout,
     )
 
 
 def assert_nothing_lost(output: Storage) -> None:
-    """Each step is there once, at its place in the data: what was trained after a checkpoint was trained again."""
+    """Each step is there once, at its place in the data: what was trained after a checkpoint was trained
+    again.
+    """
     found = records(output)
     assert [r["step"] for r in found] == list(range(1, len(found) + 1))
     assert [r["position"] for r in found] == [BATCH * r["step"] for r in found]

@@ -1,4 +1,6 @@
-"""What goes wrong by a user's or a platform team's hand is said in words, within 30 s where the cluster knows it by then."""
+"""What goes wrong by a user's or a platform team's hand is said in words, within 30 s where the cluster knows
+it by then.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +18,44 @@ def waits_in_words(run: Run, *words: str) -> None:
     """The phase stays Starting, and the Scheduled condition and the message say all these words."""
 
     def said(status: Object) -> bool:
-        condition = next((c for c in status.get("conditions", []) if c["type"] == "Scheduled"), {"status": "True"})
+        condition = next(
+            (c for c in status.get("conditions", []) if c["type"] == "Scheduled"), {"status": "True"}
+        )
         told = condition["status"] == "False" and condition["reason"] and condition["message"]
         return bool(told) and all(word in told and word in status["message"] for word in words)
 
-    run.wait(f"words on its wait: {words}", lambda status: status.get("phase") == "Starting" and said(status), KNOWN_S)
+    run.wait(
+        f"words on its wait: {words}",
+        lambda status: status.get("phase") == "Starting" and said(status),
+        KNOWN_S,
+    )
 
 
 def test_a_wrong_field_is_refused_by_the_api_server(cluster: Cluster, installed: None, data):
     values = finetune("wrong", data, {}, {})
     values["spec"]["run"]["training"]["learning_rat"] = 1e-4
-    refused = cluster.kubectl("apply", "--validate=strict", "-f", "-", input=yaml.safe_dump(values), check=False)
+    refused = cluster.kubectl(
+        "apply", "--validate=strict", "-f", "-", input=yaml.safe_dump(values), check=False
+    )
     assert refused.returncode and "learning_rat" in refused.stderr
     assert cluster.get("finetunes", "wrong", "research") is None
 
 
 def test_data_that_is_not_there_fails_once_and_is_not_tried_again(start: Callable[..., Run], data):
-    run = start("no-data", training={}, data={"train": f"{data.root}/nothing-here"}, spec={"retries": {"application": 3}})
+    run = start(
+        "no-data",
+        training={},
+        data={"train": f"{data.root}/nothing-here"},
+        spec={"retries": {"application": 3}},
+    )
     run.wait_for_phase("Failed")
     status, failed = run.status(), run.condition("Failed")
     assert failed["status"] == "True" and failed["reason"] == "BadInput"
-    assert "nothing-here" in failed["message"] and "medsd: " in failed["message"] and "Traceback" not in failed["message"]
+    assert (
+        "nothing-here" in failed["message"]
+        and "medsd: " in failed["message"]
+        and "Traceback" not in failed["message"]
+    )
     assert status["attempt"]["number"] == 1 and len(run.parts("rayjobs")) <= 1
     assert failed["message"] in status["message"] or status["message"] in failed["message"]
     assert any(event["type"] == "Warning" and "nothing-here" in event["message"] for event in run.events())
@@ -70,7 +89,11 @@ def test_an_image_that_is_not_there(start: Callable[..., Run], runtime):
 
 
 def test_a_quota_without_room(start: Callable[..., Run], cluster: Cluster):
-    meta = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight", "namespace": "research"}}
+    meta = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "tight", "namespace": "research"},
+    }
     cluster.apply({**meta, "spec": {"hard": {"requests.memory": "1Mi"}}})
     try:
         waits_in_words(start("no-room", training={}), "exceeded quota: tight")

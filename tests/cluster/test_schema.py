@@ -1,4 +1,5 @@
-"""The CRDs, asked of a real API server: what is refused and in which words, what is filled in, what may not change.
+"""The CRDs, asked of a real API server: what is refused and in which words, what is filled in, what may not
+change.
 
 They are installed under a group of their own, so that no operator takes the objects for real ones.
 """
@@ -47,7 +48,9 @@ def own_group(path: Path) -> str:
 
 
 class Server:
-    """The API server, asked in a namespace of this file's own; each answer is the object, or the words of its refusal."""
+    """The API server, asked in a namespace of this file's own; each answer is the object, or the words of its
+    refusal.
+    """
 
     def __init__(self, kubeconfig: Path, namespace: str):
         self.api, self.namespace = CustomObjectsApi(new_client_from_config(str(kubeconfig))), namespace
@@ -55,18 +58,38 @@ class Server:
     def create(self, kind: str, spec: dict[str, Any], name: str = "x", keep: bool = False) -> dict[str, Any]:
         value = {"apiVersion": f"{GROUP}/{VERSION}", "kind": kind, "metadata": {"name": name}, "spec": spec}
         options = {"field_validation": "Strict"} | ({} if keep else {"dry_run": "All"})
-        return self._call(self.api.create_namespaced_custom_object, self.api.create_cluster_custom_object, kind, value, **options)
+        return self._call(
+            self.api.create_namespaced_custom_object,
+            self.api.create_cluster_custom_object,
+            kind,
+            value,
+            **options,
+        )
 
     def patch(self, kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
         patch, options = {"spec": spec}, {"name": name, "field_validation": "Strict"}
-        return self._call(self.api.patch_namespaced_custom_object, self.api.patch_cluster_custom_object, kind, patch, **options)
+        return self._call(
+            self.api.patch_namespaced_custom_object,
+            self.api.patch_cluster_custom_object,
+            kind,
+            patch,
+            **options,
+        )
 
     def set_status(self, kind: str, name: str, status: dict[str, Any]) -> dict[str, Any]:
         call = self.api.patch_namespaced_custom_object_status
         return self._call(call, call, kind, {"status": status}, name=name)
 
-    def _call(self, namespaced: Callable, cluster: Callable, kind: str, body: dict[str, Any], **options: Any) -> dict[str, Any]:
-        where = {"group": GROUP, "version": VERSION, "plural": PLURALS.get(kind, "runtimes"), "body": body, **options}
+    def _call(
+        self, namespaced: Callable, cluster: Callable, kind: str, body: dict[str, Any], **options: Any
+    ) -> dict[str, Any]:
+        where = {
+            "group": GROUP,
+            "version": VERSION,
+            "plural": PLURALS.get(kind, "runtimes"),
+            "body": body,
+            **options,
+        }
         try:
             return cluster(**where) if kind == "Runtime" else namespaced(namespace=self.namespace, **where)
         except ApiException as error:
@@ -97,7 +120,9 @@ def server(cluster) -> Iterator[Server]:
 @pytest.mark.parametrize("verb", [("create",), ("apply", "--server-side")], ids=" ".join)
 def test_the_samples_are_taken_by_kubectl(server: Server, cluster, name: str, verb: tuple[str, ...]):
     sample = own_group(K8S / f"samples/{name}.yaml")
-    made = cluster.kubectl(*verb, "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-", input=sample)
+    made = cluster.kubectl(
+        *verb, "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-", input=sample
+    )
     assert json.loads(made.stdout)["kind"].lower() == name
 
 
@@ -122,22 +147,38 @@ def test_a_bad_run_is_refused_in_words(server: Server, changes: dict[str, Any], 
         ("FineTune", {"run.name": "x"}, 'unknown field "spec.run.name"'),
         ("FineTune", {"gpus": 2}, 'unknown field "spec.gpus"'),
         ("FineTune", {"run.output": None}, r"spec.run.output: Required value"),
-        ("FineTune", {"run.components.unet": "full"}, "spec.run.components.unet in body must be of type object"),
+        (
+            "FineTune",
+            {"run.components.unet": "full"},
+            "spec.run.components.unet in body must be of type object",
+        ),
         ("FineTune", {"run.output": "/tmp/run"}, "run.output must be an s3:// address"),
         ("FineTune", {"run.data.train": "latents"}, "run.data.train must be an s3:// address"),
-        ("FineTune", {"report": {"real": "s3://b/s", "prompts": []}}, "spec.report.prompts in body should have at least 1 items"),
+        (
+            "FineTune",
+            {"report": {"real": "s3://b/s", "prompts": []}},
+            "spec.report.prompts in body should have at least 1 items",
+        ),
         ("FineTune", {"report": {"real": "s3://b/s", "prompts": ["two\nlines"]}}, "spec.report.prompts"),
         ("FineTune", {"retries.infrastructure": -1}, "spec.retries.infrastructure"),
         ("FineTune", {"runtime": "No_Name"}, "spec.runtime"),
         ("Study", {"study.output": "out"}, "study.output must be an s3:// address"),
         ("Study", {"study.shards": "out"}, "study.shards must be an s3:// address"),
-        ("Study", {"study.space": {"resources.num_workers": {"choice": [1, 2]}}}, "the trials share one cluster"),
+        (
+            "Study",
+            {"study.space": {"resources.num_workers": {"choice": [1, 2]}}},
+            "the trials share one cluster",
+        ),
         (
             "Study",
             {"study.space": {"a": {"uniform": [0, 1], "loguniform": [1, 2]}}},
             "give one of choice, uniform and loguniform",
         ),
-        ("Study", {"study.space": {"a": {"loguniform": [0.0, 1.0]}}}, "loguniform: the first number must be above 0"),
+        (
+            "Study",
+            {"study.space": {"a": {"loguniform": [0.0, 1.0]}}},
+            "loguniform: the first number must be above 0",
+        ),
         ("Study", {"study.search": {"searcher": "tpe"}}, "num_samples is needed by random and tpe"),
         ("Study", {"study.search": {"scheduler": "asha"}}, "grace_steps is needed by asha"),
         ("Study", {"study.metric": "beauty"}, "spec.study.metric"),
@@ -173,7 +214,9 @@ def test_the_defaults_are_the_models_own(server: Server):
     )
     del finetune["run"]["name"]
     assert kept["FineTune"] == finetune
-    study = StudyJobSpec.model_validate(changed(SPECS["Study"], {"study.name": "x"})).model_dump(mode="json", exclude_none=True)
+    study = StudyJobSpec.model_validate(changed(SPECS["Study"], {"study.name": "x"})).model_dump(
+        mode="json", exclude_none=True
+    )
     del study["study"]["name"]
     assert kept["Study"] == study
     for kind, model in (("Runtime", RuntimeSpec), ("Evaluation", EvaluationSpec)):
@@ -183,7 +226,12 @@ def test_the_defaults_are_the_models_own(server: Server):
 CHANGES: dict[str, dict[str, Any]] = {  # of each field that is held, for each kind
     "FineTune": {"run": changed(RUN, {"seed": 1}), "report": REPORT},
     "Study": {"study": {**STUDY, "run": {**STUDY["run"], "objective": {"snr_gamma": 1.0}}}},
-    "Evaluation": {"model": "s3://bucket/other", "base": "medsd-small", "report": {**REPORT, "seed": 1}, "numWorkers": 2},
+    "Evaluation": {
+        "model": "s3://bucket/other",
+        "base": "medsd-small",
+        "report": {**REPORT, "seed": 1},
+        "numWorkers": 2,
+    },
 }
 for held in CHANGES.values():
     held |= {"runtime": "other", "pool": "other", "queue": "other", "priorityClassName": "other"}
@@ -211,7 +259,9 @@ def test_what_an_attempt_was_made_from_is_held_from_start_to_suspension(server: 
             if phase in (None, "Pending", "Suspended"):
                 assert server.patch(kind, name, {field: value})["spec"][field]
             else:
-                with pytest.raises(Refused, match=rf"spec\.{field}: Forbidden: cannot change once started; set spec.suspend"):
+                with pytest.raises(
+                    Refused, match=rf"spec\.{field}: Forbidden: cannot change once started; set spec.suspend"
+                ):
                     server.patch(kind, name, {field: value})
 
 
@@ -228,7 +278,13 @@ def test_the_status_is_the_operators_alone(server: Server):
     server.set_status("FineTune", "status", {"progress": {"step": 3}})
     with pytest.raises(Refused, match=r"status\.phase: Unsupported value: \"Sleeping\""):
         server.set_status("FineTune", "status", {"phase": "Sleeping"})
-    condition = {"type": "Accepted", "status": "True", "reason": "Valid", "message": "", "lastTransitionTime": "yesterday"}
+    condition = {
+        "type": "Accepted",
+        "status": "True",
+        "reason": "Valid",
+        "message": "",
+        "lastTransitionTime": "yesterday",
+    }
     with pytest.raises(Refused, match=r"status\.conditions\[0\]\.lastTransitionTime"):
         server.set_status("FineTune", "status", {"conditions": [condition]})
     condition["lastTransitionTime"] = "2026-01-01T00:00:00Z"
@@ -239,10 +295,36 @@ def test_the_status_is_the_operators_alone(server: Server):
 
 def test_kubectl_shows_the_progress(server: Server, cluster):
     server.create("FineTune", SPECS["FineTune"], name="shown", keep=True)
-    progress = {"stage": "train", "step": 3, "totalSteps": 20, "loss": 0.125, "imagesPerSecond": 4.5, "timeLeft": "0:01:02"}
-    server.set_status("FineTune", "shown", {"phase": "Running", "message": "step 3 of 20", "progress": progress})
+    progress = {
+        "stage": "train",
+        "step": 3,
+        "totalSteps": 20,
+        "loss": 0.125,
+        "imagesPerSecond": 4.5,
+        "timeLeft": "0:01:02",
+    }
+    server.set_status(
+        "FineTune", "shown", {"phase": "Running", "message": "step 3 of 20", "progress": progress}
+    )
     for format_, message in (("", []), ("wide", ["step", "3", "of", "20"])):
-        got = cluster.kubectl("get", f"finetunes.{GROUP}", "shown", "-n", server.namespace, *(["-o", format_] if format_ else []))
+        got = cluster.kubectl(
+            "get",
+            f"finetunes.{GROUP}",
+            "shown",
+            "-n",
+            server.namespace,
+            *(["-o", format_] if format_ else []),
+        )
         header, line = got.stdout.splitlines()
         assert header.split()[:8] == ["NAME", "PHASE", "STAGE", "STEP", "TOTAL", "LOSS", "IMAGES/S", "LEFT"]
-        assert line.split()[:-1] == ["shown", "Running", "train", "3", "20", "0.125", "4.5", "0:01:02", *message]
+        assert line.split()[:-1] == [
+            "shown",
+            "Running",
+            "train",
+            "3",
+            "20",
+            "0.125",
+            "4.5",
+            "0:01:02",
+            *message,
+        ]

@@ -1,4 +1,6 @@
-"""A researcher's Study from `kubectl apply` to its best run: trials of two workers, one after the other, on one Ray cluster."""
+"""A researcher's Study from `kubectl apply` to its best run: trials of two workers, one after the other, on
+one Ray cluster.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def study(cluster: Cluster, installed: None, data: Data) -> Iterator[Run]:
         "evaluation": {"num_images": 8, "steps": 2, "guidance_scale": 1.0},
     }
     meta = {"name": "search", "namespace": RESEARCH}
-    cluster.apply({"apiVersion": "medsd.io/v1alpha1", "kind": "Study", "metadata": meta, "spec": {"study": spec}})
+    cluster.apply(
+        {"apiVersion": "medsd.io/v1alpha1", "kind": "Study", "metadata": meta, "spec": {"study": spec}}
+    )
     run = Run(cluster, "search", RESEARCH, kind="studies")
     yield run
     run.delete()

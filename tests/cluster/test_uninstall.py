@@ -10,11 +10,17 @@ CRDS = {f"{plural}.medsd.io" for plural in ("runtimes", "finetunes", "studies", 
 
 
 def crds(cluster: Cluster) -> set[str]:
-    return {name.partition("/")[2] for name in cluster.kubectl("get", "crd", "-o", "name").stdout.split()} & CRDS
+    return {
+        name.partition("/")[2] for name in cluster.kubectl("get", "crd", "-o", "name").stdout.split()
+    } & CRDS
 
 
-def test_upgrade_and_uninstall_leave_the_runs_alone(start: Callable[..., Run], runtime, cluster: Cluster, chart):
-    waits = {"runtime": runtime("nowhere", {"head": {"nodeSelector": {"medsd.io/test": "there-is-no-such-node"}}})}
+def test_upgrade_and_uninstall_leave_the_runs_alone(
+    start: Callable[..., Run], runtime, cluster: Cluster, chart
+):
+    waits = {
+        "runtime": runtime("nowhere", {"head": {"nodeSelector": {"medsd.io/test": "there-is-no-such-node"}}})
+    }
     run = start("live", training={}, spec=waits)
     run.wait("its RayJob", lambda status: (status.get("attempt") or {}).get("uid"), 60)
     made = run.live()["metadata"]["uid"], run.status()["attempt"]
@@ -24,7 +30,9 @@ def test_upgrade_and_uninstall_leave_the_runs_alone(start: Callable[..., Run], r
     assert crds(cluster) == CRDS and cluster.kubectl("get", "runtime", "default").returncode == 0
     cluster.helm("test", "medsd", "-n", "medsd-system")
 
-    cluster.helm("uninstall", "medsd", "-n", "medsd-system", "--wait", "--timeout", "5m")  # and does not wait for the run
+    cluster.helm(
+        "uninstall", "medsd", "-n", "medsd-system", "--wait", "--timeout", "5m"
+    )  # and does not wait for the run
     assert (run.live()["metadata"]["uid"], run.status()["attempt"]) == made
     assert crds(cluster) == CRDS and cluster.kubectl("get", "runtime", "default").returncode == 0
     run.delete()  # nothing holds it, though no operator is there

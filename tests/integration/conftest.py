@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3_session: S3Server) -> Iterator[None]:
-    """One local Ray for all tests. It starts after the S3 server, so that its workers inherit the AWS settings."""
+    """One local Ray for all tests. It starts after the S3 server, so that its workers inherit the AWS
+    settings.
+    """
     import ray
 
     from medsd_ray.ray_cluster import ensure_ray
@@ -27,13 +29,16 @@ def ray_cluster(s3_session: S3Server) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def browser(notes: dict[str, str]) -> Iterator[Browser]:
-    """The Chromium of this machine; without one the tests are skipped, and that is said at the end. Not for the session:
-    while it runs, Playwright keeps an event loop in this thread, where others could start none."""
+    """The Chromium of this machine; without one the tests are skipped, and that is said at the end. Not for
+    the session: while it runs, Playwright keeps an event loop in this thread, where others could start none.
+    """
     from playwright.sync_api import sync_playwright
 
     path = find_chromium()
     if path is None:
-        notes["browser"] = "TESTS OF THE PAGES SKIPPED: no Chromium on the PATH (Debian: apt install chromium)."
+        notes["browser"] = (
+            "TESTS OF THE PAGES SKIPPED: no Chromium on the PATH (Debian: apt install chromium)."
+        )
         pytest.skip("no Chromium on the PATH")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

@@ -1,4 +1,6 @@
-"""What a user sees when the input is bad: exit code 2, one line that names the thing, and what was fine is kept."""
+"""What a user sees when the input is bad: exit code 2, one line that names the thing, and what was fine is
+kept.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "shards"
-    done("prepare", 40, folder, "--kind", "phantom", "--size", 64, "--shard-size", "32KiB", "--splits", "0.8,0.1,0.1")
+    done(
+        "prepare",
+        40,
+        folder,
+        "--kind",
+        "phantom",
+        "--size",
+        64,
+        "--shard-size",
+        "32KiB",
+        "--splits",
+        "0.8,0.1,0.1",
+    )
     return folder
 
 
@@ -63,7 +77,9 @@ def run_file(folder: Path, **changes) -> Path:
 
 
 def kept_samples(shards: Path) -> int:
-    return sum(open_storage(path.parent).read_json("index.json")["samples"] for path in shards.glob("*/index.json"))
+    return sum(
+        open_storage(path.parent).read_json("index.json")["samples"] for path in shards.glob("*/index.json")
+    )
 
 
 def test_a_truncated_png(xrays: Path, tmp_path: Path):
@@ -90,7 +106,9 @@ def test_a_corrupt_shard(shards: Path, model: Path, tmp_path: Path):
 
     result = medsd("encode", copy, tmp_path / "latents", "--model", model)
     assert_refused(result, str(damaged), "checksum")
-    assert len(list((tmp_path / "latents" / "train").glob("*.safetensors"))) == len(names) - 1  # what was fine is kept
+    assert (
+        len(list((tmp_path / "latents" / "train").glob("*.safetensors"))) == len(names) - 1
+    )  # what was fine is kept
     assert not (tmp_path / "latents" / "train" / "index.json").exists()
 
     shutil.copy(shards / "train" / names[-1], damaged)

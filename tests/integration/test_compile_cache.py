@@ -47,10 +47,17 @@ print(json.dumps(found | {"gradient": block.linear.bias.grad.tolist()}))
 
 
 def compile_again(output: Path, machine: Path) -> dict:
-    """In a process whose own cache of compiled code is empty: gradients, and how often that cache was hit and missed."""
+    """In a process whose own cache of compiled code is empty: gradients, and how often that cache was hit and
+    missed.
+    """
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(machine), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(output)], capture_output=True, text=True, env=environment, timeout=300, check=False
+        [sys.executable, "-c", SCRIPT, str(output)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
     )
     assert not done.returncode, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -69,7 +76,9 @@ def test_a_restart_elsewhere_compiles_nothing_again(tmp_path: Path, monkeypatch:
 
     kept.write_bytes(made[:-100])
     given: list[bytes] = []
-    monkeypatch.setattr(torch.compiler, "load_cache_artifacts", given.append)  # which returns None: nothing was loaded
+    monkeypatch.setattr(
+        torch.compiler, "load_cache_artifacts", given.append
+    )  # which returns None: nothing was loaded
     CompileCache(FolderStorage(tmp_path / "run"), torch.device("cpu")).load()
     assert not given, "half a file is not loaded"
     kept.write_bytes(made)

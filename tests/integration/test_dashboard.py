@@ -1,4 +1,6 @@
-"""The dashboard in Chromium, served by `medsd dashboard`: filter, compare, live update, and text of prompts that runs nothing."""
+"""The dashboard in Chromium, served by `medsd dashboard`: filter, compare, live update, and text of prompts
+that runs nothing.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def page(browser: Browser) -> Iterator[Page]:
     with browser.new_context(viewport={"width": 1440, "height": 1000}) as context:
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         page, wrong = context.new_page(), []
-        page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+        page.on(
+            "console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None
+        )
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
         page.set_default_timeout(SOON)
@@ -102,7 +106,9 @@ def test_the_list_leads_to_a_study_and_a_run(page: Page, address: str):
     assert page.locator("#checkpoints .chip").all_inner_texts() == ["step 200", "step 400", "step 600"]
     assert page.locator(".tile").first.inner_text().split() == ["Progress", "600/600", "steps"]
     assert "500 points" in page.locator("main").inner_text() and page.locator("#samples img").count() == 9
-    page.wait_for_function("[...document.querySelectorAll('#samples img')].every(image => image.naturalWidth === 64)")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#samples img')].every(image => image.naturalWidth === 64)"
+    )
 
 
 def test_filter_and_sort(page: Page, address: str):
@@ -116,7 +122,10 @@ def test_filter_and_sort(page: Page, address: str):
     page.fill("#filter", "")
     page.get_by_role("button", name="stopped").click()
     stopped = shown(page)
-    assert set(page.locator("#trials tbody td:nth-child(3)").all_inner_texts()) == {"stopped"} and len(stopped) == 3
+    assert (
+        set(page.locator("#trials tbody td:nth-child(3)").all_inner_texts()) == {"stopped"}
+        and len(stopped) == 3
+    )
     assert page.locator("#count").inner_text() == "3 of 24 trials"
     page.wait_for_function("document.querySelector('.chart.parallel').data[0].line.color.length === 3")
     page.get_by_role("button", name="Clear").click()
@@ -125,7 +134,9 @@ def test_filter_and_sort(page: Page, address: str):
     page.select_option("#by-unet", "")
     page.locator("#trials th button", has_text="insertion accuracy").click()
     page.locator("#trials th button", has_text="insertion accuracy").click()
-    values = [float(text) for text in page.locator("#trials tbody td:nth-child(4)").all_inner_texts() if text != "–"]
+    values = [
+        float(text) for text in page.locator("#trials tbody td:nth-child(4)").all_inner_texts() if text != "–"
+    ]
     assert values == sorted(values, reverse=True) and len(values) > 10
     assert page.locator("#trials tbody td:nth-child(4)").all_inner_texts()[-1] == "–"  # without a value: last
 
@@ -137,13 +148,17 @@ def test_compare_two_trials(page: Page, address: str):
     page.wait_for_selector("table.difference")
     fields = page.locator("table.difference tbody th").all_inner_texts()
     assert "components.text_encoder.method" in fields or "components.unet.learning_rate" in fields
-    assert page.locator("table.difference thead th").all_inner_texts() == ["Field", "Trial 0000", "Trial 0002"]
+    assert page.locator("table.difference thead th").all_inner_texts() == [
+        "Field",
+        "Trial 0000",
+        "Trial 0002",
+    ]
     assert page.locator("table.images thead th").all_inner_texts()[1].startswith("Trial 0000")
     page.wait_for_function("[...document.querySelectorAll('table.images img')].length === 6")
-    page.wait_for_function("[...document.querySelectorAll('table.images img')].every(image => image.naturalWidth === 64)")
-    drawn = (
-        "document.querySelector('.chart.curves').data.filter(trace => trace.name.startsWith('trial')).map(trace => trace.name)"
+    page.wait_for_function(
+        "[...document.querySelectorAll('table.images img')].every(image => image.naturalWidth === 64)"
     )
+    drawn = "document.querySelector('.chart.curves').data.filter(trace => trace.name.startsWith('trial')).map(trace => trace.name)"
     page.wait_for_function(f"{drawn}.sort().join() === 'trial 0000,trial 0002'")
     row(page, "0000").click(position={"x": 300, "y": 8})
     page.wait_for_selector("table.difference", state="detached")
@@ -191,7 +206,9 @@ def test_it_is_live_and_keeps_what_the_reader_has_set(page: Page, browser: Brows
         row(page, "0010").get_by_text("done").wait_for()
         row(page, "0012").wait_for()
         assert shown(page) == ["0012", "0010", "0008", "0006", "0004", "0002", "0000"]
-        assert page.input_value("#filter") == "seed=0" and row(page, "0002").get_by_role("checkbox").is_checked()
+        assert (
+            page.input_value("#filter") == "seed=0" and row(page, "0002").get_by_role("checkbox").is_checked()
+        )
         assert page.locator("h1 .badge").inner_text() == "done" and page.evaluate("window.same")
         page.wait_for_function(f"{points} === {before + 2}")
 
@@ -203,7 +220,12 @@ def test_text_from_storage_stays_text(page: Page, tmp_path: Path):
         trial["components"]["unet"] = EVIL
         trial["metrics"] = {name + EVIL: value for name, value in trial["metrics"].items()} | trial["metrics"]
     trials[5]["error"] = EVIL
-    study = summarise(trials, "running") | {"name": EVIL, "state": EVIL, "importance": {EVIL: 0.5}, "importance_reason": EVIL}
+    study = summarise(trials, "running") | {
+        "name": EVIL,
+        "state": EVIL,
+        "importance": {EVIL: 0.5},
+        "importance_reason": EVIL,
+    }
     write_json(tmp_path / "s/study.json", study)
     write_json(tmp_path / "s/progress.json", {"warnings": [EVIL]})
     progress = json.loads((tmp_path / "s/trials/0000/progress.json").read_text())
@@ -271,7 +293,9 @@ def test_a_root_on_s3(page: Page, s3: str, tmp_path: Path):
     with served(s3) as address:
         page.goto(address)
         page.get_by_role("link", name="chambon2022").click()
-        page.wait_for_function("[...document.querySelectorAll('table.images img')].some(image => image.naturalWidth === 64)")
+        page.wait_for_function(
+            "[...document.querySelectorAll('table.images img')].some(image => image.naturalWidth === 64)"
+        )
         assert len(shown(page)) == 8
         write_json(tmp_path / "study.json", summarise([make_trial(0)], "done"))
         store.upload(tmp_path / "study.json", "study.json")

@@ -1,4 +1,6 @@
-"""`encode` over Ray workers and S3: what diffusers itself computes, in order, shard by shard, resumed and refused."""
+"""`encode` over Ray workers and S3: what diffusers itself computes, in order, shard by shard, resumed and
+refused.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def write_shards(root: Path, kind: str = "image", size: int = 16) -> str:
         for number in range(count):
             image = rng.integers(0, 256, (size, size) if number % 2 else (size, size, 3), dtype=np.uint8)
             caption = LONG if number == 3 else f"Chest X-ray number {number}."
-            writer.write(Sample(f"{split}-{number:03d}", None if kind == "text" else image, caption, "patient", {}))
+            writer.write(
+                Sample(f"{split}-{number:03d}", None if kind == "text" else image, caption, "patient", {})
+            )
         writer.finish()
     return str(root)
 
@@ -84,17 +88,23 @@ def test_latents_are_what_the_models_own_parts_compute(shards: str, model: str, 
             torch.testing.assert_close(found["mean"], posterior.mean[0], atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(found["logvar"], posterior.logvar[0], atol=1e-5, rtol=1e-4)
             assert torch.equal(tokens.sample_at(position)["input_ids"], ids[0])
-            torch.testing.assert_close(found["text_embeddings"], parts.text_encoder(ids)[0][0], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                found["text_embeddings"], parts.text_encoder(ids)[0][0], atol=1e-5, rtol=1e-4
+            )
         empty = parts.tokenizer("", padding="max_length", max_length=32, return_tensors="pt").input_ids
         expected = parts.text_encoder(empty)[0][0]
-        torch.testing.assert_close(torch.tensor(index.meta["empty_embedding"]), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            torch.tensor(index.meta["empty_embedding"]), expected, atol=1e-5, rtol=1e-4
+        )
     assert index.meta["scaling_factor"] == parts.vae.config["scaling_factor"]
     assert index.meta["fingerprint"] == model_fingerprint(model)
     root = open_storage(str(tmp_path)).read_json("index.json")
     assert {split: entry["samples"] for split, entry in root["splits"].items()} == COUNTS
 
 
-def test_two_workers_on_s3_store_the_same_and_change_nothing_the_second_time(ray_cluster, s3, shards, model, tmp_path, capsys):
+def test_two_workers_on_s3_store_the_same_and_change_nothing_the_second_time(
+    ray_cluster, s3, shards, model, tmp_path, capsys
+):
     source, dest = open_storage(f"{s3}/shards"), open_storage(f"{s3}/latents")
     for path in Path(shards).rglob("*.*"):
         source.upload(path, path.relative_to(shards).as_posix())
@@ -116,7 +126,9 @@ def test_two_workers_on_s3_store_the_same_and_change_nothing_the_second_time(ray
     assert not [key for key in before if ".progress" in key]
 
 
-def test_a_corrupt_shard_is_named_and_the_others_are_kept(ray_cluster, shards: str, model: str, tmp_path: Path):
+def test_a_corrupt_shard_is_named_and_the_others_are_kept(
+    ray_cluster, shards: str, model: str, tmp_path: Path
+):
     copy, dest = tmp_path / "shards", tmp_path / "latents"
     shutil.copytree(shards, copy)
     damaged = copy / "train" / "shard-00001.tar"
@@ -141,7 +153,9 @@ def test_other_latents_are_not_mixed(shards: str, model: str, tmp_path: Path):
     moved = tmp_path / "moved"
     shutil.copytree(model, moved)
     encode(shards, dest, model=str(moved))  # the same model elsewhere goes on
-    assert sum(entry["samples"] for entry in open_storage(dest).read_json("index.json")["splits"].values()) == 28
+    assert (
+        sum(entry["samples"] for entry in open_storage(dest).read_json("index.json")["splits"].values()) == 28
+    )
 
     save_pipeline(tiny_components(seed=1), tmp_path / "other")
     with pytest.raises(InputError, match="holds other latents"):

@@ -1,4 +1,6 @@
-"""The head pod's driver as Kubernetes runs it: on a Ray cluster, with its data and output on S3, polled over HTTP."""
+"""The head pod's driver as Kubernetes runs it: on a Ray cluster, with its data and output on S3, polled over
+HTTP.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,12 @@ from medsd_ray.runs.checkpoints import saved_steps, step_folder
 from medsd_ray.storage import open_storage
 
 STEPS = 120
-EVENT = {"time": "2024-01-01T00:00:00Z", "reason": "Pulled", "message": "the image was there", "object": "Pod/head"}
+EVENT = {
+    "time": "2024-01-01T00:00:00Z",
+    "reason": "Pulled",
+    "message": "the image was there",
+    "object": "Pod/head",
+}
 
 
 class Attempt:
@@ -111,7 +118,9 @@ def test_an_attempt_is_stopped_and_the_next_one_outlives_a_node(tmp_path: Path, 
             assert output.read_json(f"{step_folder(saved)}/checkpoint.json")["world_size"] == 2
             shown = [a["step"] for a in second.answers if a["step"] is not None]
             assert shown == sorted(shown) and shown[0] >= stopped
-            assert all(a["state"] != "interrupted" for a in second.answers)  # the first attempt's end is not this one's
+            assert all(
+                a["state"] != "interrupted" for a in second.answers
+            )  # the first attempt's end is not this one's
             assert any(a["loss"] and a["images_per_second"] and a["lastUpdateTime"] for a in second.answers)
             nodes.kill(-1)  # it goes on with the worker that is left
             lost = second.poll_until(lambda a: a["warnings"])
@@ -119,14 +128,20 @@ def test_an_attempt_is_stopped_and_the_next_one_outlives_a_node(tmp_path: Path, 
             done = second.poll_until(lambda a: a["stage"] == "done")
             assert second.end() == 0, second.log.read_text()
             assert (done["exit_code"], done["state"], done["error"]) == (0, "finished", None)
-            assert done["step"] == done["checkpoint_step"] == done["total"] == STEPS and done["warnings"] == lost["warnings"]
+            assert (
+                done["step"] == done["checkpoint_step"] == done["total"] == STEPS
+                and done["warnings"] == lost["warnings"]
+            )
             assert output.read_json("result.json")["world_size"] == 1
             assert second.log.read_text().count("a worker was lost") == 1
 
             attempts.append(third := Attempt(tmp_path, nodes, 3, run))  # there is nothing left to do
             done = third.poll_until(lambda a: a["stage"] == "done")
             assert third.end() == 0 and done["checkpoint_step"] == STEPS
-            assert f"done: {STEPS} steps" in third.log.read_text() and "RayTrainWorker" not in third.log.read_text()
+            assert (
+                f"done: {STEPS} steps" in third.log.read_text()
+                and "RayTrainWorker" not in third.log.read_text()
+            )
         finally:
             for attempt in attempts:
                 attempt.kill()

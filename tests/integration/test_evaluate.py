@@ -63,14 +63,18 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     samples = list(phantom_samples(sum(COUNTS.values()), SIZE, seed=1))
     write_shards(root / "shards", samples)
     new = list(phantom_samples(40, SIZE, seed=2))
-    write_generated(root / "generated", [s.image for s in new if s.image is not None], [s.caption for s in new])
+    write_generated(
+        root / "generated", [s.image for s in new if s.image is not None], [s.caption for s in new]
+    )
     noise = np.random.default_rng(0).integers(60, 190, (40, SIZE, SIZE), dtype=np.uint8)
     write_generated(root / "base", list(noise), [s.caption for s in new])
     run = root / "run"
     run.mkdir()
     lines = [{"step": s, "loss": 1 / s} for s in range(1, 30)] + [{"step": 29, "validation_loss": 0.1}]
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    (run / "result.json").write_text(json.dumps({"images_per_second": 12.5, "optimizer_bytes_per_worker": 4096, "world_size": 2}))
+    (run / "result.json").write_text(
+        json.dumps({"images_per_second": 12.5, "optimizer_bytes_per_worker": 4096, "world_size": 2})
+    )
     (run / "run.yaml").write_text("name: a-run\n")
     return Inputs(root / "shards", root / "generated", root / "base", run, samples[: COUNTS["train"]])
 
@@ -107,12 +111,21 @@ def test_the_figures_tell_new_phantoms_from_noise(report: tuple[dict, Path]):
     assert found["ms_ssim"]["scales"] == 2
     assert found["memorisation"]["passed"] is True
     assert found["model_fingerprint"] == "f" * 64
-    assert found["train"]["images_per_second"] == 12.5 and found["train"]["optimizer_bytes_per_worker"] == 4096
+    assert (
+        found["train"]["images_per_second"] == 12.5 and found["train"]["optimizer_bytes_per_worker"] == 4096
+    )
     counts = found["counts"]
-    assert (counts["real_train"], counts["real_held_out"], counts["generated"], counts["patients"]) == (110, 40, 40, 180)
+    assert (counts["real_train"], counts["real_held_out"], counts["generated"], counts["patients"]) == (
+        110,
+        40,
+        40,
+        180,
+    )
     vae = found["vae"]
     assert vae["images"] == 40 and vae["psnr"] > 15 and 0.3 < vae["ssim"] < 1 and vae["psnr_std"] > 0
-    assert vae["lpips"] is None and "--lpips" in vae["lpips_reason"] and "--vae medsd-small" in found["command"]
+    assert (
+        vae["lpips"] is None and "--lpips" in vae["lpips_reason"] and "--vae medsd-small" in found["command"]
+    )
     assert fid["by_extractor"]["inception"]["generated"] is None
     assert "--inception" in fid["by_extractor"]["inception"]["generated_reason"]
     assert any("fewer than its" in line for line in found["cautions"])
@@ -122,7 +135,11 @@ def test_the_classifier_is_better_on_phantoms_than_on_noise(report: tuple[dict, 
     found = report[0]["classifier"]
     assert found["real_heldout_accuracy"] > 0.7
     assert found["generated_accuracy"] > found["base_accuracy"]
-    assert found["generated_accuracy_interval"][0] < found["generated_accuracy"] < found["generated_accuracy_interval"][1] + 1e-9
+    assert (
+        found["generated_accuracy_interval"][0]
+        < found["generated_accuracy"]
+        < found["generated_accuracy_interval"][1] + 1e-9
+    )
     assert report[0]["insertion"]["accuracy"] == found["generated_accuracy"]
 
 
@@ -180,16 +197,31 @@ def test_a_protocol_has_a_section_of_its_own(inputs: Inputs, tmp_path: Path):
     (tmp_path / "real").mkdir()
     for sample in phantom_samples(8, SIZE, seed=4):
         Image.fromarray(np.asarray(sample.image)).save(tmp_path / "real" / f"{sample.key}.png")
-    write_generated(tmp_path / "made", [np.asarray(s.image) for s in phantom_samples(8, SIZE, seed=5)], ["<b>one", "two"] * 4)
+    write_generated(
+        tmp_path / "made",
+        [np.asarray(s.image) for s in phantom_samples(8, SIZE, seed=5)],
+        ["<b>one", "two"] * 4,
+    )
     found = evaluate(
         str(tmp_path / "real"), str(tmp_path / "made"), str(tmp_path / "out"), protocol=Asked("roentgen"), say=quiet
     )  # fmt: skip
     figures = {(one["figure"], one["features"]): one for one in found["protocol"]["figures"]}
     assert figures["fid", "clip"]["value"] is None and "--clip" in figures["fid", "clip"]["value_reason"]
     assert figures["ms_ssim", None]["value"] > 0 and figures["ms_ssim", None]["pairs"] == 12
-    assert any("--xrv" in line for line in found["protocol"]["deviations"]) and "--protocol roentgen" in found["command"]
+    assert (
+        any("--xrv" in line for line in found["protocol"]["deviations"])
+        and "--protocol roentgen" in found["command"]
+    )
     assert "Protocol: roentgen" in (tmp_path / "out" / "report.html").read_text()
-    words = ("evaluate", "--real", tmp_path / "real", "--generated", tmp_path / "made", "--out", tmp_path / "other")
+    words = (
+        "evaluate",
+        "--real",
+        tmp_path / "real",
+        "--generated",
+        tmp_path / "made",
+        "--out",
+        tmp_path / "other",
+    )
     assert_refused(medsd(*words, "--rad-dino", tmp_path), "--protocol")
     assert_refused(medsd(*words, "--protocol", "none-such"), "none-such")
 
@@ -237,12 +269,20 @@ def test_clip_score_of_a_local_model(tmp_path: Path):
 
     tokenizer = build_tokenizer()
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = small | {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "eos_token_id": tokenizer.eos_token_id}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=small | {"image_size": 32, "patch_size": 16})).save_pretrained(tmp_path)
+    text = small | {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 32,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    CLIPModel(
+        CLIPConfig(text_config=text, vision_config=small | {"image_size": 32, "patch_size": 16})
+    ).save_pretrained(tmp_path)
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPProcessor(images, tokenizer).save_pretrained(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1), dtype=np.uint8)
-    mean, deviation = features.clip_score(str(tmp_path), pixels, ["a lung", "no lung", "a much longer text of a lung " * 9])
+    mean, deviation = features.clip_score(
+        str(tmp_path), pixels, ["a lung", "no lung", "a much longer text of a lung " * 9]
+    )
     assert 0 <= mean <= 100 and deviation >= 0
     with pytest.raises(InputError, match="no such folder"):
         features.clip_score(str(tmp_path / "absent"), pixels, ["a"] * 3)

@@ -45,7 +45,12 @@ def test_two_workers_and_any_batch_size_make_the_same_files(ray_cluster, s3, mod
     assert not found.problems and len({record.patient for record in found.records}) == 13
     assert found.records[3].read().caption == "The heart is enlarged."
     plan = open_storage(f"{s3}/two").read_json("generated.json")
-    assert plan["images"][3] == {"file": "00003.png", "prompt": "The heart is enlarged.", "seed": 4, "index": 3}
+    assert plan["images"][3] == {
+        "file": "00003.png",
+        "prompt": "The heart is enlarged.",
+        "seed": 4,
+        "index": 3,
+    }
 
 
 def test_generation_goes_on_where_it_stopped(model, tmp_path, capsys):
@@ -70,7 +75,15 @@ def test_generation_goes_on_where_it_stopped(model, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"num_images": 0}, {"steps": 0}, {"scheduler": "x"}, {"prompts": []}, {"num_workers": 0}, {"batch_size": 0}, {"seed": -1}],
+    [
+        {"num_images": 0},
+        {"steps": 0},
+        {"scheduler": "x"},
+        {"prompts": []},
+        {"num_workers": 0},
+        {"batch_size": 0},
+        {"seed": -1},
+    ],
 )
 def test_wrong_settings_write_nothing(model, tmp_path, wrong):
     with pytest.raises(InputError):

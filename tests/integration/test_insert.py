@@ -38,7 +38,9 @@ def write_shards(root: Path, size: int, counts: dict[str, int]) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("insert") / "shards", SIZE, {"train": 80, "validation": 10, "test": 20})
+    return write_shards(
+        tmp_path_factory.mktemp("insert") / "shards", SIZE, {"train": 80, "validation": 10, "test": 20}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +63,35 @@ def test_inpainting_by_the_shards_masks(shards: Path, detector: str, tmp_path: P
     )  # fmt: skip
     store = open_storage(out)
     assert store.read_json("insertion.json") == json.loads(json.dumps(found))
-    assert sorted(store.complete() or {}) == ["00000.png", "00001.png", "00002.png", "insertion.json", "pictures.png"]
+    assert sorted(store.complete() or {}) == [
+        "00000.png",
+        "00001.png",
+        "00002.png",
+        "insertion.json",
+        "pictures.png",
+    ]
     assert found["ssim_outside_against_reconstruction"] == pytest.approx(1.0, abs=1e-6)
     assert (
-        found["ssim_outside"] == pytest.approx(found["ssim_outside_of_reconstruction"], abs=1e-6) and found["ssim_outside"] > 0.5
+        found["ssim_outside"] == pytest.approx(found["ssim_outside_of_reconstruction"], abs=1e-6)
+        and found["ssim_outside"] > 0.5
     )
-    assert "training images with this caption" in found["region"]["source"] and 0 < found["region"]["share_of_image"] < 0.5
+    assert (
+        "training images with this caption" in found["region"]["source"]
+        and 0 < found["region"]["share_of_image"] < 0.5
+    )
     response = found["response"]
     assert response["target"] == "Effusion" and set(response) >= {"before", "reconstruction", "after", "gain"}
     said: list[str] = []
-    again = insert("medsd-small", str(shards), out, prompt=PROMPT, num_images=3, steps=3, detector=detector, say=said.append)
+    again = insert(
+        "medsd-small",
+        str(shards),
+        out,
+        prompt=PROMPT,
+        num_images=3,
+        steps=3,
+        detector=detector,
+        say=said.append,
+    )
     assert again == store.read_json("insertion.json") and "nothing to do" in said[0]
     with pytest.raises(InputError, match="other settings"):
         insert("medsd-small", str(shards), out, prompt=PROMPT, num_images=2, steps=3, say=quiet)
@@ -96,14 +117,25 @@ def test_prompt_pairs_share_their_noise_and_a_mask_is_read(shards: Path, detecto
         "medsd-small", str(shards), str(tmp_path / "out"), prompt="the same words", without="the same words", method="prompt",
         mask=tmp_path / "mask.png", num_images=2, steps=2, detector=detector, say=quiet,
     )  # fmt: skip
-    assert found["ssim_outside"] == pytest.approx(1.0, abs=1e-6)  # the same prompt from the same noise is the same image
+    assert found["ssim_outside"] == pytest.approx(
+        1.0, abs=1e-6
+    )  # the same prompt from the same noise is the same image
     assert found["region"]["share_of_image"] == 0.5
     assert found["response"]["gain"] is None and "--target" in found["response"]["gain_reason"]
     assert "reconstruction" not in found["response"]
 
 
 def test_what_insert_refuses(shards: Path, tmp_path: Path):
-    words = ("insert", "medsd-small", "--real", shards, "--out", tmp_path / "out", "--prompt", "no caption of these")
+    words = (
+        "insert",
+        "medsd-small",
+        "--real",
+        shards,
+        "--out",
+        tmp_path / "out",
+        "--prompt",
+        "no caption of these",
+    )
     assert_refused(medsd(*words), "--mask", "sdedit")
     assert_refused(medsd(*words, "--method", "paint"), "paint")
     for options, said in [
@@ -116,7 +148,13 @@ def test_what_insert_refuses(shards: Path, tmp_path: Path):
         ({"prompt": PROMPT, "num_images": 999}, "lower --num-images"),
     ]:
         with pytest.raises(InputError, match=said) as caught:
-            insert("medsd-small", str(shards), str(tmp_path / "out"), **{"prompt": "no caption of these"} | options, say=quiet)
+            insert(
+                "medsd-small",
+                str(shards),
+                str(tmp_path / "out"),
+                **{"prompt": "no caption of these"} | options,
+                say=quiet,
+            )
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -126,12 +164,22 @@ def test_augmentation_is_scored_on_held_out_patients(tmp_path: Path):
     generated_images(tmp_path / "made", 70, 24)
     out = tmp_path / "out"
     found = augment(str(shards), str(tmp_path / "made"), str(out), ratios=[0.5, 3.0], num_seeds=2, say=quiet)
-    assert [one["case"] for one in found["cases"]] == ["real", "generated", "real + 0.5x generated", "real + 3x generated"]
+    assert [one["case"] for one in found["cases"]] == [
+        "real",
+        "generated",
+        "real + 0.5x generated",
+        "real + 3x generated",
+    ]
     assert [one["images"] for one in found["cases"]][:3] == [60, 60, 90]
     assert found["test"] == found["test_patients"] == 20
     for one in found["cases"][:3]:
-        assert 0 <= one["accuracy"] <= 1 and one["auroc_interval"][0] <= one["auroc"] <= one["auroc_interval"][1]
-    assert found["cases"][3]["accuracy"] is None and "180 generated images are needed" in found["cases"][3]["accuracy_reason"]
+        assert (
+            0 <= one["accuracy"] <= 1 and one["auroc_interval"][0] <= one["auroc"] <= one["auroc_interval"][1]
+        )
+    assert (
+        found["cases"][3]["accuracy"] is None
+        and "180 generated images are needed" in found["cases"][3]["accuracy_reason"]
+    )
     rows = list(csv.DictReader((out / "augmentation.csv").open(newline="")))
     assert len(rows) == 8 and {row["seed"] for row in rows} == {"0", "1"}
     with Image.open(out / "augmentation.png") as plot:

@@ -1,5 +1,6 @@
-"""Each way to adapt U-Net and text encoder, trained by real DeepSpeed: what changes and what does not, resume on another
-number of workers, and exports that plain diffusers loads and samples from as medsd does."""
+"""Each way to adapt U-Net and text encoder, trained by real DeepSpeed: what changes and what does not, resume
+on another number of workers, and exports that plain diffusers loads and samples from as medsd does.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +44,16 @@ LORA = {"unet": {"method": "lora", "lora": {"rank": 2, "alpha": 4}}, "text_encod
 INVERSION = {
     "text_encoder": {
         "method": "textual_inversion",
-        "tokens": [{"token": "<effusion>", "initializer": "pleural effusion"}, {"token": "<side>", "initializer": "left"}],
+        "tokens": [
+            {"token": "<effusion>", "initializer": "pleural effusion"},
+            {"token": "<side>", "initializer": "left"},
+        ],
     }
 }
-SWAP = {"text_encoder": {"method": "swap", "swap": {"model": str(MODEL_DIR), "max_length": 12}}, "unet": "cross_attention"}
+SWAP = {
+    "text_encoder": {"method": "swap", "swap": {"model": str(MODEL_DIR), "max_length": 12}},
+    "unet": "cross_attention",
+}
 REASON = "weights of a test, from random numbers"
 
 
@@ -59,7 +66,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_pipeline(components, root / "model")
     for name, captions, value in (("latents", CAPTIONS, 0.0), ("class", ("a chest x-ray",), 1.0)):
         folder = str(root / name)
-        write_latents(folder, components, str(root / "model"), samples=24, embeddings=True, captions=captions, value=value)
+        write_latents(
+            folder,
+            components,
+            str(root / "model"),
+            samples=24,
+            embeddings=True,
+            captions=captions,
+            value=value,
+        )
     return root
 
 
@@ -92,7 +107,9 @@ def runs(root: Path, pools: dict[int, Pool]) -> dict[str, Path]:
 
 def changed(root: Path, run: Path, name: str) -> set[str]:
     """The tensors of a component in which a run's result differs from the base; none may be there or gone."""
-    before, after = (load_components(str(model)).modules()[name].state_dict() for model in (root / "model", run))
+    before, after = (
+        load_components(str(model)).modules()[name].state_dict() for model in (root / "model", run)
+    )
     assert before.keys() == after.keys()
     return {key for key, value in before.items() if not torch.equal(value, after[key])}
 
@@ -100,7 +117,9 @@ def changed(root: Path, run: Path, name: str) -> set[str]:
 def test_lora_changes_the_projections_of_both_and_nothing_else(root: Path, runs: dict[str, Path]):
     for name in ("unet", "text_encoder"):
         module = tiny_components().modules()[name]
-        projections = {f"{key}.weight" for key, _ in module.named_modules() if key.endswith(tuple(TARGETS[name]))}
+        projections = {
+            f"{key}.weight" for key, _ in module.named_modules() if key.endswith(tuple(TARGETS[name]))
+        }
         assert changed(root, runs["lora"], name) == projections
     assert changed(root, runs["lora"], "vae") == set()
 
@@ -113,13 +132,17 @@ def test_textual_inversion_changes_the_new_rows_and_nothing_else(root: Path, run
         for key, value in before.modules()[name].state_dict().items():
             assert torch.equal(new[key][: len(value)] if key == table else new[key], value), key
     rows = after.text_encoder.state_dict()[table][-2:]
-    start = before.text_encoder.state_dict()[table][before.tokenizer("left", add_special_tokens=False).input_ids].mean(0)
+    start = before.text_encoder.state_dict()[table][
+        before.tokenizer("left", add_special_tokens=False).input_ids
+    ].mean(0)
     assert len(rows) == 2 and not torch.allclose(rows[1], start, atol=1e-3)
     assert after.tokenizer.convert_tokens_to_ids(["<effusion>", "<side>"])[1] == len(before.tokenizer) + 1
 
 
 def test_a_swap_trains_projection_and_cross_attention_and_nothing_else(root: Path, runs: dict[str, Path]):
-    assert {key.split(".attn2.")[0].rpartition(".")[2] for key in changed(root, runs["swap"], "unet")} == {"0"}
+    assert {key.split(".attn2.")[0].rpartition(".")[2] for key in changed(root, runs["swap"], "unet")} == {
+        "0"
+    }
     assert all(".attn2." in key for key in changed(root, runs["swap"], "unet"))
     components = load_components(str(runs["swap"]))
     encoder = components.text_encoder
@@ -129,11 +152,17 @@ def test_a_swap_trains_projection_and_cross_attention_and_nothing_else(root: Pat
         assert torch.equal(value, original[key]), key
     description = open_storage(str(runs["swap"])).read_json(f"checkpoints/step-{STEPS:08d}/checkpoint.json")
     learnt = {key for key in description["fragments"] if key.startswith("text_encoder.")}
-    assert learnt == {f"text_encoder.{part}.{kind}" for part in ("projection", "norm") for kind in ("weight", "bias")}
+    assert learnt == {
+        f"text_encoder.{part}.{kind}" for part in ("projection", "norm") for kind in ("weight", "bias")
+    }
 
 
 def test_a_swapped_encoder_can_be_trained_too(root: Path, pools: dict[int, Pool]):
-    how = {"method": "swap", "swap": {"model": str(MODEL_DIR), "max_length": 8, "train": True}, "learning_rate": 1e-3}
+    how = {
+        "method": "swap",
+        "swap": {"model": str(MODEL_DIR), "max_length": 8, "train": True},
+        "learning_rate": 1e-3,
+    }
     pools[1].train(spec(root, "swap-trained", {"text_encoder": how}, workers=1, stage=0))
     encoder: Any = load_components(str(root / "swap-trained"), only=("text_encoder",)).text_encoder
     original = load_file(MODEL_DIR / "model.safetensors")
@@ -147,13 +176,19 @@ def test_it_goes_on_with_another_number_of_workers(root: Path, runs, pools, name
     more = {"prior": {"data": str(root / "class"), "weight": 0.5}} if name == "lora" else {}
     half_of(root, name, f"{name}-resumed", STEPS)
     pools[1].train(spec(root, f"{name}-resumed", components, workers=1, stage=1, **more))
-    torch.testing.assert_close(losses(root, f"{name}-resumed", HALF), losses(root, name, HALF), atol=1e-5, rtol=0)
-    one, other = (load_components(str(root / run)).text_encoder.state_dict() for run in (name, f"{name}-resumed"))
+    torch.testing.assert_close(
+        losses(root, f"{name}-resumed", HALF), losses(root, name, HALF), atol=1e-5, rtol=0
+    )
+    one, other = (
+        load_components(str(root / run)).text_encoder.state_dict() for run in (name, f"{name}-resumed")
+    )
     for key, value in one.items():
         torch.testing.assert_close(other[key], value, atol=1e-4, rtol=1e-4)
 
 
-def test_the_prior_is_part_of_the_loss_and_must_be_of_the_same_model(root: Path, runs: dict[str, Path], pools: dict[int, Pool]):
+def test_the_prior_is_part_of_the_loss_and_must_be_of_the_same_model(
+    root: Path, runs: dict[str, Path], pools: dict[int, Pool]
+):
     pools[2].train(spec(root, "no-prior", LORA, stage=3))
     # The class latents are far from what the model knows: their share shows at once.
     assert (losses(root, "lora") - losses(root, "no-prior")).min() > 0.1
@@ -178,7 +213,11 @@ def diffusers_images(pipeline: StableDiffusionPipeline, **prompts: Any) -> np.nd
     pipeline.set_progress_bar_config(disable=True)
     noise = keyed_noise(3, range(len(PROMPTS)), (4, 8, 8), "sample")
     out: Any = pipeline(
-        **prompts or {"prompt": PROMPTS}, latents=noise, guidance_scale=3.0, num_inference_steps=4, output_type="np"
+        **prompts or {"prompt": PROMPTS},
+        latents=noise,
+        guidance_scale=3.0,
+        num_inference_steps=4,
+        output_type="np",
     )
     return (out.images * 255).round().astype(np.uint8)
 
@@ -198,7 +237,10 @@ def exports(root: Path, runs: dict[str, Path]) -> dict[str, Path]:
 def test_the_exported_pipeline_makes_the_same_images(root: Path, runs, exports, name: str):
     wanted = medsd_images(runs[name])
     assert not same(wanted, medsd_images(root / "model"))
-    assert same(diffusers_images(StableDiffusionPipeline.from_pretrained(exports[name], local_files_only=True)), wanted)
+    assert same(
+        diffusers_images(StableDiffusionPipeline.from_pretrained(exports[name], local_files_only=True)),
+        wanted,
+    )
     assert same(medsd_images(exports[name]), wanted)
 
 
@@ -211,7 +253,9 @@ def test_the_lora_file_over_the_base_makes_the_same_images(root: Path, runs, exp
 def test_the_embedding_files_over_the_base_make_the_same_images(root: Path, runs, exports):
     pipeline = StableDiffusionPipeline.from_pretrained(root / "model", local_files_only=True)
     for word in ("effusion", "side"):
-        pipeline.load_textual_inversion(exports["inversion"], weight_name=f"learned_embeds-{word}.safetensors")
+        pipeline.load_textual_inversion(
+            exports["inversion"], weight_name=f"learned_embeds-{word}.safetensors"
+        )
     assert same(diffusers_images(pipeline), medsd_images(runs["inversion"]))
 
 
@@ -221,7 +265,10 @@ def test_a_swapped_encoders_pipeline_takes_prompt_embeddings_as_its_card_says(ru
     lines = [line[4:] for line in code.splitlines() if line.startswith("    ") or not line]
     names: dict[str, Any] = {}
     exec("\n".join(lines).rpartition("pipeline(prompt_embeds")[0], names)
-    embeds = {"prompt_embeds": names["embed"](PROMPTS), "negative_prompt_embeds": names["embed"]([""] * len(PROMPTS))}
+    embeds = {
+        "prompt_embeds": names["embed"](PROMPTS),
+        "negative_prompt_embeds": names["embed"]([""] * len(PROMPTS)),
+    }
     assert same(diffusers_images(names["pipeline"], **embeds), medsd_images(runs["swap"]))
     assert same(medsd_images(exports["swap"]), medsd_images(runs["swap"]))
     assert AutoTokenizer.from_pretrained(exports["swap"] / "tokenizer").model_max_length == 12
@@ -235,16 +282,25 @@ def image_shards(folder: Path) -> str:
     writer = ShardWriter(open_storage(str(folder / "train")), 20_000, "image", "train", size=16)
     rng = np.random.default_rng(0)
     for number in range(6):
-        writer.write(Sample(f"{number}", rng.integers(0, 256, (16, 16), dtype=np.uint8), "a chest x-ray", f"{number}", {}), {})
+        writer.write(
+            Sample(
+                f"{number}", rng.integers(0, 256, (16, 16), dtype=np.uint8), "a chest x-ray", f"{number}", {}
+            ),
+            {},
+        )
     writer.finish()
     return str(folder)
 
 
-def test_encode_and_further_training_take_a_swapped_encoder_as_their_own(root: Path, runs, pools: dict[int, Pool]):
+def test_encode_and_further_training_take_a_swapped_encoder_as_their_own(
+    root: Path, runs, pools: dict[int, Pool]
+):
     encode(image_shards(root / "images"), str(root / "swap-latents"), model=str(runs["swap"]))
     found = ShardedDataset(str(root / "swap-latents"), "train", seed=0).sample_at(0)["text_embeddings"]
     components: Components = load_components(str(runs["swap"]))
-    ids = components.tokenizer(["a chest x-ray"], padding="max_length", max_length=12, return_tensors="pt").input_ids
+    ids = components.tokenizer(
+        ["a chest x-ray"], padding="max_length", max_length=12, return_tensors="pt"
+    ).input_ids
     with torch.no_grad():
         torch.testing.assert_close(found, components.text_encoder(ids)[0][0], atol=1e-5, rtol=1e-4)
     data = {"data": {"train": str(root / "swap-latents")}, "model": str(runs["swap"])}

@@ -1,4 +1,6 @@
-"""The operator's own process against a real API server, without nodes and without KubeRay, whose words the test says itself."""
+"""The operator's own process against a real API server, without nodes and without KubeRay, whose words the
+test says itself.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ class ApiServer:
 
     def _run(self, name: str, *words: str) -> None:
         log = (self.folder / f"{name}.log").open("wb")
-        self.processes.append(subprocess.Popen([KUBE / "bin" / name, *words], stdout=log, stderr=subprocess.STDOUT))
+        self.processes.append(
+            subprocess.Popen([KUBE / "bin" / name, *words], stdout=log, stderr=subprocess.STDOUT)
+        )
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -100,7 +104,9 @@ class ApiServer:
         return done.stdout
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
-        text = self.kubectl("get", kind, name, "-n", "default", "-o", "json", "--show-managed-fields", "--ignore-not-found")
+        text = self.kubectl(
+            "get", kind, name, "-n", "default", "-o", "json", "--show-managed-fields", "--ignore-not-found"
+        )
         return json.loads(text) if text else None
 
     def apply(self, made: dict[str, Any]) -> None:
@@ -109,7 +115,9 @@ class ApiServer:
     def say(self, kind: str, name: str, **status: Any) -> None:
         """Another controller's words in a status."""
         patch = json.dumps({"status": status})
-        self.kubectl("patch", kind, name, "-n", "default", "--subresource=status", "--type=merge", "-p", patch)
+        self.kubectl(
+            "patch", kind, name, "-n", "default", "--subresource=status", "--type=merge", "-p", patch
+        )
 
 
 class Operator:
@@ -165,8 +173,16 @@ def phase(api: ApiServer, wanted: str) -> dict[str, Any]:
 
 
 def head_pod(attempt: int, labels: dict[str, str]) -> dict[str, Any]:
-    meta = {"name": f"x-{attempt}-abcde-head-1", "namespace": "default", "labels": labels | {"ray.io/node-type": "head"}}
-    spec = {"containers": [{"name": "ray", "image": "none"}], "nodeName": "node-1", "terminationGracePeriodSeconds": 0}
+    meta = {
+        "name": f"x-{attempt}-abcde-head-1",
+        "namespace": "default",
+        "labels": labels | {"ray.io/node-type": "head"},
+    }
+    spec = {
+        "containers": [{"name": "ray", "image": "none"}],
+        "nodeName": "node-1",
+        "terminationGracePeriodSeconds": 0,
+    }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
 
 
@@ -176,7 +192,13 @@ def runs(api: ApiServer, attempt: int) -> None:
     pod = head_pod(attempt, rayjob["metadata"]["labels"])
     api.apply(pod)
     api.say("pod", pod["metadata"]["name"], phase="Running", conditions=[{"type": "Ready", "status": "True"}])
-    api.say("rayjob", f"x-{attempt}", jobStatus="RUNNING", jobDeploymentStatus="Running", rayClusterName=f"x-{attempt}-abcde")
+    api.say(
+        "rayjob",
+        f"x-{attempt}",
+        jobStatus="RUNNING",
+        jobDeploymentStatus="Running",
+        rayClusterName=f"x-{attempt}-abcde",
+    )
     phase(api, "Running")
 
 
@@ -185,7 +207,14 @@ def test_a_life_with_an_operator_that_is_killed_at_each_step(api: ApiServer, ope
     made["metadata"] = {"name": "x", "namespace": "default"}
     api.apply(made)
     wait_for("the words on the runtime", lambda: "no Runtime default" in status(api).get("message", ""))
-    api.apply({"apiVersion": "medsd.io/v1alpha1", "kind": "Runtime", "metadata": {"name": "default"}, "spec": RUNTIME})
+    api.apply(
+        {
+            "apiVersion": "medsd.io/v1alpha1",
+            "kind": "Runtime",
+            "metadata": {"name": "default"},
+            "spec": RUNTIME,
+        }
+    )
     phase(api, "Starting")
     assert json.loads(operator.read(operator.health, "/healthz") or "{}") == {"well": True}
 
@@ -204,7 +233,13 @@ def test_a_life_with_an_operator_that_is_killed_at_each_step(api: ApiServer, ope
     phase(api, "Running")
 
     operator.kill()
-    api.say("rayjob", "x-1", jobStatus="FAILED", jobDeploymentStatus="Failed", message="failed with exit code 143, no logs")
+    api.say(
+        "rayjob",
+        "x-1",
+        jobStatus="FAILED",
+        jobDeploymentStatus="Failed",
+        message="failed with exit code 143, no logs",
+    )
     operator.start()
     wait_for("the old RayJob's end", lambda: api.get("rayjob", "x-1") is None)
     api.kubectl("delete", "pod", "x-1-abcde-head-1", "-n", "default", "--force", "--grace-period=0")
@@ -212,22 +247,37 @@ def test_a_life_with_an_operator_that_is_killed_at_each_step(api: ApiServer, ope
     assert status(api)["failures"]["infrastructure"] == 1
 
     operator.kill()
-    api.kubectl("patch", "finetune", "x", "-n", "default", "--type=merge", "-p", '{"spec": {"suspend": true}}')
-    api.say("rayjob", "x-2", jobStatus="FAILED", jobDeploymentStatus="Failed", message="failed with exit code 130, no logs")
+    api.kubectl(
+        "patch", "finetune", "x", "-n", "default", "--type=merge", "-p", '{"spec": {"suspend": true}}'
+    )
+    api.say(
+        "rayjob",
+        "x-2",
+        jobStatus="FAILED",
+        jobDeploymentStatus="Failed",
+        message="failed with exit code 130, no logs",
+    )
     operator.start()
     wait_for("an end of the second attempt", lambda: api.get("rayjob", "x-2") is None)
     api.kubectl("delete", "pod", "x-2-abcde-head-1", "-n", "default", "--force", "--grace-period=0")
     phase(api, "Suspended")
-    api.kubectl("patch", "finetune", "x", "-n", "default", "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    api.kubectl(
+        "patch", "finetune", "x", "-n", "default", "--type=merge", "-p", '{"spec": {"suspend": false}}'
+    )
     runs(api, 3)
     api.say("rayjob", "x-3", jobStatus="SUCCEEDED", jobDeploymentStatus="Complete")
     found = phase(api, "Succeeded")
     assert found["attempt"]["number"] == 3 and found["attempt"]["rayJob"] == "x-3"
 
     metrics = operator.read(operator.metrics, "/metrics") or ""
-    assert 'medsd_objects{kind="FineTune",phase="Succeeded"} 1.0' in metrics and "medsd_api_calls_total" in metrics
+    assert (
+        'medsd_objects{kind="FineTune",phase="Succeeded"} 1.0' in metrics
+        and "medsd_api_calls_total" in metrics
+    )
     events = json.loads(api.kubectl("get", "events", "-n", "default", "-o", "json"))["items"]
-    assert {"Succeeded", "Suspended"} <= {event["reason"] for event in events if event["involvedObject"]["kind"] == "FineTune"}
+    assert {"Succeeded", "Suspended"} <= {
+        event["reason"] for event in events if event["involvedObject"]["kind"] == "FineTune"
+    }
 
     api.kubectl("delete", "finetune", "x", "-n", "default")
     wait_for("all of it to go", lambda: not api.get("rayjob", "x-3") and not api.get("configmap", "x-1"))

@@ -39,7 +39,16 @@ def test_prepare_to_report_through_s3(bucket: Storage, tmp_path: Path):
     assert etags(bucket) == before
 
     # encode: the same samples as latents
-    done("encode", f"{url}/shards", f"{url}/latents", "--model", f"{url}/model", "--num-workers", 2, "--no-text-embeddings")
+    done(
+        "encode",
+        f"{url}/shards",
+        f"{url}/latents",
+        "--model",
+        f"{url}/model",
+        "--num-workers",
+        2,
+        "--no-text-embeddings",
+    )
     latents = bucket.child("latents").read_json("train/index.json")
     assert (latents["kind"], latents["samples"]) == ("latent", index["samples"])
 
@@ -61,7 +70,9 @@ def test_prepare_to_report_through_s3(bucket: Storage, tmp_path: Path):
     run = bucket.child("run")
     for step in (2, 4):
         checkpoint = run.child(f"checkpoints/step-{step:08d}")
-        assert {"rank-00000.safetensors", "rank-00001.safetensors", "checkpoint.json"} <= set(checkpoint.complete() or {})
+        assert {"rank-00000.safetensors", "rank-00001.safetensors", "checkpoint.json"} <= set(
+            checkpoint.complete() or {}
+        )
     result = run.read_json("result.json")
     assert (result["world_size"], result["zero_stage"]) == (2, 2)
     assert result["images_per_second"] > 0 and result["optimizer_bytes_per_worker"] > 0

@@ -1,4 +1,6 @@
-"""The reader study's page in Chromium: rating by keyboard, going on after a restart, marking, and giving nothing away."""
+"""The reader study's page in Chromium: rating by keyboard, going on after a restart, marking, and giving
+nothing away.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def served(study: Path, *words: str, **environment: str) -> Iterator[str]:
-    """`medsd reader-study serve`, ended by SIGTERM as well as it should be. Yields the address that it printed."""
+    """`medsd reader-study serve`, ended by SIGTERM as well as it should be. Yields the address that it
+    printed.
+    """
     process = subprocess.Popen(
         [MEDSD, "reader-study", "serve", str(study), "--port", "0", *words], env=os.environ | environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -54,11 +58,16 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page of its own on which nothing may go wrong: no error in the console, no refusal by the CSP."""
     with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
         page, wrong = context.new_page(), []
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.set_default_timeout(10_000)
         yield page
-        assert [line for line in wrong if "ERR_CONNECTION_REFUSED" not in line] == []  # of a server that a test has ended
+        assert [
+            line for line in wrong if "ERR_CONNECTION_REFUSED" not in line
+        ] == []  # of a server that a test has ended
 
 
 def begin(page: Page, address: str, name: str) -> None:
@@ -98,13 +107,22 @@ def test_rating_by_keyboard_from_name_to_end(page: Page, study: Path):
             assert len(answers(study, "dr key")) == index + 1  # on disk before the next image shows
         ended(page)
         press(page, "Backspace 5")  # back from the end, and a change
-        expect(page.locator("#image")).to_have_css("visibility", "visible")  # though its address is the one that it had
+        expect(page.locator("#image")).to_have_css(
+            "visibility", "visible"
+        )  # though its address is the one that it had
         press(page, "Enter")
         ended(page)
     kept = answers(study, "dr key")
     given = [(kept[name].realism, kept[name].abnormal, kept[name].judged) for name in images]
     real, made = "real", "generated"
-    assert given == [(4, True, real), (1, False, made), (5, False, real), (2, True, made), (3, False, real), (5, True, made)]
+    assert given == [
+        (4, True, real),
+        (1, False, made),
+        (5, False, real),
+        (2, True, made),
+        (3, False, real),
+        (5, True, made),
+    ]
     assert all(one.seconds > 0 for one in kept.values())
 
 
@@ -134,7 +152,9 @@ def test_a_session_goes_on_after_the_server_was_restarted(browser: Browser, page
         begin(other, address, "resumed")
         at(other, "3 of 6")
         press(other, "Backspace")
-        assert other.get_attribute("#realism [data-value='4']", "aria-pressed") == "true"  # the answer that was kept
+        assert (
+            other.get_attribute("#realism [data-value='4']", "aria-pressed") == "true"
+        )  # the answer that was kept
         begin(other, address, "somebody else")
         at(other, "1 of 6")
 
@@ -218,7 +238,11 @@ def test_nothing_that_the_browser_gets_tells_the_groups_apart(page: Page, study:
         images = [r for r in seen if "/images/" in r.url]
         assert {re.sub(r".*/images/|\.png", "", r.url) for r in images} == set(key)
         headers = [{n: v for n, v in r.headers.items() if n != "date"} for r in images]
-        assert all(one == headers[0] for one in headers) and "etag" not in headers[0] and "last-modified" not in headers[0]
+        assert (
+            all(one == headers[0] for one in headers)
+            and "etag" not in headers[0]
+            and "last-modified" not in headers[0]
+        )
         texts = [r.text() for r in seen if "/images/" not in r.url and r.status == 200]
         words = {one[field] for one in key.values() for field in ("source", "text")}
         assert len(texts) >= 4 and not any(word in text for word in words for text in texts)

@@ -1,4 +1,6 @@
-"""A laptop's verbs against a running Ray cluster that asks for a token: submit, status, logs, cancel, download."""
+"""A laptop's verbs against a running Ray cluster that asks for a token: submit, status, logs, cancel,
+download.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def address() -> Iterator[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
     environment["PATH"] = f"{Path(MEDSD).parent}:{os.environ['PATH']}"
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # short: sockets
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:  # short: sockets
         with Path(folder, "head.log").open("wb") as log:
             head = subprocess.Popen(
                 ["ray", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", *words],
@@ -73,7 +77,9 @@ def answers(url: str) -> bool:
     return False
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen, log: Path, seconds: float = 500) -> None:
+def wait_for(
+    condition: Callable[[], object], process: subprocess.Popen, log: Path, seconds: float = 500
+) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, log.read_text()
@@ -117,7 +123,9 @@ def done(*words: object) -> str:
 def test_a_run_is_submitted_cancelled_and_goes_on(address: str, run_file: Path):
     here, output = ("--address", address), FolderStorage(run_file.parent / "run")
     assert_refused(ask("submit", run_file, *here, token=""), "RAY_AUTH_TOKEN", "asks for a token")
-    assert_refused(ask("status", *here, token="wrong-token-of-some-length"), "RAY_AUTH_TOKEN", "refuses this token")
+    assert_refused(
+        ask("status", *here, token="wrong-token-of-some-length"), "RAY_AUTH_TOKEN", "refuses this token"
+    )
     assert "no runs" in done("status", *here)
 
     log = run_file.with_suffix(".log")
@@ -146,14 +154,20 @@ def test_a_run_is_submitted_cancelled_and_goes_on(address: str, run_file: Path):
     assert (run_file.parent / "fetched" / "COMPLETE").is_file()
 
 
-def test_the_code_of_a_folder_runs_and_the_exit_code_is_that_of_the_run(address: str, run_file: Path, tmp_path: Path):
+def test_the_code_of_a_folder_runs_and_the_exit_code_is_that_of_the_run(
+    address: str, run_file: Path, tmp_path: Path
+):
     code = tmp_path / "code"
-    shutil.copytree(Path(medsd_ray.__file__).parent, code / "medsd_ray", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(medsd_ray.__file__).parent, code / "medsd_ray", ignore=shutil.ignore_patterns("__pycache__")
+    )
     with (code / "medsd_ray" / "cli.py").open("a") as file:
         file.write("\nprint('the code that was sent', flush=True)\n")
     wrong = ("--set", "name=wrong", "--set", f"data.train={tmp_path}/none")
     result = ask("submit", run_file, "--address", address, *wrong, "--working-dir", code, "--follow")
     assert_refused(result, "wrong-1", "exit code 2")
-    assert "the code that was sent" in result.stdout and f"medsd: {tmp_path}/none" in result.stdout, result.stdout
+    assert "the code that was sent" in result.stdout and f"medsd: {tmp_path}/none" in result.stdout, (
+        result.stdout
+    )
     assert "wrong-1: FAILED" in done("status", "wrong", "--address", address)
     assert_refused(ask("logs", "absent", "--address", address), "absent")

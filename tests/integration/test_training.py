@@ -1,4 +1,6 @@
-"""Training with real DeepSpeed: stages and world sizes agree, resuming is exact, a killed worker is recovered from."""
+"""Training with real DeepSpeed: stages and world sizes agree, resuming is exact, a killed worker is recovered
+from.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     components = tiny_components(0)
     save_pipeline(components, root / "model")
     for split, samples in (("train", 48), ("validation", 18)):
-        write_latents(str(root / "latents"), components, str(root / "model"), split=split, samples=samples, embeddings=True)
+        write_latents(
+            str(root / "latents"),
+            components,
+            str(root / "model"),
+            split=split,
+            samples=samples,
+            embeddings=True,
+        )
     return root
 
 
@@ -60,7 +69,8 @@ def spec(root: Path, output: str, workers: int, components: dict | None = None, 
             "name": "test",
             "model": str(root / "model"),
             "data": {"train": str(root / "latents")},
-            "components": components or {"unet": "full", "text_encoder": {"method": "full", "learning_rate": 5e-4}},
+            "components": components
+            or {"unet": "full", "text_encoder": {"method": "full", "learning_rate": 5e-4}},
             "training": {
                 "max_steps": STEPS,
                 "global_batch_size": 8,
@@ -78,7 +88,9 @@ def spec(root: Path, output: str, workers: int, components: dict | None = None, 
 
 
 def validation_losses(root: Path, output: str, after: int = 0) -> list[float]:
-    return [r["validation_loss"] for r in records(root, output) if "validation_loss" in r and r["step"] > after]
+    return [
+        r["validation_loss"] for r in records(root, output) if "validation_loss" in r and r["step"] > after
+    ]
 
 
 def result(root: Path, output: str) -> dict:
@@ -94,7 +106,9 @@ def whole_runs(root: Path, one: Pool, two: Pool) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_world_size_micro_batches_and_stage_do_not_change_the_losses(root: Path, whole_runs: None, stage: int):
+def test_world_size_micro_batches_and_stage_do_not_change_the_losses(
+    root: Path, whole_runs: None, stage: int
+):
     reference = losses(root, "one-0")
     assert len(reference) == STEPS and reference[-1] != reference[0]
     for run in (f"one-{stage}", f"two-{stage}"):
@@ -119,7 +133,9 @@ def test_resume_is_exact_between_world_sizes(root: Path, whole_runs: None, one: 
     for resumed, whole in ((f"to-one-{stage}", f"two-{stage}"), (f"to-two-{stage}", f"one-{stage}")):
         assert [r["step"] for r in records(root, resumed)] == [r["step"] for r in records(root, whole)]
         torch.testing.assert_close(losses(root, resumed, HALF), losses(root, whole, HALF), atol=1e-5, rtol=0)
-        assert validation_losses(root, resumed, HALF) == pytest.approx(validation_losses(root, whole, HALF), abs=1e-5)
+        assert validation_losses(root, resumed, HALF) == pytest.approx(
+            validation_losses(root, whole, HALF), abs=1e-5
+        )
 
 
 @pytest.mark.parametrize(("saved", "resumed"), [(0, 3), (3, 1), (2, 0)])
@@ -127,7 +143,9 @@ def test_resume_is_exact_between_stages(root: Path, whole_runs: None, two: Pool,
     output = f"stage-{saved}-to-{resumed}"
     half_of(root, f"two-{saved}", output, STEPS)
     two.train(spec(root, output, 2, zero_stage=resumed))
-    torch.testing.assert_close(losses(root, output, HALF), losses(root, f"two-{saved}", HALF), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        losses(root, output, HALF), losses(root, f"two-{saved}", HALF), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,11 +161,15 @@ def test_resume_is_exact_between_stages(root: Path, whole_runs: None, two: Pool,
     ],
     ids=lambda t: "-".join(map(str, t)) + f"-{t['zero_stage']}",
 )
-def test_precision_offload_and_checkpointing(root: Path, whole_runs: None, two: Pool, training: dict, request: Any):
+def test_precision_offload_and_checkpointing(
+    root: Path, whole_runs: None, two: Pool, training: dict, request: Any
+):
     output = request.node.name.replace("/", "-")
     two.train(spec(root, output, 2, **training))
     half = training.get("precision", "fp32") != "fp32"
-    torch.testing.assert_close(losses(root, output), losses(root, "one-0"), atol=0.03 if half else 1e-5, rtol=0)
+    torch.testing.assert_close(
+        losses(root, output), losses(root, "one-0"), atol=0.03 if half else 1e-5, rtol=0
+    )
     if training.get("offload") or half:
         half_of(root, output, f"{output}-resumed", STEPS)
         two.train(spec(root, f"{output}-resumed", 2, **training))
@@ -175,7 +197,9 @@ def images(root: Path) -> str:
 
 
 @pytest.mark.parametrize(("method", "stage"), [("decoder", 3), ("full", 2), ("scratch", 0)])
-def test_the_vae_is_trained_by_each_method(root: Path, images: str, one: Pool, two: Pool, method: str, stage: int):
+def test_the_vae_is_trained_by_each_method(
+    root: Path, images: str, one: Pool, two: Pool, method: str, stage: int
+):
     def run(output: str, workers: int) -> RunSpec:
         training = {"zero_stage": stage, "sample_every": HALF, "sample_prompts": ["a chest x-ray"]}
         values = spec(root, output, workers, {"vae": method}, **training).model_dump(mode="json")
@@ -186,7 +210,10 @@ def test_the_vae_is_trained_by_each_method(root: Path, images: str, one: Pool, t
     reference = losses(root, f"vae-{method}-one")
     torch.testing.assert_close(losses(root, f"vae-{method}-two"), reference, atol=1e-5, rtol=0)
     validated = validation_losses(root, f"vae-{method}-one")
-    assert validation_losses(root, f"vae-{method}-two") == pytest.approx(validated, abs=1e-5) and len(validated) == 2
+    assert (
+        validation_losses(root, f"vae-{method}-two") == pytest.approx(validated, abs=1e-5)
+        and len(validated) == 2
+    )
     assert len(list((root / f"vae-{method}-two/samples").glob(f"step-{STEPS:08d}/*.png"))) == 4
     checkpoint = f"vae-{method}-two/checkpoints/step-{STEPS:08d}"
     base, adapted = (load_components(str(root / name), only=("vae",)).vae for name in ("model", checkpoint))
@@ -195,11 +222,17 @@ def test_the_vae_is_trained_by_each_method(root: Path, images: str, one: Pool, t
     wanted = base.config["scaling_factor"] if method == "decoder" else 1 / latents.std().item()
     assert adapted.config["scaling_factor"] == pytest.approx(wanted, rel=0.25)
     before, after = base.state_dict(), adapted.state_dict()
-    changed = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
-    assert changed == {"decoder", "post_quant_conv"} | (set() if method == "decoder" else {"encoder", "quant_conv"})
+    changed = {
+        name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])
+    }
+    assert changed == {"decoder", "post_quant_conv"} | (
+        set() if method == "decoder" else {"encoder", "quant_conv"}
+    )
 
 
-def test_a_frozen_text_encoder_is_served_from_the_latents_and_samples_are_drawn(root: Path, one: Pool, two: Pool):
+def test_a_frozen_text_encoder_is_served_from_the_latents_and_samples_are_drawn(
+    root: Path, one: Pool, two: Pool
+):
     prompts = {"sample_every": STEPS, "sample_prompts": ["large left pleural effusion", ""]}
     for output, workers, pool in (("frozen-one", 1, one), ("frozen-two", 2, two)):
         pool.train(spec(root, output, workers, {"unet": "full"}, zero_stage=3, **prompts))

@@ -1,4 +1,6 @@
-"""One training run through Ray Train that loses workers, is interrupted and changes its size, against one that is left alone."""
+"""One training run through Ray Train that loses workers, is interrupted and changes its size, against one
+that is left alone.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,8 @@ def test_lost_workers_interrupts_and_other_world_sizes_change_nothing(root: Path
     output = root / "run"
     (root / "run.yaml").write_text(dump_run(parse_run(values(root, "run", 2))))
 
-    # kill -9 of one worker: Ray Train starts anew from the checkpoint; of another one: the failure limit is reached
+    # kill -9 of one worker: Ray Train starts anew from the checkpoint; of another one: the failure limit is
+    # reached
     process = start()
     for step in (EVERY, 2 * EVERY):
         wait_for(complete(output, step), process)
@@ -165,7 +168,8 @@ def test_lost_workers_interrupts_and_other_world_sizes_change_nothing(root: Path
     found, wanted = (torch.tensor([r["loss"] for r in records(run)]) for run in (output, whole))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
     pictures = [
-        np.asarray(Image.open(run / f"samples/step-{STEPS:08d}/00.png").convert("L")).astype(int) for run in (output, whole)
+        np.asarray(Image.open(run / f"samples/step-{STEPS:08d}/00.png").convert("L")).astype(int)
+        for run in (output, whole)
     ]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
     assert yaml.safe_load((output / "run.yaml").read_text())["training"]["zero_stage"] == 3

@@ -1,5 +1,6 @@
-"""One small study on S3 by real Ray Tune and Ray Train, whose driver is killed, then stopped, and resumed each time: no
-trial runs twice, one fails alone, one is stopped early, and images are encoded once."""
+"""One small study on S3 by real Ray Tune and Ray Train, whose driver is killed, then stopped, and resumed
+each time: no trial runs twice, one fails alone, one is stopped early, and images are encoded once.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ def study(root: Path, output: str) -> dict[str, Any]:
 @pytest.fixture
 def root(tmp_path: Path, s3: str) -> Path:
     save_pipeline(tiny_components(0), tmp_path / "model")
-    prepare("60", f"{s3}/shards", kind="phantom", size=16, splits="0.6,0.2,0.2", split_by="patient_id", seed=0)
+    prepare(
+        "60", f"{s3}/shards", kind="phantom", size=16, splits="0.6,0.2,0.2", split_by="patient_id", seed=0
+    )
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study(tmp_path, s3)))
     return tmp_path
 
@@ -72,7 +75,12 @@ def start(root: Path) -> Iterator[Start]:
         command = [MEDSD, "tune", str(root / "study.yaml"), *words]
         started.append(
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=root
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+                cwd=root,
             )
         )
         return started[-1]
@@ -124,7 +132,11 @@ def contents(output: Storage, *prefixes: str) -> dict[str, str]:
     """ETag of each file below the prefixes, and when it was written."""
     listed = output.client.list_objects_v2(Bucket=output.bucket, Prefix=output._key(""))["Contents"]  # type: ignore[attr-defined]
     base = len(output._key(""))  # type: ignore[attr-defined]
-    return {o["Key"][base:]: f"{o['ETag']} {o['LastModified']}" for o in listed if o["Key"][base:].startswith(prefixes)}
+    return {
+        o["Key"][base:]: f"{o['ETag']} {o['LastModified']}"
+        for o in listed
+        if o["Key"][base:].startswith(prefixes)
+    }
 
 
 @pytest.mark.timeout(1800)  # about two and a half minutes on two idle cores
@@ -151,20 +163,30 @@ def test_a_study_whose_driver_is_killed_and_stopped_runs_each_trial_once(root: P
     said = ended(process, 130)
     assert "after 3 of 4 trials" in said.splitlines()[-1]
     assert states(output) == ["done", "stopped", "failed", "pending"]
-    assert output.read_json("study.json")["state"] == output.read_json("progress.json")["state"] == "interrupted"
+    assert (
+        output.read_json("study.json")["state"] == output.read_json("progress.json")["state"] == "interrupted"
+    )
 
     said = ended(start("--auto-resume"), 0)
     assert states(output) == ["done", "stopped", "failed", "done"]
-    assert contents(output, "trials/0000", "trials/0001", "trials/0002", "latents", "detector") == over, "made again"
+    assert contents(output, "trials/0000", "trials/0001", "trials/0002", "latents", "detector") == over, (
+        "made again"
+    )
     assert contents(last, f"checkpoints/step-{EVERY:08d}/") == first, "the half-done trial began anew"
-    steps = [r["step"] for r in map(yaml.safe_load, last.read("metrics.jsonl").decode().splitlines()) if "loss" in r]
+    steps = [
+        r["step"]
+        for r in map(yaml.safe_load, last.read("metrics.jsonl").decode().splitlines())
+        if "loss" in r
+    ]
     assert steps == list(range(1, STEPS + 1))
     check_result(output, said)
 
     said = ended(start("--auto-resume"), 0)
     assert "Best: trial" in said and "--- encode" not in said
     assert_refused(medsd("tune", root / "study.yaml"), "a study was started here", "--resume")
-    assert_refused(medsd("tune", root / "study.yaml", "--resume", "--set", "metric=kid"), "metric is 'kid'", "'fid'")
+    assert_refused(
+        medsd("tune", root / "study.yaml", "--resume", "--set", "metric=kid"), "metric is 'kid'", "'fid'"
+    )
 
 
 def check_result(output: Storage, said: str) -> None:
@@ -176,7 +198,11 @@ def check_result(output: Storage, said: str) -> None:
     assert {path.split("/")[1] for path in output.list("latents/")} == {
         path.split("/")[1] for path in output.list("latents/")[:1]
     }
-    assert output.read_json("progress.json") | {"step": 4, "total": 4, "state": "finished"} == output.read_json("progress.json")
+    assert output.read_json("progress.json") | {
+        "step": 4,
+        "total": 4,
+        "state": "finished",
+    } == output.read_json("progress.json")
     rows = found["combinations"]
     assert len(rows) == 4 and rows[0]["metrics"]["fid"]["mean"] <= rows[1]["metrics"]["fid"]["mean"]
     assert found["best"]["trial"] == rows[0]["trials"][0] and rows[2]["metrics"] == {}
@@ -193,9 +219,19 @@ def test_bad_studies_are_refused_in_one_line(tmp_path: Path):
     values = study(tmp_path, str(tmp_path))
     file.write_text(yaml.safe_dump(values))
     assert_refused(medsd("tune", file), "shards")
-    assert_refused(medsd("tune", file, "--set", "space={components.unet: [ful]}"), "study.yaml", "components.unet=ful")
+    assert_refused(
+        medsd("tune", file, "--set", "space={components.unet: [ful]}"), "study.yaml", "components.unet=ful"
+    )
     assert_refused(medsd("tune", file, "--resume"), "no study to resume here")
     assert_refused(medsd("tune", tmp_path / "none.yaml"), "STUDY.yaml")
-    prepare("20", str(tmp_path / "shards"), kind="phantom", size=16, splits="0.8,0,0.2", split_by="patient_id", seed=0)
+    prepare(
+        "20",
+        str(tmp_path / "shards"),
+        kind="phantom",
+        size=16,
+        splits="0.8,0,0.2",
+        split_by="patient_id",
+        seed=0,
+    )
     assert_refused(medsd("tune", file), "no validation split", "asha")
     assert not FolderStorage(tmp_path / "study").list(), "nothing is written for a study that does not start"

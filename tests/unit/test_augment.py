@@ -20,7 +20,10 @@ MADE = image_set("made", ["ill", "well", "unheard of"] * 8, [None] * 24, 255)
 
 def test_a_prompt_names_the_label_of_its_caption():
     found = labelled(MADE, TRAIN)
-    assert len(found) == 16 and set(zip(found.captions, found.labels, strict=True)) == {("ill", "Mass"), ("well", "No Finding")}
+    assert len(found) == 16 and set(zip(found.captions, found.labels, strict=True)) == {
+        ("ill", "Mass"),
+        ("well", "No Finding"),
+    }
 
 
 def test_the_cases_and_what_they_train_on():
@@ -34,7 +37,9 @@ def test_the_cases_and_what_they_train_on():
     assert mixture(half, TRAIN, made, 0).keys == mixed.keys != mixture(half, TRAIN, made, 1).keys
     with pytest.raises(ValueError, match="40 generated images are needed, there are 16"):
         mixture(double, TRAIN, made, 0)
-    assert sorted(mixture(generated, TRAIN, made, 0).keys) == sorted(made.keys)  # fewer than the real ones: all
+    assert sorted(mixture(generated, TRAIN, made, 0).keys) == sorted(
+        made.keys
+    )  # fewer than the real ones: all
     alone = mixture(Case("generated", False, 0.5), TRAIN, made, 0)
     assert len(alone) == 10 and not set(alone.keys) & set(TRAIN.keys)
 
@@ -46,11 +51,20 @@ def test_gains_are_taken_seed_by_seed():
         for seed, base in enumerate((0.6, 0.7, 0.8))
     ]
     rows += [
-        {"case": "generated", "seed": 0, "accuracy": None, "accuracy_reason": "too few", "auroc": None, "auroc_reason": "too few"}
+        {
+            "case": "generated",
+            "seed": 0,
+            "accuracy": None,
+            "accuracy_reason": "too few",
+            "auroc": None,
+            "auroc_reason": "too few",
+        }
     ]
     real, generated, mixed = summarise(rows, cases([1.0]))
     assert real["accuracy"] == pytest.approx(0.7)
     assert real["accuracy_interval"] == pytest.approx([0.7 - 0.2484, 0.7 + 0.2484], abs=1e-4)  # 4.303·0.1/√3
     assert "accuracy_gain" not in real
-    assert mixed["accuracy_gain"] == pytest.approx(0.05) and mixed["auroc_gain_interval"] == pytest.approx([0.05, 0.05])
+    assert mixed["accuracy_gain"] == pytest.approx(0.05) and mixed["auroc_gain_interval"] == pytest.approx(
+        [0.05, 0.05]
+    )
     assert generated["accuracy"] is None and generated["accuracy_reason"] == "too few"

@@ -33,7 +33,9 @@ def test_what_is_there_decides(tmp_path: Path):
     assert started(output) and finished(output, run) is None
     output.write_json("result.json", RESULT)
     assert finished(output, run) == RESULT
-    assert finished(output, spec(tmp_path, resources={"num_workers": 2, "max_failures": 3})) == RESULT  # may change
+    assert (
+        finished(output, spec(tmp_path, resources={"num_workers": 2, "max_failures": 3})) == RESULT
+    )  # may change
     with pytest.raises(InputError, match="seed"):
         finished(output, spec(tmp_path, seed=1))
 

@@ -52,7 +52,13 @@ def test_the_simulated_goodput_is_the_closed_forms(upload):
 
 def test_goodput_where_failures_spare_restarts_is_the_closed_forms():
     outages, times = importlib.import_module("outages"), random.Random(1)
-    costs, mtbf, interval, segments, clock = outages.Costs(stall=5, upload=0, restart=60), 90.0, 40.0, 20_000, 0.0
+    costs, mtbf, interval, segments, clock = (
+        outages.Costs(stall=5, upload=0, restart=60),
+        90.0,
+        40.0,
+        20_000,
+        0.0,
+    )
     for _ in range(segments):
         while (failure := times.expovariate(1 / mtbf)) < interval + costs.stall:
             clock += failure + costs.restart
@@ -66,7 +72,9 @@ def test_no_other_interval_is_better_than_dalys():
     outages = importlib.import_module("outages")
     costs, mtbf = outages.Costs(stall=5, upload=0, restart=120), 3600.0
     best = outages.best_interval(costs, mtbf)
-    assert max((best / 3, best, 3 * best), key=lambda interval: outages.expected(costs, mtbf, interval)) == best
+    assert (
+        max((best / 3, best, 3 * best), key=lambda interval: outages.expected(costs, mtbf, interval)) == best
+    )
 
 
 def test_a_save_waits_for_the_upload_before_it():
@@ -79,5 +87,12 @@ def test_a_save_waits_for_the_upload_before_it():
 def test_each_instant_of_a_step_belongs_to_the_part_that_began_last():
     events = [("backward", 1.0, 5.0), ("communication", 2.0, 3.0), ("data wait", 0.0, 0.5)]
     found = importlib.import_module("scaling").parts_of(events, seconds=6.0)
-    wanted = {"data wait": 0.5, "forward": 0.0, "backward": 3.0, "communication": 1.0, "update": 0.0, "rest": 1.5}
+    wanted = {
+        "data wait": 0.5,
+        "forward": 0.0,
+        "backward": 3.0,
+        "communication": 1.0,
+        "update": 0.0,
+        "rest": 1.5,
+    }
     assert found == pytest.approx(wanted)

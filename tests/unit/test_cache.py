@@ -20,7 +20,9 @@ def store_shards(url: str) -> tuple[Storage, Index]:
     store = open_storage(url)
     for number, data in enumerate(CONTENTS):
         store.write(f"shard-{number:05d}.tar", data)
-    shards = (Shard(f"shard-{n:05d}.tar", 1, len(d), hashlib.sha256(d).hexdigest()) for n, d in enumerate(CONTENTS))
+    shards = (
+        Shard(f"shard-{n:05d}.tar", 1, len(d), hashlib.sha256(d).hexdigest()) for n, d in enumerate(CONTENTS)
+    )
     return store, Index("image", "train", tuple(shards), {})
 
 
@@ -66,7 +68,9 @@ def test_a_damaged_shard_in_a_folder_is_named(tmp_path: Path, damage: str):
         path.write_bytes(CONTENTS[1][:-1] if damage == "truncated" else b"x" * len(CONTENTS[1]))
     cache = ShardCache(store, index, None)
     assert cache.path(0).read_bytes() == CONTENTS[0]
-    with pytest.raises(InputError, match=r"shard-00001\.tar: (missing|corrupt shard).* run prepare or encode again"):
+    with pytest.raises(
+        InputError, match=r"shard-00001\.tar: (missing|corrupt shard).* run prepare or encode again"
+    ):
         cache.path(1)
 
 

@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chart import CHART, EVERYTHING, NAMESPACE, REPOSITORY, Object, helm, one, render, runtime_of, template, version, with_helm
+from chart import (
+    CHART,
+    EVERYTHING,
+    NAMESPACE,
+    REPOSITORY,
+    Object,
+    helm,
+    one,
+    render,
+    runtime_of,
+    template,
+    version,
+    with_helm,
+)
 
 from medsd_ray.spec.objects import RuntimeSpec
 
@@ -59,7 +72,10 @@ def pod_specs(objects: list[Object]) -> dict[str, Object]:
             autoscaler = {"name": "autoscaler"} | spec["autoscalerOptions"]
             head = spec["headGroupSpec"]["template"]["spec"]
             found[f"{where}/head"] = head | {"containers": [*head["containers"], autoscaler]}
-            found |= {f"{where}/{group['groupName']}": group["template"]["spec"] for group in spec["workerGroupSpecs"]}
+            found |= {
+                f"{where}/{group['groupName']}": group["template"]["spec"]
+                for group in spec["workerGroupSpecs"]
+            }
     return found
 
 
@@ -86,7 +102,16 @@ def test_each_switch(sets: tuple[str, ...], adds: tuple[str, ...], removes: tupl
     objects = render(*sets)
     names = [(it["kind"], it["metadata"]["name"], it["metadata"].get("namespace")) for it in objects]
     assert all(it["apiVersion"] for it in objects) and len(names) == len(set(names))
-    default = {"ServiceAccount", "Deployment", "Service", "ClusterRole", "ClusterRoleBinding", "Pod", "Job", "ConfigMap"}
+    default = {
+        "ServiceAccount",
+        "Deployment",
+        "Service",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Pod",
+        "Job",
+        "ConfigMap",
+    }
     assert {kind for kind, _, _ in names} == (default | set(adds)) - set(removes)
 
 
@@ -97,9 +122,15 @@ def test_each_switch(sets: tuple[str, ...], adds: tuple[str, ...], removes: tupl
         (("operator.replicas=2",), "additional properties 'replicas' not allowed"),
         (("image.pullPolicy=Sometimes",), "/image/pullPolicy"),
         (("watchNamespaces=a",), "/watchNamespaces"),
-        (("rayCluster.pools[0].name=a", "rayCluster.pools[0].max=1"), "additional properties 'max' not allowed"),
+        (
+            ("rayCluster.pools[0].name=a", "rayCluster.pools[0].max=1"),
+            "additional properties 'max' not allowed",
+        ),
         (("runtime.spec.imagee=x",), "additional properties 'imagee' not allowed"),
-        (("runtime.spec.pools[0].name=a", "runtime.spec.pools[0].gpu=1"), "additional properties 'gpu' not allowed"),
+        (
+            ("runtime.spec.pools[0].name=a", "runtime.spec.pools[0].gpu=1"),
+            "additional properties 'gpu' not allowed",
+        ),
         (("runtime.spec.runAsUser=0",), "/runtime/spec/runAsUser"),
         (
             ("rayCluster.enabled=true", "rayCluster.pools[0].name=h100"),
@@ -148,7 +179,9 @@ def test_every_pod_satisfies_the_restricted_pod_security_standard():
         assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"]), where
         for container in pod["containers"]:
             own = container["securityContext"]
-            assert own["allowPrivilegeEscalation"] is False and own["capabilities"] == {"drop": ["ALL"]}, where
+            assert own["allowPrivilegeEscalation"] is False and own["capabilities"] == {"drop": ["ALL"]}, (
+                where
+            )
             assert not {"privileged", "runAsUser", "procMount"} & set(own), where
             assert container["resources"]["requests"] and container["resources"]["limits"], where
 
@@ -171,9 +204,15 @@ def test_the_operator():
 
 
 def test_code_can_be_mounted_into_all_that_runs_the_image(tmp_path: Path):
-    volume, mount, env = {"name": "code", "emptyDir": {}}, {"name": "code", "mountPath": "/code"}, {"name": "A", "value": "b"}
+    volume, mount, env = (
+        {"name": "code", "emptyDir": {}},
+        {"name": "code", "mountPath": "/code"},
+        {"name": "A", "value": "b"},
+    )
     values = tmp_path / "values.yaml"
-    values.write_text(yaml.safe_dump({"operator": {"env": [env], "extraVolumes": [volume], "extraVolumeMounts": [mount]}}))
+    values.write_text(
+        yaml.safe_dump({"operator": {"env": [env], "extraVolumes": [volume], "extraVolumeMounts": [mount]}})
+    )
     found = pod_specs(render(values=values))
     assert set(found) == {"Deployment/medsd-operator", "Job/medsd-runtime", "Pod/medsd-check"}
     for pod in found.values():
@@ -185,7 +224,9 @@ def test_rights_in_all_namespaces():
     objects = render()
     assert rules(one(objects, "ClusterRole", "medsd-operator")) == CLUSTER_WIDE | NAMESPACED
     binding = one(objects, "ClusterRoleBinding", "medsd-operator")
-    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "medsd-operator", "namespace": NAMESPACE}]
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": "medsd-operator", "namespace": NAMESPACE}
+    ]
 
 
 def test_rights_in_the_watched_namespaces_alone():
@@ -194,7 +235,9 @@ def test_rights_in_the_watched_namespaces_alone():
     for namespace in ("a", "b"):
         assert rules(one(objects, "Role", "medsd-operator", namespace)) == NAMESPACED
         binding = one(objects, "RoleBinding", "medsd-operator", namespace)
-        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "medsd-operator", "namespace": NAMESPACE}]
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": "medsd-operator", "namespace": NAMESPACE}
+        ]
         assert binding["roleRef"]["kind"] == "Role"
 
 
@@ -209,10 +252,14 @@ def test_rights_in_the_watched_namespaces_alone():
 )
 def test_the_runs_account_has_no_rights_where_runs_are(sets: tuple[str, ...], namespaces: set[str]):
     objects = render(*sets)
-    accounts = [it for it in objects if it["kind"] == "ServiceAccount" and it["metadata"]["name"] == "medsd-worker"]
+    accounts = [
+        it for it in objects if it["kind"] == "ServiceAccount" and it["metadata"]["name"] == "medsd-worker"
+    ]
     assert {it["metadata"]["namespace"] for it in accounts} == namespaces
     assert all(it["automountServiceAccountToken"] is False for it in accounts)
-    bound = {subject["name"] for it in objects if it["kind"].endswith("Binding") for subject in it["subjects"]}
+    bound = {
+        subject["name"] for it in objects if it["kind"].endswith("Binding") for subject in it["subjects"]
+    }
     assert bound == {"medsd-operator", "medsd-runtime"}
 
 
@@ -239,7 +286,9 @@ def test_users_get_their_runs_with_view_and_edit():
 
 
 def test_crds_are_upgraded_and_kept():
-    found = {it["metadata"]["name"]: it for it in render(crds=True) if it["kind"] == "CustomResourceDefinition"}
+    found = {
+        it["metadata"]["name"]: it for it in render(crds=True) if it["kind"] == "CustomResourceDefinition"
+    }
     files = [yaml.safe_load(path.read_text()) for path in (CHART / "files" / "crds").glob("*.yaml")]
     assert set(found) == {it["metadata"]["name"] for it in files} and len(files) == 4
     for file in files:
@@ -262,13 +311,28 @@ def test_the_runtime_is_applied_after_install_and_upgrade():
     assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
     assert "Runtime" not in {it["kind"] for it in objects}  # Helm itself neither makes it anew nor deletes it
     runtime = runtime_of(objects)
-    assert (runtime["apiVersion"], runtime["kind"], runtime["metadata"]["name"]) == ("medsd.io/v1alpha1", "Runtime", "default")
+    assert (runtime["apiVersion"], runtime["kind"], runtime["metadata"]["name"]) == (
+        "medsd.io/v1alpha1",
+        "Runtime",
+        "default",
+    )
     spec = RuntimeSpec.model_validate(runtime["spec"])
-    assert spec.image == f"registry.example.com/medsd:{version()}-cuda" and spec.serviceAccountName == "medsd-worker"
-    assert spec.imagePullSecrets == ["registry"] and spec.rayVersion == RuntimeSpec.model_fields["rayVersion"].default
+    assert (
+        spec.image == f"registry.example.com/medsd:{version()}-cuda"
+        and spec.serviceAccountName == "medsd-worker"
+    )
+    assert (
+        spec.imagePullSecrets == ["registry"]
+        and spec.rayVersion == RuntimeSpec.model_fields["rayVersion"].default
+    )
     role = one(objects, "ClusterRole", "medsd-runtime")["rules"]
     assert role == [
-        {"apiGroups": ["medsd.io"], "resources": ["runtimes"], "resourceNames": ["default"], "verbs": ["create", "patch"]}
+        {
+            "apiGroups": ["medsd.io"],
+            "resources": ["runtimes"],
+            "resourceNames": ["default"],
+            "verbs": ["create", "patch"],
+        }
     ]
 
 

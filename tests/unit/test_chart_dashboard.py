@@ -12,7 +12,11 @@ from chart import CHART, NAMESPACE, Object, helm, one, render, template, with_he
 __all__ = ["with_helm"]
 pytestmark = pytest.mark.usefixtures("with_helm")
 
-ON = ("dashboard.enabled=true", "dashboard.root=s3://bucket/studies", "dashboard.token.secretName=dashboard-token")
+ON = (
+    "dashboard.enabled=true",
+    "dashboard.root=s3://bucket/studies",
+    "dashboard.token.secretName=dashboard-token",
+)
 NAME = "medsd-dashboard"
 
 
@@ -47,9 +51,20 @@ def test_wrong_values_are_refused(sets: tuple[str, ...], words: str):
 def test_it_serves_the_root_with_the_secrets_token():
     objects = render(*ON)
     found = container(objects)
-    assert found["command"] == ["medsd", "dashboard", "s3://bucket/studies", "--host", "0.0.0.0", "--port", "8650"]
+    assert found["command"] == [
+        "medsd",
+        "dashboard",
+        "s3://bucket/studies",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "8650",
+    ]
     token = {"secretKeyRef": {"name": "dashboard-token", "key": "token"}}
-    assert environment(objects)["MEDSD_DASHBOARD_TOKEN"] == {"name": "MEDSD_DASHBOARD_TOKEN", "valueFrom": token}
+    assert environment(objects)["MEDSD_DASHBOARD_TOKEN"] == {
+        "name": "MEDSD_DASHBOARD_TOKEN",
+        "valueFrom": token,
+    }
     assert "dashboard-token" not in " ".join(found["command"])
     assert found["securityContext"]["readOnlyRootFilesystem"] is True
     assert found["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
@@ -66,10 +81,14 @@ def test_it_serves_the_root_with_the_secrets_token():
 def test_its_service_account_has_no_rights():
     objects = render(*ON, "dashboard.serviceAccountAnnotations.role=reader")
     account = one(objects, "ServiceAccount", NAME)
-    assert account["automountServiceAccountToken"] is False and account["metadata"]["annotations"] == {"role": "reader"}
+    assert account["automountServiceAccountToken"] is False and account["metadata"]["annotations"] == {
+        "role": "reader"
+    }
     pod = one(objects, "Deployment", NAME)["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == NAME and pod["automountServiceAccountToken"] is False
-    assert NAME not in {subject["name"] for it in objects if it["kind"].endswith("Binding") for subject in it["subjects"]}
+    assert NAME not in {
+        subject["name"] for it in objects if it["kind"].endswith("Binding") for subject in it["subjects"]
+    }
 
 
 def test_it_reads_the_storage_of_the_runs():
@@ -79,7 +98,10 @@ def test_it_reads_the_storage_of_the_runs():
         "runtime.spec.s3.secretName=keys",
     )
     found = environment(render(*ON, *runtime))
-    assert found["AWS_ENDPOINT_URL"]["value"] == "http://minio:9000" and found["AWS_REGION"]["value"] == "eu-west-1"
+    assert (
+        found["AWS_ENDPOINT_URL"]["value"] == "http://minio:9000"
+        and found["AWS_REGION"]["value"] == "eu-west-1"
+    )
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         assert found[name]["valueFrom"] == {"secretKeyRef": {"name": "keys", "key": name}}
     found = environment(render(*ON, *runtime, "dashboard.s3SecretName=keys-that-read"))
@@ -125,9 +147,20 @@ def test_the_notes_say_how_to_open_it(tmp_path: Path):
     chart = shutil.copytree(CHART, tmp_path / "medsd")
     (chart / "templates" / "NOTES.txt").rename(chart / "notes")  # Helm shows its notes only with a cluster
     (chart / "templates" / "notes.yaml").write_text('notes: {{ tpl (.Files.Get "notes") . | toJson }}')
-    given = [word for value in (*ON, "dashboard.token.key=a.b", "kuberay.check=false") for word in ("--set", value)]
+    given = [
+        word for value in (*ON, "dashboard.token.key=a.b", "kuberay.check=false") for word in ("--set", value)
+    ]
     done = helm(
-        "template", "medsd", str(chart), "-n", NAMESPACE, "--kube-version", "1.34", "--show-only", "templates/notes.yaml", *given
+        "template",
+        "medsd",
+        str(chart),
+        "-n",
+        NAMESPACE,
+        "--kube-version",
+        "1.34",
+        "--show-only",
+        "templates/notes.yaml",
+        *given,
     )
     assert done.returncode == 0, done.stderr
     notes = yaml.safe_load(done.stdout)["notes"]

@@ -1,4 +1,6 @@
-"""What the chart has for Ray: the always-on cluster, who reaches its pods and those of runs, and the nodes they run on."""
+"""What the chart has for Ray: the always-on cluster, who reaches its pods and those of runs, and the nodes
+they run on.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def comparable(group: Object) -> Object:
 def test_the_raycluster_has_the_pods_of_a_run(tmp_path: Path, given: str):
     spec = yaml.safe_load((REPOSITORY / "k8s/samples/runtime.yaml").read_text())["spec"]
     if given == "least":
-        spec = {"image": "medsd@sha256:12", "pools": [{"name": "tiny", "cpus": "500m", "sharedMemory": "128Mi"}, {"name": "gpu"}]}
+        spec = {
+            "image": "medsd@sha256:12",
+            "pools": [{"name": "tiny", "cpus": "500m", "sharedMemory": "128Mi"}, {"name": "gpu"}],
+        }
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump({"runtime": {"spec": spec}, "rayCluster": {"enabled": True}}))
     objects = render(values=values)
@@ -44,7 +49,9 @@ def test_the_raycluster_has_the_pods_of_a_run(tmp_path: Path, given: str):
     run["run"]["name"] = "run"
     run = FineTuneSpec.model_validate(run)
     assert comparable(cluster["headGroupSpec"]) == comparable(pods.head_group(runtime, run, "run-1", {}))
-    assert [group["groupName"] for group in cluster["workerGroupSpecs"]] == [pool.name for pool in runtime.pools]
+    assert [group["groupName"] for group in cluster["workerGroupSpecs"]] == [
+        pool.name for pool in runtime.pools
+    ]
     for group, pool in zip(cluster["workerGroupSpecs"], runtime.pools, strict=True):
         assert comparable(group) == comparable(pods.worker_group(runtime, run, pool, 1, 1, {}))
         assert (group["minReplicas"], group["maxReplicas"]) == (0, pool.maxPods)
@@ -52,12 +59,17 @@ def test_the_raycluster_has_the_pods_of_a_run(tmp_path: Path, given: str):
 
 def test_the_raycluster_scales_its_pools():
     bounds = "rayCluster.pools[0].name=gpu,rayCluster.pools[0].minPods=1,rayCluster.pools[0].maxPods=3"
-    objects = render("rayCluster.enabled=true", "rayCluster.idleTimeoutSeconds=60", "runNamespaces={a,b}", bounds)
+    objects = render(
+        "rayCluster.enabled=true", "rayCluster.idleTimeoutSeconds=60", "runNamespaces={a,b}", bounds
+    )
     cluster = one(objects, "RayCluster", "medsd-ray", "a")["spec"]
     (group,) = cluster["workerGroupSpecs"]
     assert (group["groupName"], group["minReplicas"], group["maxReplicas"]) == ("gpu", 1, 3)
     assert cluster["enableInTreeAutoscaling"] is True and cluster["authOptions"] == {"mode": "token"}
-    assert (cluster["autoscalerOptions"]["version"], cluster["autoscalerOptions"]["idleTimeoutSeconds"]) == ("v2", 60)
+    assert (cluster["autoscalerOptions"]["version"], cluster["autoscalerOptions"]["idleTimeoutSeconds"]) == (
+        "v2",
+        60,
+    )
     head = cluster["headGroupSpec"]["template"]["spec"]
     # KubeRay gives the head's account the right to scale; what users run on the head has not its token.
     assert head["serviceAccountName"] == "medsd-ray" and head["automountServiceAccountToken"] is False
@@ -79,7 +91,10 @@ def test_who_reaches_a_runs_pods():
             },
         ]
         heads = one(objects, "NetworkPolicy", "medsd-heads", namespace)["spec"]
-        assert heads["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "medsd", "ray.io/node-type": "head"}
+        assert heads["podSelector"]["matchLabels"] == {
+            "app.kubernetes.io/name": "medsd",
+            "ray.io/node-type": "head",
+        }
         driver, dashboard = heads["ingress"]
         assert driver["ports"] == [{"protocol": "TCP", "port": pods.DRIVER_PORT}]
         (operator,) = driver["from"]

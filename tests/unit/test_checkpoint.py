@@ -36,11 +36,17 @@ def output(tmp_path: Path) -> FolderStorage:
     return FolderStorage(tmp_path / "run")
 
 
-def writer_for(output: FolderStorage, team: Team, warnings: list[str] | None = None, **keep: Any) -> CheckpointWriter:
-    return CheckpointWriter(output, team, Checkpoint(**keep), warn=(warnings if warnings is not None else []).append)
+def writer_for(
+    output: FolderStorage, team: Team, warnings: list[str] | None = None, **keep: Any
+) -> CheckpointWriter:
+    return CheckpointWriter(
+        output, team, Checkpoint(**keep), warn=(warnings if warnings is not None else []).append
+    )
 
 
-def save(writer: CheckpointWriter, step: int, validation_loss: float | None = None, ema: bool = True) -> str | None:
+def save(
+    writer: CheckpointWriter, step: int, validation_loss: float | None = None, ema: bool = True
+) -> str | None:
     tensors, moments = {}, {}
     for name, value in WEIGHTS.items():
         for start, end in ((0, 2), (2, value.numel())):
@@ -49,7 +55,8 @@ def save(writer: CheckpointWriter, step: int, validation_loss: float | None = No
             tensors[f"ema:{name}@{start}"] = part - step
             moments |= {f"{kind}:{name}@{start}": part * 2 for kind in ("exp_avg", "exp_avg_sq")}
     fragments = {
-        name: {"shape": list(value.shape), "pieces": [[0, 2, 0], [2, value.numel() - 2, 0]]} for name, value in WEIGHTS.items()
+        name: {"shape": list(value.shape), "pieces": [[0, 2, 0], [2, value.numel() - 2, 0]]}
+        for name, value in WEIGHTS.items()
     }
     description = {
         "format": FORMAT, "step": step, "ema": ema, "validation_loss": validation_loss, "fragments": fragments,
@@ -102,7 +109,9 @@ def test_last_ones_and_best_are_kept(output: FolderStorage, team: Team):
 
 def test_what_belongs_to_a_checkpoint_is_written_before_its_mark(output: FolderStorage, team: Team):
     seen: list[list[str]] = []
-    writer = CheckpointWriter(output, team, Checkpoint(), warn=seen.append, before_complete=lambda: seen.append(output.list()))  # type: ignore
+    writer = CheckpointWriter(
+        output, team, Checkpoint(), warn=seen.append, before_complete=lambda: seen.append(output.list())
+    )  # type: ignore
     save(writer, 5)
     writer.wait()
     assert len(seen) == 1 and seen[0] and not any(key.endswith("COMPLETE") for key in seen[0])
@@ -121,7 +130,9 @@ def test_a_checkpoint_without_its_mark_is_not_there(output: FolderStorage, team:
     assert not output.list("checkpoints/step-00000002/")
 
 
-@pytest.mark.parametrize("file", ["rank-00000.safetensors", "rank-00000.optimizer.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize(
+    "file", ["rank-00000.safetensors", "rank-00000.optimizer.safetensors", "checkpoint.json"]
+)
 @pytest.mark.parametrize("damage", ["flip", "remove"])
 def test_a_damaged_newest_is_told_and_the_one_before_is_taken(
     output: FolderStorage, team: Team, tmp_path: Path, file: str, damage: str
@@ -148,7 +159,9 @@ def test_all_damaged_is_bad_input(output: FolderStorage, team: Team, tmp_path: P
         choose_checkpoint(output, tmp_path / "copy", lambda text: None)
 
 
-def test_a_failed_save_is_told_and_the_next_one_works(output: FolderStorage, team: Team, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_save_is_told_and_the_next_one_works(
+    output: FolderStorage, team: Team, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(retries.time, "sleep", lambda seconds: None)
     output.root.mkdir()
     blocker = output.root / "checkpoints"
@@ -219,4 +232,8 @@ def test_a_resumed_run_is_the_same_run(change: dict[str, Any], named: str | None
         with pytest.raises(InputError, match=named):
             check_same_run(job, description, "it")
     with pytest.raises(InputError, match="data is not the one"):
-        check_same_run(Job(parse_run(run_values()), "", ("", ""), None, None, fingerprints | {"data": "e"}), description, "it")
+        check_same_run(
+            Job(parse_run(run_values()), "", ("", ""), None, None, fingerprints | {"data": "e"}),
+            description,
+            "it",
+        )

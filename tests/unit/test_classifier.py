@@ -21,7 +21,11 @@ def spots(count: int, seed: int, images_per_patient: int = 1) -> ImageSet:
     groups = [f"{seed}-{i // images_per_patient}" for i in range(count)]
     captions = [f"a spot on the {label}" for label in labels]
     return ImageSet(
-        np.clip(pixels, 0, 255).astype(np.uint8), [f"{seed}-{i}" for i in range(count)], captions, groups, list(labels)
+        np.clip(pixels, 0, 255).astype(np.uint8),
+        [f"{seed}-{i}" for i in range(count)],
+        captions,
+        groups,
+        list(labels),
     )
 
 
@@ -42,10 +46,14 @@ def test_it_learns_left_from_right(trained: classifier.Classifier):
     assert score.accuracy.low <= score.accuracy.value <= score.accuracy.high
 
 
-def test_the_same_seed_trains_the_same_network(trained: classifier.Classifier, monkeypatch: pytest.MonkeyPatch):
+def test_the_same_seed_trains_the_same_network(
+    trained: classifier.Classifier, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(classifier, "PASSES", 40)
     first, second, other = (
-        classifier.train_classifier(spots(40, 1), spots(20, 2), seed, say=lambda _: None).features(spots(4, 9).pixels)
+        classifier.train_classifier(spots(40, 1), spots(20, 2), seed, say=lambda _: None).features(
+            spots(4, 9).pixels
+        )
         for seed in (5, 5, 6)
     )
     np.testing.assert_array_equal(first, second)

@@ -1,4 +1,6 @@
-"""The command line as a user meets it: the installed `medsd`, its exit codes and its one line on standard error."""
+"""The command line as a user meets it: the installed `medsd`, its exit codes and its one line on standard
+error.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def test_help_is_quick_because_it_loads_nothing_heavy():
         "except SystemExit: pass\n"
         "print(json.dumps(sorted({'torch', 'ray', 'diffusers', 'transformers', 'boto3', 'numpy'} & set(sys.modules))))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert json.loads(result.stdout.splitlines()[-1]) == []
 
 

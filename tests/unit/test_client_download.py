@@ -74,7 +74,13 @@ def test_an_export_passes_the_same_gate_with_the_runs_own_report(s3: str, tmp_pa
     components = tiny_components(0)
     save_pipeline(components, tmp_path / "base")
     weights, ema = shifted(components, "unet", 0.5), shifted(components, "unet", 1.0)
-    write_checkpoint(open_storage(f"{s3}/checkpoints/step-00000020"), str(tmp_path / "base"), {"unet": "full"}, weights, ema)
+    write_checkpoint(
+        open_storage(f"{s3}/checkpoints/step-00000020"),
+        str(tmp_path / "base"),
+        {"unet": "full"},
+        weights,
+        ema,
+    )
     dest = tmp_path / "dest"
     open_storage(s3).write("run.yaml", b"name: tiny")
     with pytest.raises(InputError, match="memorisation"):

@@ -27,7 +27,9 @@ def kubeconfig(path: Path, server: str, **cluster: object) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("words", [["status"], ["status", "x"], ["logs", "x"], ["cancel", "x"], ["download", "x", "dest"]])
+@pytest.mark.parametrize(
+    "words", [["status"], ["status", "x"], ["logs", "x"], ["cancel", "x"], ["download", "x", "dest"]]
+)
 def test_without_a_kubeconfig_each_verb_says_what_to_set(tmp_path: Path, words: list[str]):
     assert_refused(medsd(*words, KUBECONFIG=str(tmp_path / "absent")), "KUBECONFIG", "absent")
 
@@ -42,7 +44,9 @@ def test_a_damaged_kubeconfig_and_an_unknown_context_are_named(tmp_path: Path):
 
 
 def test_an_api_server_that_does_not_answer_is_named(tmp_path: Path):
-    line = assert_refused(medsd("status", KUBECONFIG=kubeconfig(tmp_path / "config", "http://127.0.0.1:9")), "127.0.0.1:9")
+    line = assert_refused(
+        medsd("status", KUBECONFIG=kubeconfig(tmp_path / "config", "http://127.0.0.1:9")), "127.0.0.1:9"
+    )
     assert "secret" not in line
 
 
@@ -53,9 +57,7 @@ def answer(code: int, reason: str, message: str, **details: str) -> tuple[int, s
 
 
 CRD = {"group": "medsd.io", "kind": "finetunes"}
-STRICT = (
-    'FineTune in version "v1alpha1" cannot be handled as a FineTune: strict decoding error: unknown field "spec.run.trainnig"'
-)
+STRICT = 'FineTune in version "v1alpha1" cannot be handled as a FineTune: strict decoding error: unknown field "spec.run.trainnig"'
 INVALID = 'FineTune.medsd.io "x" is invalid: [spec.run.training.max_steps: Invalid value: 0: should be >= 1,\n second]'
 FORBIDDEN = 'finetunes.medsd.io is forbidden: User "anna" cannot list resource "finetunes" in the namespace "research"'
 
@@ -64,13 +66,29 @@ FORBIDDEN = 'finetunes.medsd.io is forbidden: User "anna" cannot list resource "
     ("said", "error", "named"),
     [
         ((404, "404 page not found\n"), InputError, ["chart", "docs/kubernetes.md"]),
-        (answer(404, "NotFound", 'finetunes.medsd.io "x" not found', name="x", **CRD), NotFound, ["FineTune x", "research"]),
-        (answer(404, "NotFound", 'namespaces "r" not found', name="r", kind="namespaces"), InputError, ["namespace r"]),
+        (
+            answer(404, "NotFound", 'finetunes.medsd.io "x" not found', name="x", **CRD),
+            NotFound,
+            ["FineTune x", "research"],
+        ),
+        (
+            answer(404, "NotFound", 'namespaces "r" not found', name="r", kind="namespaces"),
+            InputError,
+            ["namespace r"],
+        ),
         (answer(404, "NotFound", 'pods "p" not found', name="p", kind="pods"), NotFound, ["pod p"]),
         (answer(409, "AlreadyExists", "already exists", name="x", **CRD), Exists, ["FineTune x already"]),
-        (answer(409, "Conflict", "the UID in the precondition differs", name="x", **CRD), RunError, ["precondition"]),
+        (
+            answer(409, "Conflict", "the UID in the precondition differs", name="x", **CRD),
+            RunError,
+            ["precondition"],
+        ),
         (answer(400, "BadRequest", STRICT), InputError, ["spec.run.trainnig"]),
-        (answer(422, "Invalid", INVALID, name="x", **CRD), InputError, ["spec.run.training.max_steps", "second"]),
+        (
+            answer(422, "Invalid", INVALID, name="x", **CRD),
+            InputError,
+            ["spec.run.training.max_steps", "second"],
+        ),
         (answer(403, "Forbidden", FORBIDDEN, **CRD), InputError, ["anna", "--namespace"]),
         (answer(401, "Unauthorized", "Unauthorized"), InputError, ["sign in"]),
         (answer(503, "ServiceUnavailable", "etcd is away"), RunError, ["503", "etcd is away"]),

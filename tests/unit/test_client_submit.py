@@ -43,7 +43,10 @@ def test_a_finetune_says_what_the_run_says_and_no_more():
             "queue": "gpus",
             "run": {
                 "data": {"train": "s3://bucket/latents"},
-                "components": {"unet": {"method": "full"}, "text_encoder": {"method": "full", "learning_rate": 5e-5}},
+                "components": {
+                    "unet": {"method": "full"},
+                    "text_encoder": {"method": "full", "learning_rate": 5e-5},
+                },
                 "training": {"max_steps": 100, "global_batch_size": 32, "ema": None},
                 "output": "s3://bucket/runs/nih",
             },
@@ -60,10 +63,16 @@ def test_what_is_left_out_of_a_finetune_is_the_default():
     ("changes", "named"),
     [
         ({"output": "runs/nih"}, "output is runs/nih"),
-        ({"data": {"train": "/shards", "validation": "val"}}, "data.train is /shards, data.validation is val"),
+        (
+            {"data": {"train": "/shards", "validation": "val"}},
+            "data.train is /shards, data.validation is val",
+        ),
         ({"model": "./runs/vae"}, "model is ./runs/vae"),
         ({"prior": {"data": "class"}}, "prior.data is class"),
-        ({"components": {"text_encoder": {"method": "swap", "swap": {"model": "./bert"}}}}, "swap.model is ./bert"),
+        (
+            {"components": {"text_encoder": {"method": "swap", "swap": {"model": "./bert"}}}},
+            "swap.model is ./bert",
+        ),
     ],
 )
 def test_pods_reach_s3_alone(changes: dict, named: str):
@@ -89,7 +98,9 @@ def test_a_ray_clusters_nodes_may_share_a_folder_but_not_the_jobs_own():
 
 def test_a_report_is_a_file_of_its_fields(tmp_path: Path):
     file = tmp_path / "report.yaml"
-    file.write_text(yaml.safe_dump({"real": "s3://bucket/shards", "prompts": ["a chest x-ray"], "numImages": 8}))
+    file.write_text(
+        yaml.safe_dump({"real": "s3://bucket/shards", "prompts": ["a chest x-ray"], "numImages": 8})
+    )
     report = read_report(file)
     spec = finetune(run(), report=report)["spec"]
     assert spec["report"] == {"real": "s3://bucket/shards", "prompts": ["a chest x-ray"], "numImages": 8}
@@ -147,7 +158,9 @@ def test_another_server_than_rays_dashboard_is_told_apart(run_file: Path):
     with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{server.server_port}"
-        assert_refused(medsd("submit", run_file, "--address", address), f"http://{address}", "no Ray dashboard")
+        assert_refused(
+            medsd("submit", run_file, "--address", address), f"http://{address}", "no Ray dashboard"
+        )
         server.shutdown()
 
 
@@ -167,5 +180,7 @@ def test_submit_loads_no_torch(run_file: Path, tmp_path: Path, words: list[str])
         "except SystemExit as end: code = end.code\n"
         "print(json.dumps([code, sorted({'torch', 'diffusers', 'transformers', 'kubernetes', 'ray'} & set(sys.modules))]))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
     assert json.loads(result.stdout.splitlines()[-1]) == [2, [] if words else ["kubernetes"]]

@@ -64,7 +64,16 @@ def test_the_table_has_a_column_for_each_figure_and_cuts_long_messages():
     waiting = item(phase="Starting", message="waiting for 2 GPUs " + "and more " * 30)
     lines = words.table([words.HEADER, words.row(RUNNING, NOW), words.row(waiting, NOW)]).splitlines()
     assert lines[0].split() == list(words.HEADER)
-    assert lines[1].split()[:8] == ["nih-unet", "Running", "120/1000", "0.1235", "3.2", "1:02:03", "100", "2h"]
+    assert lines[1].split()[:8] == [
+        "nih-unet",
+        "Running",
+        "120/1000",
+        "0.1235",
+        "3.2",
+        "1:02:03",
+        "100",
+        "2h",
+    ]
     start = lines[0].index("MESSAGE")
     assert lines[2][start:].startswith("waiting for 2 GPUs") and lines[2].endswith("…")
     assert len(lines[2][start:]) == words.MESSAGE_LENGTH
@@ -114,6 +123,8 @@ def test_a_followed_run_that_succeeded_raises_nothing():
         ("STOPPED", None, Interrupted),
     ],
 )
-def test_a_followed_ray_job_ends_as_medsd_train_did(status: str, exit_code: int | None, error: type[Exception]):
+def test_a_followed_ray_job_ends_as_medsd_train_did(
+    status: str, exit_code: int | None, error: type[Exception]
+):
     with pytest.raises(error, match="run-1"):
         ray_jobs.check_end("run-1", status, exit_code, "no room")

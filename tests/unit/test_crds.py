@@ -1,5 +1,6 @@
-"""The CRDs without an API server: the files are fresh, the schemas structural, the validators' half of tests/specs.py.
-tests/cluster/test_schema.py asks a real API server."""
+"""The CRDs without an API server: the files are fresh, the schemas structural, the validators' half of
+tests/specs.py. tests/cluster/test_schema.py asks a real API server.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def test_the_files_are_what_the_models_say(capsys: pytest.CaptureFixture[str]):
     assert crds.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_a_stale_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_stale_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(crds, "ROOT", tmp_path)
     monkeypatch.setattr(crds, "FOLDERS", (tmp_path / "crds",))
     assert crds.main(["--check"]) == 1  # absent
@@ -108,7 +111,10 @@ class Whole(Strict):
 def test_how_models_become_schemas():
     part = {
         "type": "object",
-        "properties": {"size": {"type": "integer", "default": 3}, "note": {"type": "string", "nullable": True}},
+        "properties": {
+            "size": {"type": "integer", "default": 3},
+            "note": {"type": "string", "nullable": True},
+        },
     }
     assert crds.schema(Whole) == {
         "description": "Of two lines.",
@@ -118,7 +124,13 @@ def test_how_models_become_schemas():
             "other": part | {"default": {"size": 4}, "nullable": True},
             "absent": part | {"nullable": True},
             "choice": {"type": "string", "nullable": True, "pattern": "^(a|bc)$", "maxLength": 2},
-            "pair": {"type": "array", "default": [1.0, 2.0], "minItems": 2, "maxItems": 2, "items": {"type": "number"}},
+            "pair": {
+                "type": "array",
+                "default": [1.0, 2.0],
+                "minItems": 2,
+                "maxItems": 2,
+                "items": {"type": "number"},
+            },
         },
         "x-kubernetes-validations": [{"rule": "self.part.size > 0", "message": "too small"}],
     }

@@ -91,7 +91,11 @@ def test_a_file_is_read_once_for_each_of_its_states(tmp_path: Path):
     assert len(store.reads) == read
     write_json(tmp_path / "study.json", summarise([make_trial(0)], "done"))
     view = study_view(files, "")
-    assert view and [trial["id"] for trial in view["trials"]] == ["0000"] and store.reads[read:] == ["study.json"]
+    assert (
+        view
+        and [trial["id"] for trial in view["trials"]] == ["0000"]
+        and store.reads[read:] == ["study.json"]
+    )
 
 
 def test_studies_and_runs_are_found_and_nothing_below_them(tmp_path: Path, files: Files):
@@ -108,14 +112,24 @@ def test_studies_and_runs_are_found_and_nothing_below_them(tmp_path: Path, files
     assert sorted(found.studies) == ["a/study", "starting"] and sorted(found.runs) == ["runs/one"]
     assert list(find(Files(FolderStorage(tmp_path / "a/study"))).studies) == [""]
     soon = study_view(files, "starting")
-    assert soon and (soon["name"], soon["metric"], soon["state"], soon["trials"]) == ("soon", "fid", "starting", [])
+    assert soon and (soon["name"], soon["metric"], soon["state"], soon["trials"]) == (
+        "soon",
+        "fid",
+        "starting",
+        [],
+    )
 
 
 def test_a_study_in_short(tmp_path: Path, files: Files):
     write_study(tmp_path / "s", 24, with_images=False)
     view = study_view(files, "s")
     assert view
-    assert (view["name"], view["state"], view["metric"], view["mode"]) == ("chambon2022", "running", "insertion_accuracy", "max")
+    assert (view["name"], view["state"], view["metric"], view["mode"]) == (
+        "chambon2022",
+        "running",
+        "insertion_accuracy",
+        "max",
+    )
     assert view["counts"]["failed"] == 1 and sum(view["counts"].values()) == view["trials"].__len__() == 24
     running = next(trial for trial in view["trials"] if trial["status"] == "running")
     assert (running["live"]["step"], running["live"]["total"]) == (300, 600)
@@ -145,7 +159,9 @@ def test_a_study_before_its_first_summary_is_its_trials(tmp_path: Path, files: F
     write_json(tmp_path / "progress.json", {"state": "running"})
     (tmp_path / "study.json").unlink()
     view = study_view(files, "")
-    assert view and [trial["id"] for trial in view["trials"]] == [f"{index:04d}" for index in range(7)]  # the last is pending
+    assert view and [trial["id"] for trial in view["trials"]] == [
+        f"{index:04d}" for index in range(7)
+    ]  # the last is pending
 
 
 @pytest.mark.parametrize(
@@ -176,9 +192,9 @@ def test_parameters_of_any_kind():
 def test_values_in_short():
     assert label("lora") == "lora" and label(1e-4) == 1e-4 and label(None) is None
     assert label({"method": "full"}) == "full"
-    assert label({"method": "textual_inversion", "tokens": [{"token": "<effusion>", "initializer": "x"}]}) == (
-        "textual_inversion <effusion>"
-    )
+    assert label(
+        {"method": "textual_inversion", "tokens": [{"token": "<effusion>", "initializer": "x"}]}
+    ) == ("textual_inversion <effusion>")
     assert label({"method": "swap", "swap": {"model": "org/radbert"}, "lora": None}) == "swap org/radbert"
     assert label({"method": "lora", "lora": {"rank": 4}}) == 'lora lora={"rank": 4}'
     assert label([1, "a"]) == '[1, "a"]' and len(label(["x" * 200])) == 80
@@ -225,7 +241,12 @@ def test_a_run(tmp_path: Path, files: Files):
     write_json(tmp_path / "run/checkpoints/step-00000700/half", {})
     view = run_view(files, "run")
     assert view
-    assert (view["state"], view["step"], view["total"], view["images_per_second"]) == ("finished", 600, 600, 96.4)
+    assert (view["state"], view["step"], view["total"], view["images_per_second"]) == (
+        "finished",
+        600,
+        600,
+        96.4,
+    )
     assert view["checkpoints"] == {"complete": [200, 400, 600], "incomplete": [700], "best": None}
     names = {"loss", "validation_loss", "grad_norm", "images_per_second", "eta_seconds"}
     assert set(view["curves"]) == names | {"learning_rate/unet", "learning_rate/text_encoder"}
@@ -254,7 +275,9 @@ def test_curves_come_once_and_then_what_is_new(tmp_path: Path):
     with (tmp_path / "trials/0010/metrics.jsonl").open("a") as file:  # the one that runs
         file.write(json.dumps({"step": 301, "validation_loss": 0.1}) + "\n")
     more = book.since(view["trials"], "validation_loss", first["version"])
-    assert list(more["curves"]) == ["0010"] and more["curves"]["0010"]["steps"][-1] == 301 and not more["whole"]
+    assert (
+        list(more["curves"]) == ["0010"] and more["curves"]["0010"]["steps"][-1] == 301 and not more["whole"]
+    )
     assert book.since(view["trials"], "validation_loss", "other.5")["whole"]  # of a server before this one
     assert set(book.since(view["trials"], "loss", "")["curves"]) == set(first["curves"])
 
@@ -269,10 +292,15 @@ def test_many_curves_have_fewer_points_each(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr("medsd_ray.dashboard.curve_store.BUDGET", budget)
         found = Book(Files(FolderStorage(tmp_path)), "").since(view["trials"], "loss", "")
         assert found["limit"] == limit
-        assert all(limit - 10 < len(curve["steps"]) <= limit and curve["of"] == 1000 for curve in found["curves"].values())
+        assert all(
+            limit - 10 < len(curve["steps"]) <= limit and curve["of"] == 1000
+            for curve in found["curves"].values()
+        )
 
 
-def test_a_slow_storage_gives_some_curves_now_and_the_rest_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_slow_storage_gives_some_curves_now_and_the_rest_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("medsd_ray.dashboard.curve_store.PATIENCE_S", -1.0)
     files = Files(FolderStorage(tmp_path))
     write_study(tmp_path, 40, with_images=False)

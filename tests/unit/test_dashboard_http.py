@@ -45,7 +45,14 @@ def page(root: Path) -> TestClient:
 
 
 def test_every_answer_has_strict_headers(page: TestClient):
-    for address in ("/", "/page/app.js", "/api/overview", "/api/study?at=nowhere", "/image?at=&name=x", "/nothing"):
+    for address in (
+        "/",
+        "/page/app.js",
+        "/api/overview",
+        "/api/study?at=nowhere",
+        "/image?at=&name=x",
+        "/nothing",
+    ):
         headers = page.get(address).headers
         policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
         assert policy["default-src"] == "'none'" and policy["script-src"].split()[0] == "'self'"
@@ -84,7 +91,8 @@ def test_the_page_has_no_inline_script_and_its_scripts_write_no_html():
     for path in SCRIPTS:
         text = path.read_text()
         assert not re.search(
-            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|\beval\(|DOMParser", text
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|\beval\(|DOMParser",
+            text,
         ), path
 
 
@@ -94,7 +102,10 @@ def test_the_pages_own_files_come_zipped_and_once(page: TestClient):
     assert first.content.startswith(b"/**\n* plotly.js v")
     again = page.get("/page/plotly.min.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    assert "content-encoding" not in page.get("/page/plotly.min.js", headers={"Accept-Encoding": "identity"}).headers
+    assert (
+        "content-encoding"
+        not in page.get("/page/plotly.min.js", headers={"Accept-Encoding": "identity"}).headers
+    )
     for name in ("app.py", "__init__.py", "%2e%2e%2fapp.py", "plotly.py"):
         assert page.get(f"/page/{name}").status_code == 404
     found = page_file("style.css")
@@ -114,22 +125,28 @@ def test_what_has_not_changed_is_not_sent_again(tmp_path: Path):
 
 def test_the_pages_data(page: TestClient):
     overview = page.get("/api/overview").json()
-    assert [one["at"] for one in overview["studies"]] == ["studies/one"] and [one["at"] for one in overview["runs"]] == [
-        "runs/alone"
-    ]
+    assert [one["at"] for one in overview["studies"]] == ["studies/one"] and [
+        one["at"] for one in overview["runs"]
+    ] == ["runs/alone"]
     study = {"at": "studies/one"}
     assert len(page.get("/api/study", params=study).json()["trials"]) == 12
     assert len(page.get("/api/curves", params=study).json()["curves"]) == 11
     assert page.get("/api/curves", params=study | {"name": "secret"}).status_code == 404
     assert page.get("/api/run", params={"at": "studies/one/trials/0000"}).json()["state"] == "finished"
-    assert page.get("/api/spec", params=study | {"trial": "0000"}).json()["yaml"].startswith("name: chambon2022-0000\n")
+    assert (
+        page.get("/api/spec", params=study | {"trial": "0000"})
+        .json()["yaml"]
+        .startswith("name: chambon2022-0000\n")
+    )
     assert page.get("/api/spec", params=study | {"trial": "0011"}).status_code == 404
     difference = page.get("/api/diff", params=study | {"a": "0000", "b": "0002"}).json()["difference"]
     assert {"field": "seed", "a": "0", "b": "1"} not in difference and len(difference) > 2
     images = page.get("/api/images", params=study | {"trials": "0000,0001,../..,"}).json()
     assert images["trials"] == ["0000", "0001"]
     row = images["rows"][0]
-    image = page.get("/image", params={"at": "studies/one/trials/0000", "name": row["name"], "v": row["stamps"]["0000"]})
+    image = page.get(
+        "/image", params={"at": "studies/one/trials/0000", "name": row["name"], "v": row["stamps"]["0000"]}
+    )
     assert image.status_code == 200 and image.headers["content-type"] == "image/png"
     assert "private" in image.headers["cache-control"]
 
@@ -171,7 +188,13 @@ def test_no_other_file_is_handed_out(root: Path, page: TestClient):
     for trial in ("..", "../../runs/alone", "0000/..", "", "a" * 65):
         assert page.get("/api/spec", params={"at": "studies/one", "trial": trial}).status_code == 404
         assert page.get("/api/diff", params={"at": "studies/one", "a": trial, "b": "0000"}).status_code == 404
-    for path in ("/page/../secret.txt", "/page/" + quote("../secret.txt", safe=""), "/secret.txt", "/openapi.json", "/docs"):
+    for path in (
+        "/page/../secret.txt",
+        "/page/" + quote("../secret.txt", safe=""),
+        "/secret.txt",
+        "/openapi.json",
+        "/docs",
+    ):
         assert "secret" not in page.get(path).text and page.get(path).status_code == 404
 
 

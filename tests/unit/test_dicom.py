@@ -64,7 +64,11 @@ def test_monochrome1_is_inverted(tmp_path: Path):
 def linear(values: np.ndarray, center: float, width: float) -> np.ndarray:
     """PS3.3 C.11.2.1.2.1, for an output from 0 to 255."""
     inner = ((values - (center - 0.5)) / (width - 1) + 0.5) * 255
-    return np.where(values <= center - 0.5 - (width - 1) / 2, 0, np.where(values > center - 0.5 + (width - 1) / 2, 255, inner))
+    return np.where(
+        values <= center - 0.5 - (width - 1) / 2,
+        0,
+        np.where(values > center - 0.5 + (width - 1) / 2, 255, inner),
+    )
 
 
 def test_the_first_window_counts_after_rescaling(tmp_path: Path):
@@ -91,12 +95,16 @@ def test_other_window_functions(tmp_path: Path, function: str):
 
 
 def test_a_window_without_width_counts_for_nothing(tmp_path: Path):
-    np.testing.assert_array_equal(shown(dicom(WindowCenter=5, WindowWidth=0), tmp_path), shown(dicom(), tmp_path))
+    np.testing.assert_array_equal(
+        shown(dicom(WindowCenter=5, WindowWidth=0), tmp_path), shown(dicom(), tmp_path)
+    )
 
 
 @pytest.mark.parametrize(("bits", "rescaled"), [(16, False), (8, False), (12, True)])
 def test_a_voi_lut_goes_before_a_window(tmp_path: Path, bits: int, rescaled: bool):
-    """Its entries are the square of the value, as many as there are values, which 8-bit arithmetic cannot number."""
+    """Its entries are the square of the value, as many as there are values, which 8-bit arithmetic cannot
+    number.
+    """
     top = 2**bits - 1
     curve = np.rint((np.arange(4096) / 4095) ** 2 * top).astype(np.uint16)
     item = Dataset()
@@ -202,7 +210,9 @@ def test_nothing_of_the_identity_reaches_a_shard(
         identified(folder / name, index // 2)
     if listed:
         with (folder / "metadata.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["image", "report", "finding"], *([name, "Clear lungs.", "none"] for name in names)])
+            csv.writer(file).writerows(
+                [["image", "report", "finding"], *([name, "Clear lungs.", "none"] for name in names)]
+            )
     prepare(str(folder), str(out), kind="dicom", size=64, splits="0.5,0.25,0.25")
 
     secrets = {part for value in IDENTITY.values() for part in value.replace("^", " ").split()} - {
@@ -215,11 +225,15 @@ def test_nothing_of_the_identity_reaches_a_shard(
     secrets |= {"MRN-7788", "Private", "ACME", "SECRET", "Leo", "today", str(folder)}
     secrets |= {str(pydicom.dcmread(folder / name).SOPInstanceUID) for name in names} | {"seen"}
     files = [path for path in out.rglob("*") if path.is_file()]
-    everything = b"\n".join([p.read_bytes() for p in files] + [str(p.relative_to(out)).encode() for p in files]).lower()
+    everything = b"\n".join(
+        [p.read_bytes() for p in files] + [str(p.relative_to(out)).encode() for p in files]
+    ).lower()
     for secret in secrets:
         assert secret.lower().encode() not in everything, secret
 
-    samples = [sample for split in ("train", "validation", "test") for sample in iter_samples(str(out), split)]
+    samples = [
+        sample for split in ("train", "validation", "test") for sample in iter_samples(str(out), split)
+    ]
     assert len(samples) == 8 and len({sample.patient for sample in samples}) == 4
     known = {"Modality": "DX", "ViewPosition": "PA", "PatientSex": "F"}
     for sample in samples:
@@ -233,7 +247,9 @@ def test_nothing_of_the_identity_reaches_a_shard(
 def test_the_table_decides_what_is_taken(tmp_path: Path):
     save(dicom(), tmp_path / "a.dcm")
     save(dicom(), tmp_path / "b.dcm")
-    (tmp_path / "metadata.csv").write_text("image,report,who\na.dcm,Clear lungs.,someone\nc.dcm,Gone.,someone\n")
+    (tmp_path / "metadata.csv").write_text(
+        "image,report,who\na.dcm,Clear lungs.,someone\nc.dcm,Gone.,someone\n"
+    )
     found = scan(str(tmp_path), "who")
     assert [(record.name, record.patient) for record in found.records] == [("a.dcm", "someone")]
     assert found.problems == ["metadata.csv line 3: c.dcm: there is no such file; add it or drop the row"]

@@ -117,7 +117,9 @@ def test_compare_tells_a_near_set_from_a_far_one_and_not_two_equal_ones():
     rng = np.random.default_rng(5)
     sample = lambda count, shift: with_singles(rng.standard_normal((count, 6)) + shift)
     reference = sample(60, 0.0)
-    told = distances.compare(reference, {"generated": sample(70, 0.3), "base": sample(50, 1.5), "real": sample(80, 0)}, 0, 40)
+    told = distances.compare(
+        reference, {"generated": sample(70, 0.3), "base": sample(50, 1.5), "real": sample(80, 0)}, 0, 40
+    )
     assert told.samples == 50  # all are cut to the smallest set
     assert told.fid["real"].value < told.fid["generated"].value < told.fid["base"].value
     assert told.fid_difference is not None
@@ -133,7 +135,9 @@ def test_compare_tells_a_near_set_from_a_far_one_and_not_two_equal_ones():
 def test_compare_is_a_function_of_its_seed():
     rng = np.random.default_rng(5)
     sets = [with_singles(rng.standard_normal((20, 3))) for _ in range(3)]
-    once, again, other = (distances.compare(sets[0], {"generated": sets[1], "base": sets[2]}, seed, 10) for seed in (1, 1, 2))
+    once, again, other = (
+        distances.compare(sets[0], {"generated": sets[1], "base": sets[2]}, seed, 10) for seed in (1, 1, 2)
+    )
     assert once == again
     assert once.fid["generated"].interval != other.fid["generated"].interval
 
@@ -146,4 +150,6 @@ def test_wilson_agrees_with_scipy(right: int, count: int):
 
 def test_the_interval_of_a_mean_is_students():
     found = mean_t(np.array([1.0, 2, 3, 4, 5]))
-    assert (found.low, found.value, found.high) == pytest.approx((1.0368, 3.0, 4.9632), abs=1e-4)  # 3 ± 2.776·√2.5/√5
+    assert (found.low, found.value, found.high) == pytest.approx(
+        (1.0368, 3.0, 4.9632), abs=1e-4
+    )  # 3 ± 2.776·√2.5/√5

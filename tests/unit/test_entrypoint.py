@@ -36,7 +36,13 @@ RUN_VALUES = {
     "resources": {"num_workers": 2, "max_workers": 4, "max_failures": 5},
     "output": "s3://b/out/",
 }
-REPORT = {"real": "s3://b/shards", "prompts": ["large left effusion", "normal"], "numImages": 6, "seed": 3, "label": "finding"}
+REPORT = {
+    "real": "s3://b/shards",
+    "prompts": ["large left effusion", "normal"],
+    "numImages": 6,
+    "seed": 3,
+    "label": "finding",
+}
 STUDY = {
     "name": "s",
     "output": "s3://b/study/",
@@ -44,7 +50,13 @@ STUDY = {
     "run": {"components": {"unet": "full"}, "training": {"max_steps": 8, "global_batch_size": 12}},
     "space": {"components.text_encoder": ["frozen", "full"]},
 }
-EVALUATION = {"model": "s3://b/model", "base": "medsd-small", "output": "s3://b/eval", "numWorkers": 3, "useGpu": True}
+EVALUATION = {
+    "model": "s3://b/model",
+    "base": "medsd-small",
+    "output": "s3://b/eval",
+    "numWorkers": 3,
+    "useGpu": True,
+}
 
 
 def words(values: dict[str, Any], folder: Path) -> list[Step]:
@@ -92,7 +104,9 @@ def test_an_evaluation(tmp_path: Path):
 
 
 def test_a_study(tmp_path: Path):
-    assert words({"study": STUDY}, tmp_path) == [Step("search", ["tune", str(tmp_path / "study.yaml"), "--auto-resume"])]
+    assert words({"study": STUDY}, tmp_path) == [
+        Step("search", ["tune", str(tmp_path / "study.yaml"), "--auto-resume"])
+    ]
     job = PodJob.model_validate({"attempt": 1, "study": STUDY})
     write_inputs(job, tmp_path)
     assert load_study(tmp_path / "study.yaml") == job.study and job.output == "s3://b/study"
@@ -102,9 +116,14 @@ def test_the_verbs_know_these_words(tmp_path: Path):
     job = PodJob.model_validate({"attempt": 1, "run": RUN_VALUES, "report": REPORT})
     write_inputs(job, tmp_path)
     commands: Any = typer.main.get_command(app)
-    others = [*words({"study": STUDY}, tmp_path), *words({"evaluation": EVALUATION, "report": REPORT}, tmp_path)]
+    others = [
+        *words({"study": STUDY}, tmp_path),
+        *words({"evaluation": EVALUATION, "report": REPORT}, tmp_path),
+    ]
     for step in [*steps(job, tmp_path), *others]:
-        commands.commands[step.words[0]].make_context(step.words[0], list(step.words[1:]))  # raises for an unknown one
+        commands.commands[step.words[0]].make_context(
+            step.words[0], list(step.words[1:])
+        )  # raises for an unknown one
     assert load_run(tmp_path / RUN) == job.run
     assert (tmp_path / PROMPTS).read_text() == "large left effusion\nnormal\n"
 
@@ -117,9 +136,15 @@ def test_the_verbs_know_these_words(tmp_path: Path):
         ("", "job.yaml"),
         (json.dumps({"run": RUN_VALUES}), "attempt"),
         (json.dumps({"attempt": 1}), "one of run, study and evaluation"),
-        (json.dumps({"attempt": 1, "run": RUN_VALUES, "evaluation": EVALUATION}), "one of run, study and evaluation"),
+        (
+            json.dumps({"attempt": 1, "run": RUN_VALUES, "evaluation": EVALUATION}),
+            "one of run, study and evaluation",
+        ),
         (json.dumps({"attempt": 1, "evaluation": EVALUATION}), "needs a report"),
-        (json.dumps({"attempt": 1, "run": RUN_VALUES, "report": REPORT | {"prompts": [" "]}}), "report.prompts"),
+        (
+            json.dumps({"attempt": 1, "run": RUN_VALUES, "report": REPORT | {"prompts": [" "]}}),
+            "report.prompts",
+        ),
         (json.dumps({"attempt": 1, "run": RUN_VALUES | {"learning": 1}}), "run.learning"),
         (json.dumps({"attempt": 1, "run": RUN_VALUES | {"seed": -1}}), "run.seed"),
     ],
@@ -136,13 +161,18 @@ def test_a_bad_job_is_one_line(tmp_path: Path, text: str | None, named: str):
 def test_a_bad_job_ends_with_2(tmp_path: Path):
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump({"attempt": 1}))
-    result = subprocess.run([sys.executable, "-m", "medsd_ray.driver.main", str(path)], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "medsd_ray.driver.main", str(path)], capture_output=True, text=True
+    )
     assert result.returncode == 2 and result.stderr.startswith("medsd: ") and result.stderr.count("\n") == 1
 
 
 def test_it_is_light():
     code = "import medsd_ray.driver.main, sys; print({'torch', 'ray', 'diffusers'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "set()\n"
+    )
 
 
 @pytest.fixture
@@ -200,7 +230,9 @@ def free_port() -> int:
 
 def ask(port: int, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", body), timeout=10) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"http://127.0.0.1:{port}{path}", body), timeout=10
+        ) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
@@ -216,7 +248,9 @@ def test_polls(tmp_path: Path):
     assert code == 200 and first["stage"] == "train" and first["step"] is None and first["warnings"] == []
 
     output = FolderStorage(tmp_path)
-    output.write_json(PROGRESS, {"step": 7, "total": 8, "state": "running", "loss": 0.5, "warnings": ["w"], "other": 1})
+    output.write_json(
+        PROGRESS, {"step": 7, "total": 8, "state": "running", "loss": 0.5, "warnings": ["w"], "other": 1}
+    )
     output.write("checkpoints/step-00000004/COMPLETE", b"{}")
     output.write("checkpoints/step-00000006/rank-00000.safetensors", b"")
     board.read(output)

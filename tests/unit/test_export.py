@@ -36,7 +36,9 @@ def runs(components, tmp_path) -> Path:
         run.write_json("manifest.json", {"data_sha256": "d" * 64})
         weights, ema = shifted(components, part, by), shifted(components, part, 2 * by)
         spec = {"name": name, "data": {"train": f"{part}-data"}}
-        write_checkpoint(run.child("checkpoints/step-00000020"), model, {part: method}, weights, ema, spec=spec)
+        write_checkpoint(
+            run.child("checkpoints/step-00000020"), model, {part: method}, weights, ema, spec=spec
+        )
     return tmp_path
 
 
@@ -47,7 +49,9 @@ def write_report(runs: Path, passed, fingerprint: str) -> str:
 
 
 def test_diffusers_loads_and_samples_from_an_export(components, runs, monkeypatch):
-    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("export or loading went to the network"))
+    monkeypatch.setattr(
+        "socket.socket.connect", lambda *_: pytest.fail("export or loading went to the network")
+    )
     run, dest = str(runs / "unet-run"), runs / "exported"
     export(run, str(dest), report=write_report(runs, True, model_fingerprint(run)))
     pipeline = StableDiffusionPipeline.from_pretrained(dest, use_safetensors=True)
@@ -92,7 +96,10 @@ def test_a_run_of_the_vae_alone_needs_no_check(runs):
         ({"report": "broken"}, "not a report"),
         ({"report": "absent"}, "no such file"),
         ({"report": True, "without_memorisation_check": "we have both here"}, "not both"),
-        ({"report": True, "raw": True}, "another model"),  # the averaged weights were checked, not the raw ones
+        (
+            {"report": True, "raw": True},
+            "another model",
+        ),  # the averaged weights were checked, not the raw ones
     ],
 )
 def test_the_gate_stays_shut(runs, options, reason):

@@ -10,7 +10,9 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, Work
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.training.failures import in_words, keep_running, lost
 
-GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1450."
+GLOO = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1450."
+)
 NCCL = "NCCL error: remote process exited or there was a network error, NCCL version 2.27\nncclRemoteError: A call failed"
 
 
@@ -82,4 +84,6 @@ def test_words():
     error = InputError("shard 3 is corrupt")
     assert in_words(group(RuntimeError(GLOO), error)) is error
     assert "max_failures" in str(in_words(group(dead())))
-    assert str(in_words(group(ValueError("first line\nthe last one")))).startswith("training failed: the last one;")
+    assert str(in_words(group(ValueError("first line\nthe last one")))).startswith(
+        "training failed: the last one;"
+    )

@@ -31,7 +31,9 @@ def table(folder: Path, *rows: list[str], header: list[str] = HEADER) -> Path:
 
 
 def test_rows_become_records(tmp_path: Path):
-    folder = table(tmp_path, ["a.png", "p1", "Effusion", "Große\n Lunge"], ["./b.png", "p2", "None", "two, with a comma"])
+    folder = table(
+        tmp_path, ["a.png", "p1", "Effusion", "Große\n Lunge"], ["./b.png", "p2", "None", "two, with a comma"]
+    )
     Image.fromarray(ramp(10, 20)).save(tmp_path / "a.png")
     Image.fromarray(ramp(10, 20)).save(tmp_path / "b.png")
     found = scan(str(folder), "patient_id")
@@ -42,7 +44,11 @@ def test_rows_become_records(tmp_path: Path):
     ]
     content = found.records[0].read()
     assert content.image is not None
-    assert (content.caption, content.labels, content.image.shape) == ("Große Lunge", {"finding": "Effusion"}, (10, 20))
+    assert (content.caption, content.labels, content.image.shape) == (
+        "Große Lunge",
+        {"finding": "Effusion"},
+        (10, 20),
+    )
 
 
 def test_each_bad_row_has_its_line_and_the_rest_is_kept(tmp_path: Path):
@@ -150,7 +156,9 @@ def test_resizing_keeps_the_aspect_and_smooths():
 
 def test_columns_that_identify_are_no_labels(tmp_path: Path):
     header = [*HEADER, "age", "mrn", "StudyDate"]
-    found = scan(str(table(tmp_path, ["a.png", "p1", "f", "text", "50", "4711", "2020"], header=header)), "mrn")
+    found = scan(
+        str(table(tmp_path, ["a.png", "p1", "f", "text", "50", "4711", "2020"], header=header)), "mrn"
+    )
     assert "patient_id, StudyDate" in found.notes[0]
     Image.fromarray(ramp(8, 8)).save(tmp_path / "a.png")
     (record,) = scan(str(tmp_path), "mrn").records

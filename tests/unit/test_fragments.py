@@ -36,7 +36,9 @@ def test_overlapping_pieces_serve_once():
     assert covering(pieces, 2, 9) == [(pieces[0], 2, 6), (pieces[1], 6, 9)]
 
 
-@pytest.mark.parametrize("pieces", [[], [Piece("w", 0, 4, 0)], [Piece("w", 0, 4, 0), Piece("w", 5, 5, 1)], [Piece("w", 1, 9, 0)]])
+@pytest.mark.parametrize(
+    "pieces", [[], [Piece("w", 0, 4, 0)], [Piece("w", 0, 4, 0), Piece("w", 5, 5, 1)], [Piece("w", 1, 9, 0)]]
+)
 def test_a_gap_is_an_error(pieces: list[Piece]):
     with pytest.raises(ValueError, match="missing"):
         covering(pieces, 0, 10)

@@ -60,9 +60,13 @@ def test_ssim_outside_is_1_where_only_the_inside_changed(pairs):
 def test_ssim_without_a_region_is_the_ssim_of_all(pairs):
     before, after, masks = pairs
     x, y = (torch.from_numpy(p).permute(0, 3, 1, 2).float() / 255 for p in (before, after))
-    _, full = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none", return_full_image=True)
+    _, full = structural_similarity_index_measure(
+        x, y, data_range=1.0, reduction="none", return_full_image=True
+    )
     assert full.shape == x.shape
-    np.testing.assert_allclose(ssim_outside(before, after, np.zeros_like(masks)), full.mean((1, 2, 3)), atol=1e-5)
+    np.testing.assert_allclose(
+        ssim_outside(before, after, np.zeros_like(masks)), full.mean((1, 2, 3)), atol=1e-5
+    )
 
 
 def test_ssim_outside_sees_a_change_outside_and_no_change_near_the_region(pairs):
@@ -91,15 +95,21 @@ def test_the_figures_of_pairs(pairs):
     found, where = measure({"before": before, "after": after}, region, Brightness(), "Effusion")  # type: ignore[arg-type]
     assert found["ssim_outside"] == pytest.approx(1.0, abs=1e-6) and where.shape == masks.shape
     gains = Brightness().probabilities(after)[:, 0] - Brightness().probabilities(before)[:, 0]
-    assert found["response"]["gain"] == pytest.approx(gains.mean()) and found["response"]["gain_interval"][0] > 0
+    assert (
+        found["response"]["gain"] == pytest.approx(gains.mean()) and found["response"]["gain_interval"][0] > 0
+    )
     assert found["response"]["before"]["probability"] < found["response"]["after"]["probability"]
-    unknown, _ = measure({"before": before, "after": after}, CHANGED_MOST, Missing("no labels"), Missing("no classifier"))
+    unknown, _ = measure(
+        {"before": before, "after": after}, CHANGED_MOST, Missing("no labels"), Missing("no classifier")
+    )
     assert unknown["response"]["after"] is None and unknown["response"]["after_reason"] == "no labels"
     assert "changed most" in unknown["region"]["source"]
 
 
 def test_the_region_comes_from_the_masks_of_the_caption(tmp_path: Path):
-    samples = [draw_phantom(1, index, SIZE, ("left", "right", None)[index % 3], "large") for index in range(24)]
+    samples = [
+        draw_phantom(1, index, SIZE, ("left", "right", None)[index % 3], "large") for index in range(24)
+    ]
     writer = ShardWriter(open_storage(tmp_path / "train"), 1 << 20, "image", "train")
     for sample in samples:
         writer.write(sample)
@@ -108,7 +118,9 @@ def test_the_region_comes_from_the_masks_of_the_caption(tmp_path: Path):
     caption = next(s.caption for s in samples if s.labels["side"] == "left")
     region = masked_region(str(tmp_path), caption, (SIZE, SIZE))
     assert region is not None and region.mask is not None
-    assert region.mask[:, SIZE // 2 :].sum() > 100 and region.mask[:, : SIZE // 3].sum() == 0  # the viewer's right alone
+    assert (
+        region.mask[:, SIZE // 2 :].sum() > 100 and region.mask[:, : SIZE // 3].sum() == 0
+    )  # the viewer's right alone
     alone = [s.mask for s in samples if s.caption == caption and s.mask is not None]
     assert f"{len(alone)} training images" in region.source
     np.testing.assert_array_equal(region.mask, np.mean([m > 0 for m in alone], axis=0) >= 0.1)

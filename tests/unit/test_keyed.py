@@ -1,4 +1,6 @@
-"""Randomness by (seed, position, purpose): the right distributions, independent streams, the same in any batch."""
+"""Randomness by (seed, position, purpose): the right distributions, independent streams, the same in any
+batch.
+"""
 
 from __future__ import annotations
 

@@ -140,7 +140,9 @@ def test_a_weight_that_is_not_there_is_never_drawn_at_random(pipeline):
 
 def test_another_architecture_is_refused(pipeline):
     card = json.loads((pipeline / "model_index.json").read_text())
-    (pipeline / "model_index.json").write_text(json.dumps(card | {"unet": ["diffusers", "Transformer2DModel"]}))
+    (pipeline / "model_index.json").write_text(
+        json.dumps(card | {"unet": ["diffusers", "Transformer2DModel"]})
+    )
     assert "Transformer2DModel" in refusal(pipeline)
 
 
@@ -163,7 +165,9 @@ def test_an_empty_folder(tmp_path):
 
 @pytest.fixture
 def runs(components, pipeline) -> Path:
-    """A VAE run over the base, and over its output a U-Net run that names it by a path relative to the folder of both."""
+    """A VAE run over the base, and over its output a U-Net run that names it by a path relative to the folder
+    of both.
+    """
     root = pipeline.parent
     for name, model, part, method in (
         ("vae-run", str(pipeline), "vae", "decoder"),
@@ -180,7 +184,9 @@ def runs(components, pipeline) -> Path:
 
 def moved(module, base) -> float:
     """By how much all weights of a module differ from the base's."""
-    differences = [(new - old).mean().item() for new, old in zip(module.parameters(), base.parameters(), strict=True)]
+    differences = [
+        (new - old).mean().item() for new, old in zip(module.parameters(), base.parameters(), strict=True)
+    ]
     assert max(differences) == pytest.approx(min(differences), abs=1e-3)
     return differences[0]
 
@@ -202,7 +208,9 @@ def test_raw_weights_are_the_last_runs_alone(components, runs):
 def test_a_checkpoint_that_is_not_complete_is_not_used(components, runs):
     newest = runs / "unet-run" / "checkpoints" / "step-00000040"
     (newest / "COMPLETE").unlink()
-    assert moved(load_components(str(runs / "unet-run")).unet, components.unet) == pytest.approx(20.5, abs=1e-3)
+    assert moved(load_components(str(runs / "unet-run")).unet, components.unet) == pytest.approx(
+        20.5, abs=1e-3
+    )
     assert "not complete" in refusal(newest)
     shutil.rmtree(runs / "unet-run" / "checkpoints")
     assert "no complete checkpoint" in refusal(runs / "unet-run")
@@ -246,7 +254,11 @@ def test_a_fingerprint_is_of_the_weights_wherever_they_lie(runs, saved, pipeline
 
 def test_a_fingerprint_of_some_parts_is_that_of_what_trained_them(runs):
     unet_run, vae_run, base = (str(runs / name) for name in ("unet-run", "vae-run", "base"))
-    of = {(run, part): model_fingerprint(run, only=(part,)) for run in (unet_run, vae_run, base) for part in ("vae", "unet")}
+    of = {
+        (run, part): model_fingerprint(run, only=(part,))
+        for run in (unet_run, vae_run, base)
+        for part in ("vae", "unet")
+    }
     assert of[unet_run, "vae"] == of[vae_run, "vae"] != of[base, "vae"]
     assert of[unet_run, "unet"] != of[vae_run, "unet"] == of[base, "unet"]
 
@@ -255,7 +267,9 @@ def test_a_base_that_changed_after_the_training_is_noticed(components, runs):
     weights = shifted(components, "unet", 1)
     for name, model in (("from-run", "vae-run"), ("from-base", "base")):
         recorded = {"model": model_fingerprint(str(runs / model)), "data": ""}
-        write_checkpoint(FolderStorage(runs / name), model, {"unet": "full"}, weights, weights, fingerprints=recorded)
+        write_checkpoint(
+            FolderStorage(runs / name), model, {"unet": "full"}, weights, weights, fingerprints=recorded
+        )
         load_components(str(runs / name), only=("unet",))
     shutil.rmtree(runs / "vae-run" / "checkpoints" / "step-00000040")
     assert "has changed since" in refusal(runs / "from-run")

@@ -1,4 +1,6 @@
-"""Batches of images and latents: the same samples in the same order for any number of workers and from any step."""
+"""Batches of images and latents: the same samples in the same order for any number of workers and from any
+step.
+"""
 
 from __future__ import annotations
 
@@ -102,12 +104,16 @@ def test_images_come_whole_with_three_channels(tmp_path: Path, channels: int):
     assert seen == set(range(COUNT))
 
 
-@pytest.mark.parametrize("prefix", ["", "é-", "long-" * 40], ids=["plain headers", "PAX for letters", "PAX for length"])
+@pytest.mark.parametrize(
+    "prefix", ["", "é-", "long-" * 40], ids=["plain headers", "PAX for letters", "PAX for length"]
+)
 def test_an_image_is_found_in_its_shard_whatever_its_headers(tmp_path: Path, prefix: str):
     writer = ShardWriter(open_storage(str(tmp_path)), 1 << 20, "image", "train", size=8)
     for number in range(5):
         pixels = np.full((8, 8), 40 * number, np.uint8)
-        writer.write(Sample(f"{prefix}{number}", pixels, "caption", "patient", {}, pixels if number % 2 else None))
+        writer.write(
+            Sample(f"{prefix}{number}", pixels, "caption", "patient", {}, pixels if number % 2 else None)
+        )
     (shard,) = writer.finish().shards
     reader = ImageReader()
     for number in range(5):
@@ -134,7 +140,9 @@ def test_latents_keep_their_rows_together(latents: str):
     assert batch["positions"].tolist() == list(range(6))
 
 
-def test_tokens_are_made_where_they_are_wanted_and_latents_without_captions_are_refused(latents: str, tmp_path: Path):
+def test_tokens_are_made_where_they_are_wanted_and_latents_without_captions_are_refused(
+    latents: str, tmp_path: Path
+):
     assert ShardedDataset(latents, "train", seed=1).sample_at(0).keys() == {"mean", "logvar"}
     path = tmp_path / "other.safetensors"
     save_file({"mean": torch.zeros(1, 4, 2, 2)}, path)
@@ -158,7 +166,9 @@ def test_an_epoch_has_each_sample_once(latents: str):
 
 
 @pytest.mark.parametrize(("world_size", "micro_batch_size"), [(2, 6), (2, 4), (3, 4), (1, 5), (12, 1)])
-def test_any_number_of_workers_and_micro_batch_sees_the_same(latents: str, world_size: int, micro_batch_size: int):
+def test_any_number_of_workers_and_micro_batch_sees_the_same(
+    latents: str, world_size: int, micro_batch_size: int
+):
     expected = read(latents, range(6))
     for one, other in zip(expected, read(latents, range(6), world_size, micro_batch_size), strict=True):
         assert max(len(micro["positions"]) for micro in other) <= micro_batch_size
@@ -169,7 +179,9 @@ def test_it_goes_on_where_it_stopped_with_another_number_of_workers(latents: str
     """2 workers to 1: steps 4 to 8 are what they would have been."""
     whole = read(latents, range(8))[4:]
     resumed = read(latents, range(4, 8), world_size=2)
-    assert [joined(step)["input_ids"].tolist() for step in resumed] == [joined(step)["input_ids"].tolist() for step in whole]
+    assert [joined(step)["input_ids"].tolist() for step in resumed] == [
+        joined(step)["input_ids"].tolist() for step in whole
+    ]
 
 
 def test_shards_come_from_s3_as_from_a_folder(s3: str, tmp_path: Path):

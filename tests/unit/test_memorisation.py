@@ -12,7 +12,9 @@ def chests(count: int, seed: int, size: int = 32) -> np.ndarray:
     """Images with one layout and smooth differences, as radiographs have: (count, size, size, 1) uint8."""
     rng = np.random.default_rng(seed)
     layout = gaussian_filter(np.random.default_rng(99).standard_normal((size, size)), size / 8) * 300
-    own = np.stack([gaussian_filter(rng.standard_normal((size, size)), size / 12) for _ in range(count)]) * 150
+    own = (
+        np.stack([gaussian_filter(rng.standard_normal((size, size)), size / 12) for _ in range(count)]) * 150
+    )
     return np.clip(128 + layout + own + rng.normal(0, 3, own.shape), 0, 255).astype(np.uint8)[..., None]
 
 
@@ -60,7 +62,9 @@ def test_neighbours_are_the_nearest():
     distances = np.linalg.norm(HELD_OUT[:5, None] - TRAIN[None], axis=2)
     np.testing.assert_array_equal(found.index, distances.argmin(1))
     np.testing.assert_allclose(found.distance, distances.min(1), atol=1e-7)
-    np.testing.assert_allclose(found.ratio, distances.min(1) / np.sort(distances, 1)[:, 1:51].mean(1), atol=1e-6)
+    np.testing.assert_allclose(
+        found.ratio, distances.min(1) / np.sort(distances, 1)[:, 1:51].mean(1), atol=1e-6
+    )
 
 
 def test_pixel_distance_is_the_root_mean_square_difference_and_large_images_shrink():

@@ -1,4 +1,6 @@
-"""Which parameters each method trains, what a new random start depends on, and how a checkpoint is laid over the base."""
+"""Which parameters each method trains, what a new random start depends on, and how a checkpoint is laid over
+the base.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,17 @@ from medsd_ray.spec.run import Component, Method, TextEncoder, Unet, Vae
 
 PARTS = ["vae", "text_encoder", "unet"]
 KINDS: dict[str, Any] = {"vae": Vae, "text_encoder": TextEncoder, "unet": Unet}
-WORDS = [{"token": "<effusion>", "initializer": "pleural effusion"}, {"token": "<side>", "initializer": "left"}]
+WORDS = [
+    {"token": "<effusion>", "initializer": "pleural effusion"},
+    {"token": "<side>", "initializer": "left"},
+]
 INVERSION = TextEncoder.model_validate({"method": "textual_inversion", "tokens": WORDS})
 LORA = {"unet": Unet(method=Method.lora), "text_encoder": TextEncoder(method=Method.lora)}
 
 
-def adapted(name: str, how: Component | str, seed: int = 0, components: Components | None = None) -> nn.Module:
+def adapted(
+    name: str, how: Component | str, seed: int = 0, components: Components | None = None
+) -> nn.Module:
     components = components or tiny_components()
     adapt(components, name, KINDS[name](method=how) if isinstance(how, str) else how, seed)
     return getattr(components, name)
@@ -43,12 +50,16 @@ def test_frozen_trains_nothing_and_full_everything(name: str):
     names = {key for key, _ in module.named_parameters()}
     assert trained(adapted(name, "full", components=components)) == names and module.training
     assert trained(adapted(name, "frozen", components=components)) == set() and not module.training
-    assert all(torch.equal(value, before[key]) for key, value in components.modules()[name].state_dict().items())
+    assert all(
+        torch.equal(value, before[key]) for key, value in components.modules()[name].state_dict().items()
+    )
 
 
 def test_decoder_trains_what_follows_the_latent_alone():
     names = trained(module := adapted("vae", "decoder"))
-    assert names == {n for n, _ in module.named_parameters() if n.startswith(("decoder.", "post_quant_conv."))}
+    assert names == {
+        n for n, _ in module.named_parameters() if n.startswith(("decoder.", "post_quant_conv."))
+    }
     assert {name.split(".")[0] for name in names} == {"decoder", "post_quant_conv"}
 
 
@@ -68,7 +79,10 @@ def test_lora_trains_two_matrices_beside_each_projection_and_starts_at_the_base(
     assert trained(module) == {f"{n}.lora_{half}.default.weight" for n in projections for half in "AB"}
     assert torch.equal(output(name, module, components.tokenizer), output(name, base, components.tokenizer))
     again, other = (adapted(name, LORA[name], seed) for seed in (0, 1))
-    same = [all(torch.equal(a, b) for a, b in zip(module.parameters(), m.parameters(), strict=True)) for m in (again, other)]
+    same = [
+        all(torch.equal(a, b) for a, b in zip(module.parameters(), m.parameters(), strict=True))
+        for m in (again, other)
+    ]
     assert same == [True, False]
 
 
@@ -83,7 +97,9 @@ def output(name: str, module: Any, tokenizer: Any) -> torch.Tensor:
         return module.eval()(x, torch.tensor([3, 900]), text).sample
 
 
-@pytest.mark.parametrize(("name", "how"), [*LORA.items(), ("text_encoder", INVERSION), ("unet", Unet(method=Method.full))])
+@pytest.mark.parametrize(
+    ("name", "how"), [*LORA.items(), ("text_encoder", INVERSION), ("unet", Unet(method=Method.full))]
+)
 def test_trained_weights_fold_into_a_component_like_any_other(name: str, how: Any):
     components = tiny_components()
     base, folded = copy.deepcopy(components), copy.deepcopy(components)
@@ -112,9 +128,13 @@ def test_textual_inversion_adds_rows_and_leaves_all_else_as_it_was():
     ids = base.tokenizer("pleural effusion", add_special_tokens=False).input_ids
     rows = module.get_input_embeddings().rows
     torch.testing.assert_close(rows[0], table[ids].mean(0))
-    way("text_encoder", INVERSION).fold(folded, "text_encoder", INVERSION, {"embeddings.token_embedding.rows": rows})
+    way("text_encoder", INVERSION).fold(
+        folded, "text_encoder", INVERSION, {"embeddings.token_embedding.rows": rows}
+    )
     for key, value in folded.text_encoder.state_dict().items():
-        assert torch.equal(value[: len(table)] if "token_embedding" in key else value, base.text_encoder.state_dict()[key]), key
+        assert torch.equal(
+            value[: len(table)] if "token_embedding" in key else value, base.text_encoder.state_dict()[key]
+        ), key
     assert folded.text_encoder.config.vocab_size == len(table) + 2 == len(folded.tokenizer)
     assert folded.tokenizer("<side>", add_special_tokens=False).input_ids == [len(table) + 1]
     with pytest.raises(InputError, match="knows <effusion> already"):
@@ -132,11 +152,15 @@ def test_scratch_draws_the_same_architecture_from_the_seed(name: str):
     module = tiny_components().modules()[name]
     components = [tiny_components() for _ in range(3)]
     state = torch.get_rng_state()
-    first, again, other = (adapted(name, "scratch", seed, c) for seed, c in zip((1, 1, 2), components, strict=True))
+    first, again, other = (
+        adapted(name, "scratch", seed, c) for seed, c in zip((1, 1, 2), components, strict=True)
+    )
     assert torch.equal(torch.get_rng_state(), state)  # training's own random state goes on undisturbed
     assert trained(first) == {key for key, _ in module.named_parameters()}
     weights = [dict(m.named_parameters()) for m in (first, again, other, module)]
-    assert [{k: v.shape for k, v in w.items()} for w in weights[:3]] == [{k: v.shape for k, v in weights[3].items()}] * 3
+    assert [{k: v.shape for k, v in w.items()} for w in weights[:3]] == [
+        {k: v.shape for k, v in weights[3].items()}
+    ] * 3
     matrices = [key for key, value in weights[0].items() if value.ndim > 1]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert not any(torch.equal(weights[0][key], w[key]) for w in weights[2:] for key in matrices)
@@ -150,14 +174,20 @@ def test_components_of_one_run_do_not_share_their_random_start():
 
 
 def test_every_method_of_the_spec_is_in_the_registry():
-    known = {(name, method) for name, kind in KINDS.items() for method in kind.model_fields["method"].annotation.__args__}
+    known = {
+        (name, method)
+        for name, kind in KINDS.items()
+        for method in kind.model_fields["method"].annotation.__args__
+    }
     assert known == METHODS.keys() and {method for _, method in known} == set(Method)
 
 
 def test_a_swapped_encoder_is_not_for_the_methods_of_clip():
     components = tiny_components()
     bert = BertModel(
-        BertConfig(vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8),
+        BertConfig(
+            vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+        ),
         add_pooling_layer=False,
     )
     components.text_encoder = SwappedEncoder(bert, pad_id=0, width=16)

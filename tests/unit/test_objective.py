@@ -25,9 +25,13 @@ def drawn() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_noising_and_targets_are_diffusers(scheduler: DDPMScheduler, drawn: tuple):
     x, noise, timesteps = drawn
     alphas = scheduler.alphas_cumprod
-    torch.testing.assert_close(add_noise(x, noise, timesteps, alphas), scheduler.add_noise(x, noise, timesteps))
+    torch.testing.assert_close(
+        add_noise(x, noise, timesteps, alphas), scheduler.add_noise(x, noise, timesteps)
+    )
     assert target(x, noise, timesteps, alphas, "epsilon") is noise
-    torch.testing.assert_close(target(x, noise, timesteps, alphas, "v_prediction"), scheduler.get_velocity(x, noise, timesteps))
+    torch.testing.assert_close(
+        target(x, noise, timesteps, alphas, "v_prediction"), scheduler.get_velocity(x, noise, timesteps)
+    )
     with pytest.raises(ValueError, match="sample"):
         target(x, noise, timesteps, alphas, "sample")
 
@@ -51,8 +55,12 @@ def test_min_snr_weights(scheduler: DDPMScheduler, drawn: tuple):
     assert torch.equal(snr_weights(timesteps, alphas, "epsilon", None), torch.ones(6))
 
 
-def test_min_snr_weighs_the_same_x0_error_the_same_in_both_parametrisations(scheduler: DDPMScheduler, drawn: tuple):
-    """An error of x_0 by d is one of epsilon by sqrt(SNR)·d and of v by sqrt(SNR + 1)·d (Hang et al. 2023, sec. 3.4)."""
+def test_min_snr_weighs_the_same_x0_error_the_same_in_both_parametrisations(
+    scheduler: DDPMScheduler, drawn: tuple
+):
+    """An error of x_0 by d is one of epsilon by sqrt(SNR)·d and of v by sqrt(SNR + 1)·d (Hang et al. 2023,
+    sec. 3.4).
+    """
     timesteps, alphas = drawn[2], scheduler.alphas_cumprod
     snr = compute_snr(scheduler, timesteps)
     as_epsilon = snr_weights(timesteps, alphas, "epsilon", 5.0) * snr
@@ -78,6 +86,8 @@ def test_loss_of_micro_batches_is_the_loss_of_the_batch():
     prediction, wanted = torch.randn(2, 8, 3, 2, 2, generator=generator)
     weights = torch.rand(8, generator=generator)
     whole = weighted_mse(prediction, wanted, weights)
-    parts = [weighted_mse(prediction[i : i + 2], wanted[i : i + 2], weights[i : i + 2]) for i in range(0, 8, 2)]
+    parts = [
+        weighted_mse(prediction[i : i + 2], wanted[i : i + 2], weights[i : i + 2]) for i in range(0, 8, 2)
+    ]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
     torch.testing.assert_close(whole, (weights[:, None, None, None] * (prediction - wanted) ** 2).mean())

@@ -14,8 +14,12 @@ from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
 
 
-def xml(uid: str = "CXR1", images: tuple[str, ...] = (), mesh: tuple[str, ...] = ("normal",), **sections: str) -> str:
-    texts = "".join(f'<AbstractText Label="{name.upper()}">{text}</AbstractText>' for name, text in sections.items())
+def xml(
+    uid: str = "CXR1", images: tuple[str, ...] = (), mesh: tuple[str, ...] = ("normal",), **sections: str
+) -> str:
+    texts = "".join(
+        f'<AbstractText Label="{name.upper()}">{text}</AbstractText>' for name, text in sections.items()
+    )
     majors = "".join(f"<major>{text}</major>" for text in mesh)
     parents = "".join(f'<parentImage id="{name}"><caption>PA</caption></parentImage>' for name in images)
     return (
@@ -25,7 +29,11 @@ def xml(uid: str = "CXR1", images: tuple[str, ...] = (), mesh: tuple[str, ...] =
 
 
 def test_sections_in_the_order_of_their_worth():
-    report = parse(xml(indication="Cough", findings="Clear  lungs.", impression="No disease.", comparison="None.").encode())
+    report = parse(
+        xml(
+            indication="Cough", findings="Clear  lungs.", impression="No disease.", comparison="None."
+        ).encode()
+    )
     assert report.caption == "Impression: No disease. Findings: Clear lungs. Indication: Cough."
     assert (report.patient, report.mesh) == ("CXR1", "normal")
 
@@ -72,7 +80,10 @@ BOMB = '<!DOCTYPE e [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>'
         (b"", "not well-formed XML"),
         (b"<eCitation/>", "no uId"),
         (xml().replace("<eCitation>", BOMB + "<eCitation>").encode(), "document type"),
-        (xml().replace("utf-8", "utf-16").replace("<eCitation>", BOMB + "<eCitation>").encode("utf-16"), "document type"),
+        (
+            xml().replace("utf-8", "utf-16").replace("<eCitation>", BOMB + "<eCitation>").encode("utf-16"),
+            "document type",
+        ),
         (b'<!DOCTYPE e SYSTEM "file:///etc/passwd"><e/>', "document type"),
         (b'<?xml version="1.0" encoding="nonsense"?><e/>', "encoding|well-formed"),
     ],
@@ -87,7 +98,9 @@ def test_unreadable_and_dangerous_xml_is_refused(data: bytes, words: str):
 def reports(tmp_path: Path) -> Path:
     folder = tmp_path / "reports"
     folder.mkdir()
-    (folder / "1.xml").write_text(xml("CXR1", ("CXR1_a", "CXR1_b"), ("Cardiomegaly/mild", "Aorta"), impression="Large heart."))
+    (folder / "1.xml").write_text(
+        xml("CXR1", ("CXR1_a", "CXR1_b"), ("Cardiomegaly/mild", "Aorta"), impression="Large heart.")
+    )
     (folder / "2.xml").write_text(xml("CXR2", ("CXR2_a",), impression="Clear."))
     (folder / "3.xml").write_text(xml("CXR3", (), findings="Clear."))
     (folder / "4.xml").write_text(xml("CXR4", ("CXR4_a",), findings=""))
@@ -113,7 +126,10 @@ def test_one_sample_for_each_image(reports: Path, tmp_path: Path):
         Image.fromarray(np.full((16, 16), 90, np.uint8)).save(images / name)
     found = scan(str(reports), str(images))
     assert found.kind == "image"
-    assert [(record.name, record.patient) for record in found.records] == [("CXR1/CXR1_a", "CXR1"), ("CXR1/CXR1_b", "CXR1")]
+    assert [(record.name, record.patient) for record in found.records] == [
+        ("CXR1/CXR1_a", "CXR1"),
+        ("CXR1/CXR1_b", "CXR1"),
+    ]
     image = found.records[1].read().image
     assert image is not None and image.shape == (16, 16)
     assert found.problems[0] == "2.xml: no CXR2_a.png or .jpg in the image folder; add it"
@@ -128,7 +144,9 @@ def test_the_published_reports(test_data: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("MEDSD_PSEUDONYM_KEY", "a key for this test")
     prepare(str(test_data / "iu-reports"), str(tmp_path), kind="openi", size=256)
     files = len(list((test_data / "iu-reports").glob("*.xml")))
-    samples = [sample for split in ("train", "validation", "test") for sample in iter_samples(str(tmp_path), split)]
+    samples = [
+        sample for split in ("train", "validation", "test") for sample in iter_samples(str(tmp_path), split)
+    ]
     assert 0.98 * files <= len(samples) <= files
     assert read_index(str(tmp_path)).kind == "text"
     assert all("XXXX" not in sample.caption and sample.caption[-1] in ".?!" for sample in samples)

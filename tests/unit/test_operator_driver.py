@@ -65,7 +65,12 @@ def test_the_real_driver_answers_and_hears_the_stop(monkeypatch: pytest.MonkeyPa
     event = {"time": "2026-01-01T00:00:00Z", "reason": "Pulled", "message": "m", "object": "x-1"}
     board.exit_code, board.stage, board.error = 130, "done", "medsd: interrupted"
     answer = ask(port, monkeypatch, events=[event], stop=True)
-    assert answer is not None and answer.over and answer.exit_code == 130 and answer.error == "medsd: interrupted"
+    assert (
+        answer is not None
+        and answer.over
+        and answer.exit_code == 130
+        and answer.error == "medsd: interrupted"
+    )
     assert stopped.is_set() and board.events == [event]
 
 
@@ -75,7 +80,16 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"hello", b"[]", b'{"stage": "lunch"}', b'{"stage": "train", "step": "many"}', b"[" * 100_000, b"x" * (2 << 20)]
+    "data",
+    [
+        b"",
+        b"hello",
+        b"[]",
+        b'{"stage": "lunch"}',
+        b'{"stage": "train", "step": "many"}',
+        b"[" * 100_000,
+        b"x" * (2 << 20),
+    ],
 )
 def test_someone_else_there(data: bytes, monkeypatch: pytest.MonkeyPatch):
     with answering(data) as port:

@@ -41,10 +41,16 @@ def happening(pod: dict[str, Any], reason: str = "FailedMount") -> dict[str, Any
 def test_what_is_seen_is_kept_without_what_is_not_read():
     index, _ = seen()
     (job,) = index.rayjobs(KEY).values()
-    assert job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 2 and "entrypoint" not in job["spec"]
+    assert (
+        job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 2
+        and "entrypoint" not in job["spec"]
+    )
     assert len(index.pods(KEY)) == 3 and "containers" not in index.pods(KEY)[0]["spec"]
     assert list(index.phases()) == [("FineTune", "Running")]
-    assert index.see_rayjob({"metadata": {"name": "other", "namespace": "lab", "labels": {}}}, deleted=False) is None
+    assert (
+        index.see_rayjob({"metadata": {"name": "other", "namespace": "lab", "labels": {}}}, deleted=False)
+        is None
+    )
 
 
 def test_a_pod_that_is_gone_is_remembered_as_it_was():
@@ -83,7 +89,9 @@ def test_nothing_is_kept_of_an_object_that_is_gone():
 
 def test_a_new_runtime_concerns_the_objects_that_name_it():
     index, world = seen()
-    assert index.see_runtime({"metadata": {"name": "default"}}, deleted=False) == []  # of no object: the field has a default
+    assert (
+        index.see_runtime({"metadata": {"name": "default"}}, deleted=False) == []
+    )  # of no object: the field has a default
     world.object["spec"]["runtime"] = "big"
     world.object["metadata"]["resourceVersion"] = "2"
     index.see_object(world.object, deleted=False)
@@ -134,6 +142,9 @@ def test_an_output_is_held_by_who_came_first_or_has_begun():
     assert index.holder(first, "s3://bucket/x") == second, "it has begun"
     tell("second", 2, phase="Succeeded", attempt={"number": 1})
     assert index.holder(first, "s3://bucket/x") is None
-    made = {"kind": "Study", "metadata": {"name": "s", "namespace": "lab", "uid": "u", "resourceVersion": "1"}}
+    made = {
+        "kind": "Study",
+        "metadata": {"name": "s", "namespace": "lab", "uid": "u", "resourceVersion": "1"},
+    }
     study = index.see_object(made | {"spec": {"study": {"output": "s3://bucket/x"}}}, deleted=False)
     assert index.holder(first, "s3://bucket/x") == study

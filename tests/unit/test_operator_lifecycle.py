@@ -25,15 +25,23 @@ def test_from_a_new_object_to_its_success():
     status = world.status
     assert status.attempt.headPodUID == world.head()["metadata"]["uid"] and status.attempt.uid == "uid-x-1"
     assert status.addresses.dashboard == "http://x-head-svc:8265" and status.addresses.report is None
-    world.driver = Answer(stage="train", step=3, total=20, loss=float("nan"), eta_seconds=65.0, lastUpdateTime=world.now)
+    world.driver = Answer(
+        stage="train", step=3, total=20, loss=float("nan"), eta_seconds=65.0, lastUpdateTime=world.now
+    )
     world.wait(5)
     progress = world.status.progress
     assert (progress.step, progress.totalSteps, progress.loss, progress.timeLeft) == (3, 20, None, "1:05")
     assert world.succeed() == "Succeeded"
     status = world.status
-    assert status.addresses.report == "s3://bucket/runs/x/report/report.html" and status.addresses.dashboard is None
+    assert (
+        status.addresses.report == "s3://bucket/runs/x/report/report.html"
+        and status.addresses.dashboard is None
+    )
     assert {c.type for c in status.conditions if c.status == "True"} == {"Accepted", "Scheduled", "Complete"}
-    assert status.startTime <= status.attempt.runningTime <= status.completionTime and status.observedGeneration == 1
+    assert (
+        status.startTime <= status.attempt.runningTime <= status.completionTime
+        and status.observedGeneration == 1
+    )
     assert world.events == ["Starting", "Running", "Succeeded"] and world.made == ["x-1"]
 
 
@@ -160,7 +168,10 @@ def test_a_lost_worker_is_a_warning():
     assert world.settle() == "Running"
     lost = world.condition("Scheduled")
     assert lost.status == "False" and lost.reason == "WorkersMissing"
-    assert "1 of 2 workers ready" in lost.message and "Evicted: The node was low on resource: memory." in lost.message
+    assert (
+        "1 of 2 workers ready" in lost.message
+        and "Evicted: The node was low on resource: memory." in lost.message
+    )
     world.pods.append(worker)
     world.gone.clear()
     world.ready()
@@ -180,7 +191,9 @@ def test_waiting_in_words_and_the_deadline_to_start():
     since = world.condition("Scheduled").lastTransitionTime
     assert world.wait(50) == "Starting" and world.condition("Scheduled").lastTransitionTime == since
     assert world.wait(10) == "Failed" and words in world.condition("Failed").message
-    assert world.condition("Failed").reason == "StartDeadlineExceeded" and not world.rayjobs and not world.pods
+    assert (
+        world.condition("Failed").reason == "StartDeadlineExceeded" and not world.rayjobs and not world.pods
+    )
 
 
 def test_a_runtime_may_set_the_deadline_and_the_ttl():
@@ -220,10 +233,16 @@ def test_what_the_runtime_cannot_run_waits_in_words():
     world = World(finetune(pool="h100"))
     assert world.settle() == "Pending" and not world.made
     accepted = world.condition("Accepted")
-    assert (accepted.status, accepted.reason) == ("False", "PoolNotFound") and "cpu, a100" in world.status.message
+    assert (accepted.status, accepted.reason) == (
+        "False",
+        "PoolNotFound",
+    ) and "cpu, a100" in world.status.message
     world.runtime = None
     world.settle()
-    assert world.condition("Accepted").reason == "RuntimeNotFound" and "no Runtime default" in world.status.message
+    assert (
+        world.condition("Accepted").reason == "RuntimeNotFound"
+        and "no Runtime default" in world.status.message
+    )
     world.runtime = runtime()
     world.object["spec"]["pool"] = "cpu"
     assert world.settle() == "Starting" and world.condition("Accepted").status == "True"
@@ -252,7 +271,9 @@ def test_an_elastic_run_starts_with_what_there_is_and_takes_more():
     assert not world.scaled
     world.now += timedelta(seconds=1)
     world.turn()
-    assert world.scaled == [ScaleWorkers("x-1-abcde", 1, ("x-1-abcde-cpu-worker-1", "x-1-abcde-cpu-worker-2"))]
+    assert world.scaled == [
+        ScaleWorkers("x-1-abcde", 1, ("x-1-abcde-cpu-worker-1", "x-1-abcde-cpu-worker-2"))
+    ]
     world.pods = world.pods[:2]
     world.current["status"]["rayClusterStatus"] = {"desiredWorkerReplicas": 1}
     world.scaled.clear()

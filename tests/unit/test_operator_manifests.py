@@ -66,13 +66,18 @@ def rayjobs() -> jsonschema.Draft202012Validator:
     [
         finetune(),
         finetune(
-            pool="a100", queue="research", priorityClassName="high", run={"resources": {"num_workers": 2, "max_workers": 6}}
+            pool="a100",
+            queue="research",
+            priorityClassName="high",
+            run={"resources": {"num_workers": 2, "max_workers": 6}},
         ),
         study(pool="a100"),
         evaluation(pool="a100", numWorkers=3),
     ],
 )
-def test_kuberay_knows_every_field_of_the_rayjob(made: dict[str, Any], rayjobs: jsonschema.Draft202012Validator):
+def test_kuberay_knows_every_field_of_the_rayjob(
+    made: dict[str, Any], rayjobs: jsonschema.Draft202012Validator
+):
     extra = {
         "imagePullSecrets": ["registry"],
         "volumes": [{"name": "cache", "hostPath": {"path": "/cache"}}],
@@ -114,11 +119,17 @@ def test_one_attempt_has_one_name_and_belongs_to_its_object():
 
 def test_medsd_owns_the_retries():
     spec = planned(finetune()).rayjob["spec"]
-    assert spec["submissionMode"] == "HTTPMode" and spec["backoffLimit"] == 0 and spec["shutdownAfterJobFinishes"] is True
+    assert (
+        spec["submissionMode"] == "HTTPMode"
+        and spec["backoffLimit"] == 0
+        and spec["shutdownAfterJobFinishes"] is True
+    )
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"} and spec["suspend"] is False
     head, workers = groups(planned(finetune()))
     assert head["template"]["spec"]["restartPolicy"] == "Never", "a new head would run the same attempt again"
-    assert planned(finetune()).rayjob["metadata"]["annotations"] == {"ray.io/disable-provisioned-head-restart": "true"}
+    assert planned(finetune()).rayjob["metadata"]["annotations"] == {
+        "ray.io/disable-provisioned-head-restart": "true"
+    }
     assert workers["template"]["spec"]["restartPolicy"] == "Always"
 
 
@@ -176,7 +187,10 @@ def test_pods_are_not_root_and_talk_to_no_api_server():
         security = pod["securityContext"]
         assert security["runAsNonRoot"] and security["runAsUser"] == security["fsGroup"] == 1000
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert container(group)["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert container(group)["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
         probe = container(group)["startupProbe"]
         assert probe["periodSeconds"] * probe["failureThreshold"] >= 1200
 
@@ -184,9 +198,16 @@ def test_pods_are_not_root_and_talk_to_no_api_server():
 def test_the_keys_of_s3_stay_in_their_secret():
     env = {one["name"]: one for one in environment(runtime(env={"AWS_REGION": "mine", "NCCL_DEBUG": "WARN"}))}
     assert env["AWS_ENDPOINT_URL"]["value"] == "http://s3:7070" and env["AWS_DEFAULT_REGION"]["value"] == "eu"
-    assert env["AWS_REGION"]["value"] == "mine" and env["NCCL_DEBUG"]["value"] == "WARN" and env["HOME"]["value"] == "/tmp/home"
+    assert (
+        env["AWS_REGION"]["value"] == "mine"
+        and env["NCCL_DEBUG"]["value"] == "WARN"
+        and env["HOME"]["value"] == "/tmp/home"
+    )
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        assert env[key] == {"name": key, "valueFrom": {"secretKeyRef": {"name": "s3-credentials", "key": key}}}
+        assert env[key] == {
+            "name": key,
+            "valueFrom": {"secretKeyRef": {"name": "s3-credentials", "key": key}},
+        }
     assert env["MEDSD_IMAGE_DIGEST"]["value"] == "sha256:abc"
     bare = {one["name"] for one in environment(runtime(s3={}, image="medsd:1"))}
     assert not bare & {"AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "MEDSD_IMAGE_DIGEST"}
@@ -199,7 +220,10 @@ def test_what_the_pod_runs():
     run = parse_run(job["run"])
     assert job["attempt"] == 2 and job["report"]["prompts"] == ["a chest x-ray"]
     assert run.name == "x" and run.resources.use_gpu is True and run.resources.max_failures == 7
-    assert parse_run(yaml.safe_load(planned(finetune()).configmap["data"]["job.yaml"])["run"]).resources.use_gpu is False
+    assert (
+        parse_run(yaml.safe_load(planned(finetune()).configmap["data"]["job.yaml"])["run"]).resources.use_gpu
+        is False
+    )
     job = yaml.safe_load(planned(evaluation(base="medsd-small", numWorkers=2)).configmap["data"]["job.yaml"])
     assert set(job) == {"attempt", "report", "evaluation"} and job["report"]["numImages"] == 64
     assert job["evaluation"] == {
@@ -220,7 +244,10 @@ def test_a_study_has_room_for_one_trial_up_to_all_at_once():
     head = groups(made)[0]["template"]["spec"]["containers"][0]["resources"]
     assert head["requests"]["memory"] == head["limits"]["memory"] == f"{4096 + 2 * 2560}Mi"
     workers = planned(study()).rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
-    assert (workers["minReplicas"], workers["maxReplicas"]) == (2, 4)  # two trials of two workers, one of each pod
+    assert (workers["minReplicas"], workers["maxReplicas"]) == (
+        2,
+        4,
+    )  # two trials of two workers, one of each pod
 
 
 @pytest.mark.parametrize(
@@ -232,9 +259,17 @@ def test_a_study_has_room_for_one_trial_up_to_all_at_once():
             "PoolTooSmall",
             "6 workers need 6 pods of pool cpu, which gives a run 4",
         ),
-        (finetune(run={"resources": {"num_workers": 1, "cpus_per_worker": 2}}), "PoolTooSmall", "cpus_per_worker"),
+        (
+            finetune(run={"resources": {"num_workers": 1, "cpus_per_worker": 2}}),
+            "PoolTooSmall",
+            "cpus_per_worker",
+        ),
         (evaluation(numWorkers=9), "PoolTooSmall", "lower spec.numWorkers"),
-        (study(study={"search": {"max_concurrent": 3}}), "PoolTooSmall", "6 workers .* lower spec.study.search.max_concurrent"),
+        (
+            study(study={"search": {"max_concurrent": 3}}),
+            "PoolTooSmall",
+            "6 workers .* lower spec.study.search.max_concurrent",
+        ),
     ],
 )
 def test_what_a_runtime_cannot_run(made: dict[str, Any], reason: str, words: str):
@@ -246,7 +281,9 @@ def test_what_a_runtime_cannot_run(made: dict[str, Any], reason: str, words: str
 def test_names_fit_and_stay_apart():
     assert attempt_name("FineTune", "nih", 1) == "nih-1" and attempt_name("Evaluation", "nih", 1) == "nih-e1"
     long = ["a" * 63, "a" * 62 + "b", "9lives", "x" * 38]
-    names = [attempt_name(kind, name, n) for kind in ("FineTune", "Evaluation") for name in long for n in (1, 100)]
+    names = [
+        attempt_name(kind, name, n) for kind in ("FineTune", "Evaluation") for name in long for n in (1, 100)
+    ]
     assert len(set(names)) == len(names)
     assert all(len(name) <= LONGEST and name[0].isalpha() and name[-1].isalnum() for name in names)
 
@@ -256,7 +293,12 @@ def test_names_fit_and_stay_apart():
     [
         ("FineTune", "a.b", finetune()["spec"], "not a DNS label"),
         ("FineTune", "x", {"run": {}}, "spec.run: data is missing"),
-        ("FineTune", "x", finetune(pool="x" * 70)["spec"], "spec.pool: String should have at most 63 characters"),
+        (
+            "FineTune",
+            "x",
+            finetune(pool="x" * 70)["spec"],
+            "spec.pool: String should have at most 63 characters",
+        ),
         ("Evaluation", "x", {}, "spec.model: Field required"),
     ],
 )

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from operator_world import World, finetune, make_ready, terminated, unschedulable
 
-from medsd_ray.operator.lifecycle.failures import failure_of, head_loss, last_words, library_error, losses, why_dead
+from medsd_ray.operator.lifecycle.failures import (
+    failure_of,
+    head_loss,
+    last_words,
+    library_error,
+    losses,
+    why_dead,
+)
 from medsd_ray.operator.lifecycle.pods import group_of
 from medsd_ray.operator.lifecycle.waiting import scale_down, waiting
 
@@ -27,7 +34,10 @@ def waits(world: World, events: list[dict[str, Any]] | None = None):
 
 def in_trouble(pod: dict[str, Any], reason: str, message: str, kind: str = "containerStatuses") -> None:
     pod["spec"]["nodeName"] = "node-1"
-    pod["status"] = {"phase": "Pending", kind: [{"name": "ray", "state": {"waiting": {"reason": reason, "message": message}}}]}
+    pod["status"] = {
+        "phase": "Pending",
+        kind: [{"name": "ray", "state": {"waiting": {"reason": reason, "message": message}}}],
+    }
 
 
 @pytest.mark.parametrize(
@@ -67,7 +77,9 @@ def in_trouble(pod: dict[str, Any], reason: str, message: str, kind: str = "cont
     ],
 )
 @pytest.mark.parametrize("kind", ["containerStatuses", "initContainerStatuses"])
-def test_containers_that_do_not_come_up(world: World, reason: str, message: str, found: str, words: str, kind: str):
+def test_containers_that_do_not_come_up(
+    world: World, reason: str, message: str, found: str, words: str, kind: str
+):
     in_trouble(world.pods[1], reason, message, kind)
     what = waits(world)
     assert what.reason == found and words in what.message
@@ -84,7 +96,9 @@ def test_pods_without_a_node(world: World):
     make_ready(world.pods[0])
     make_ready(world.pods[1])
     unschedulable(world.pods[2], "0/1 nodes are available: 1 Insufficient cpu.")
-    words = "waiting for 1 pod in pool cpu: 1 of 2 workers placed (0/1 nodes are available: 1 Insufficient cpu.)"
+    words = (
+        "waiting for 1 pod in pool cpu: 1 of 2 workers placed (0/1 nodes are available: 1 Insufficient cpu.)"
+    )
     assert waits(world).message == words
     unschedulable(world.pods[0], "0/1 nodes are available")
     assert waits(world).message == "waiting for a node for the head pod (0/1 nodes are available)"
@@ -100,7 +114,12 @@ def test_a_volume_that_cannot_be_mounted(world: World):
             "message": 'configmap "x-1" not found',
             "object": pod["metadata"]["name"],
         },
-        {"time": "2026-01-01T00:00:02Z", "reason": "Pulling", "message": "", "object": pod["metadata"]["name"]},
+        {
+            "time": "2026-01-01T00:00:02Z",
+            "reason": "Pulling",
+            "message": "",
+            "object": pod["metadata"]["name"],
+        },
     ]
     assert 'configmap "x-1" not found' in waits(world, events).message
     make_ready(pod)
@@ -108,7 +127,11 @@ def test_a_volume_that_cannot_be_mounted(world: World):
 
 
 def test_a_quota_that_leaves_no_room_for_pods(world: World):
-    failure = {"type": "ReplicaFailure", "status": "True", "message": 'pods "x" is forbidden: exceeded quota: gpus'}
+    failure = {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "message": 'pods "x" is forbidden: exceeded quota: gpus',
+    }
     world.current["status"]["rayClusterStatus"] = {"conditions": [failure]}
     world.pods.clear()
     assert waits(world).reason == "PodsNotMade" and "exceeded quota: gpus" in waits(world).message
@@ -182,7 +205,13 @@ def test_an_elastic_run_gives_up_only_pods_that_no_node_takes():
             },
             "OOMKilled (exit code 137)",
         ),
-        ({"phase": "Running", "containerStatuses": [{"name": "ray", "restartCount": 0, "state": {"running": {}}}]}, ""),
+        (
+            {
+                "phase": "Running",
+                "containerStatuses": [{"name": "ray", "restartCount": 0, "state": {"running": {}}}],
+            },
+            "",
+        ),
     ],
 )
 def test_why_a_pod_ended(world: World, status: dict[str, Any], words: str):
@@ -201,7 +230,9 @@ def test_why_a_pod_ended(world: World, status: dict[str, Any], words: str):
         ("OOMKilled", 137, "2026-01-01T00:00:05Z", "OOMKilled (exit code 137)"),
     ],
 )
-def test_a_deleted_pod_ends_by_its_deletion_or_before_it(world: World, reason: str, code: int, at: str, words: str):
+def test_a_deleted_pod_ends_by_its_deletion_or_before_it(
+    world: World, reason: str, code: int, at: str, words: str
+):
     pod = world.pods[1]
     pod["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30}
     pod["status"] = {"phase": "Failed", "containerStatuses": terminated(reason, code, at)}
@@ -234,7 +265,14 @@ def test_all_that_is_known_of_a_failure_is_said_at_once(world: World):
         "medsd: training failed: a worker was lost\n"
     )
     message = f"Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\n{log}"
-    rayjob = {"status": {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "reason": "AppFailed", "message": message}}
+    rayjob = {
+        "status": {
+            "jobStatus": "FAILED",
+            "jobDeploymentStatus": "Failed",
+            "reason": "AppFailed",
+            "message": message,
+        }
+    }
     worker = world.pods[1]
     worker["status"] = {"phase": "Failed", "containerStatuses": terminated("OOMKilled", 137)}
     failure = failure_of(rayjob, world.pods, [], None)
@@ -253,5 +291,9 @@ def test_words_in_logs():
 
 
 def test_losses_name_the_pod(world: World):
-    world.pods[1]["status"] = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory"}
+    world.pods[1]["status"] = {
+        "phase": "Failed",
+        "reason": "Evicted",
+        "message": "The node was low on memory",
+    }
     assert losses(world.pods) == ["x-1-abcde-cpu-worker-0: Evicted: The node was low on memory"]

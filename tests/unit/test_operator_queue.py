@@ -13,7 +13,12 @@ from medsd_ray.operator.controller.queue import Again, Queue
 LIMIT_S = 20
 
 
-def work(queue: Queue[str], handle: Callable[[str], Awaitable[float | None]], done: Callable[[], bool], workers: int = 3) -> None:
+def work(
+    queue: Queue[str],
+    handle: Callable[[str], Awaitable[float | None]],
+    done: Callable[[], bool],
+    workers: int = 3,
+) -> None:
     """Runs the workers until it is done, and a little longer: what should not happen gets its chance."""
 
     async def run() -> None:
@@ -77,7 +82,9 @@ def test_keys_are_due_when_they_said_and_the_earliest_time_wins():
     assert seen["again"][1] - seen["again"][0] >= 0.2
 
 
-def test_errors_wait_longer_each_time_until_one_goes_well(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def test_errors_wait_longer_each_time_until_one_goes_well(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     monkeypatch.setattr(queue_module, "FIRST_BACKOFF_S", 0.1)
     queue, times = Queue[str](), []
 
@@ -91,7 +98,12 @@ def test_errors_wait_longer_each_time_until_one_goes_well(monkeypatch: pytest.Mo
     queue.add("a")
     with caplog.at_level(logging.ERROR):
         work(queue, handle, lambda: len(times) >= 6, workers=1)
-    assert [record.getMessage().rsplit(" again in ")[1] for record in caplog.records] == ["0.1 s", "0.2 s", "0.4 s", "0.1 s"]
+    assert [record.getMessage().rsplit(" again in ")[1] for record in caplog.records] == [
+        "0.1 s",
+        "0.2 s",
+        "0.4 s",
+        "0.1 s",
+    ]
     assert len(times) == 6 and times[2] - times[1] >= 0.2
 
 

@@ -1,4 +1,6 @@
-"""The operator's process ends before any one of its effects: its successor makes nothing twice and loses nothing."""
+"""The operator's process ends before any one of its effects: its successor makes nothing twice and loses
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,15 @@ SPEC = {"startDeadlineSeconds": 60, "retries": {"backoffSeconds": 10}}
 def told(world: World) -> tuple:
     status = world.status
     conditions = {(c.type, c.status, c.reason, c.message) for c in status.conditions}
-    return status.phase, status.message, status.attempt, status.failures, status.activeSeconds, conditions, world.made
+    return (
+        status.phase,
+        status.message,
+        status.attempt,
+        status.failures,
+        status.activeSeconds,
+        conditions,
+        world.made,
+    )
 
 
 @pytest.mark.parametrize("story", STORIES)
@@ -90,7 +100,10 @@ def test_an_attempt_that_was_made_while_nobody_saw_is_found():
     world = World(finetune())
     world.settle()
     world.start()
-    world.object["status"] = world.object["status"] | {"phase": "Starting", "attempt": {"number": 1, "rayJob": "x-1"}}
+    world.object["status"] = world.object["status"] | {
+        "phase": "Starting",
+        "attempt": {"number": 1, "rayJob": "x-1"},
+    }
     world.current["status"] |= {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}
     assert world.settle() == "Succeeded" and world.made == ["x-1"] and world.status.attempt.uid == "uid-x-1"
 
@@ -103,7 +116,9 @@ def test_rayjobs_of_earlier_attempts_are_deleted():
     world.fail(143)
     world.wait(1)
     assert world.status.attempt.number == 2
-    world.rayjobs["x-1"] = left | {"metadata": {k: v for k, v in left["metadata"].items() if k != "deletionTimestamp"}}
+    world.rayjobs["x-1"] = left | {
+        "metadata": {k: v for k, v in left["metadata"].items() if k != "deletionTimestamp"}
+    }
     world.settle()
     assert set(world.rayjobs) == {"x-2"}
 

@@ -33,7 +33,11 @@ def test_suspend_waits_for_the_checkpoint_and_resume_is_another_attempt():
     assert world.condition("Suspended").status == "True" and world.status.activeSeconds == 92
     assert world.wait(10**6) == "Suspended"
     world.driver = None
-    assert world.suspend(False) == "Starting" and world.made == ["x-1", "x-2"] and world.condition("Suspended") is None
+    assert (
+        world.suspend(False) == "Starting"
+        and world.made == ["x-1", "x-2"]
+        and world.condition("Suspended") is None
+    )
     assert world.start() == "Running"
     assert world.status.failures.infrastructure == world.status.failures.application == 0
 
@@ -52,7 +56,9 @@ def test_a_driver_that_saves_nothing_is_cut_off():
     assert world.wait(1) == "Suspended" and not world.pods
 
 
-@pytest.mark.parametrize(("code", "phase"), [(0, "Succeeded"), (2, "Failed"), (1, "Failed"), (137, "Suspended")])
+@pytest.mark.parametrize(
+    ("code", "phase"), [(0, "Succeeded"), (2, "Failed"), (1, "Failed"), (137, "Suspended")]
+)
 def test_a_job_that_ends_by_itself_while_it_is_to_stop(code: int, phase: str):
     world = running()
     world.suspend()
@@ -134,7 +140,9 @@ def test_progress_that_stands_still():
     assert world.condition("Stalled").status == "False"
     world.wait(10)
     stalled = world.condition("Stalled")
-    assert stalled.status == "True" and "at step 5" in stalled.message and world.events.count("NoProgress") == 1
+    assert (
+        stalled.status == "True" and "at step 5" in stalled.message and world.events.count("NoProgress") == 1
+    )
     world.driver = None
     world.wait(5)
     assert "the driver does not answer" in world.condition("Stalled").message
@@ -147,12 +155,18 @@ def test_a_stop_is_no_standstill():
     world = running(stopGraceSeconds=1000)
     world.driver = Answer(stage="train", step=5, total=20, lastUpdateTime=world.now)
     world.suspend()
-    assert world.wait(500) == "Suspending" and world.condition("Stalled") is None and "NoProgress" not in world.events
+    assert (
+        world.wait(500) == "Suspending"
+        and world.condition("Stalled") is None
+        and "NoProgress" not in world.events
+    )
 
 
 def test_slow_steps_are_no_standstill():
     world = running()
-    world.driver = Answer(stage="train", step=5, total=20, images_per_second=1.0, lastUpdateTime=world.now)  # 60 s a step
+    world.driver = Answer(
+        stage="train", step=5, total=20, images_per_second=1.0, lastUpdateTime=world.now
+    )  # 60 s a step
     world.wait(20 * 60 - 1)
     assert world.condition("Stalled").status == "False"
     world.wait(2)

@@ -1,4 +1,6 @@
-"""The order of samples: complete, reproducible, the same for any number of workers, small for any number of samples."""
+"""The order of samples: complete, reproducible, the same for any number of workers, small for any number of
+samples.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ import pytest
 from medsd_ray.data.order import Order, batch_positions
 
 
-@pytest.mark.parametrize("sizes", [(1,), (3, 5, 2, 7), (0, 4, 0, 0, 1, 0), (10,) * 33, (7,) * 16, tuple(range(40))])
+@pytest.mark.parametrize(
+    "sizes", [(1,), (3, 5, 2, 7), (0, 4, 0, 0, 1, 0), (10,) * 33, (7,) * 16, tuple(range(40))]
+)
 @pytest.mark.parametrize("block_shards", [1, 2, 16])
 def test_each_epoch_has_every_sample_once(sizes: tuple[int, ...], block_shards: int):
     order = Order(sizes, 3, block_shards)
@@ -31,7 +35,11 @@ def test_a_position_alone_says_the_sample():
 
 def test_epochs_and_seeds_differ():
     sizes = (50,) * 8
-    orders = [[Order(sizes, seed).sample_at(p + 400 * epoch) for p in range(400)] for seed in (0, 1) for epoch in (0, 1)]
+    orders = [
+        [Order(sizes, seed).sample_at(p + 400 * epoch) for p in range(400)]
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
     for i, one in enumerate(orders):
         for other in orders[i + 1 :]:
             assert sum(a == b for a, b in zip(one, other, strict=True)) < 20  # about 1 is expected

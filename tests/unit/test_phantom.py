@@ -9,7 +9,11 @@ SIZE = 64
 
 
 def test_a_phantom_is_a_function_of_its_arguments():
-    one, again, other = draw_phantom(0, 3, SIZE, "left"), draw_phantom(0, 3, SIZE, "left"), draw_phantom(0, 4, SIZE, "left")
+    one, again, other = (
+        draw_phantom(0, 3, SIZE, "left"),
+        draw_phantom(0, 3, SIZE, "left"),
+        draw_phantom(0, 4, SIZE, "left"),
+    )
     assert one.image is not None and again.image is not None and other.image is not None
     assert np.array_equal(one.image, again.image)
     assert not np.array_equal(one.image, other.image)
@@ -25,7 +29,8 @@ def test_an_effusion_changes_only_its_mask_and_brightens_it(side):
         inside = with_fluid.mask > 0
         assert inside.sum() > 0.01 * SIZE * SIZE
         assert difference[inside].mean() > 20
-        # The mask's edge is soft: two thirds of all change lies inside, and the upper third of the image has none.
+        # The mask's edge is soft: two thirds of all change lies inside, and the upper third of the image has
+        # none.
         assert np.abs(difference)[inside].sum() > 0.66 * np.abs(difference).sum()
         assert not difference[: SIZE // 3].any()
 
@@ -44,7 +49,9 @@ def test_reports_match_labels_and_half_have_the_finding():
         assert effusion == ("No pleural effusion" not in sample.caption) == (sample.mask is not None)
         assert (sample.labels["heart"] == "enlarged") == ("heart is enlarged" in sample.caption)
         if effusion:
-            assert re.search(rf"{sample.labels['extent']} {sample.labels['side']} pleural effusion", sample.caption)
+            assert re.search(
+                rf"{sample.labels['extent']} {sample.labels['side']} pleural effusion", sample.caption
+            )
     share = np.mean([s.labels["finding"] == "Effusion" for s in samples])
     assert 0.42 < share < 0.58
     assert len({s.caption for s in samples}) == 14

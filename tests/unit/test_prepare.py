@@ -29,7 +29,12 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows() -> list[list[str]]:
     return [
-        [f"MRN{i % PATIENTS:04d}_{i}.png", f"MRN{i % PATIENTS:04d}", ["Effusion", "None"][i % 2], f"Report {i}."]
+        [
+            f"MRN{i % PATIENTS:04d}_{i}.png",
+            f"MRN{i % PATIENTS:04d}",
+            ["Effusion", "None"][i % 2],
+            f"Report {i}.",
+        ]
         for i in range(IMAGES)
     ]
 
@@ -72,7 +77,11 @@ def test_every_image_once_and_no_patient_in_two_splits(source: Path, tmp_path: P
     captions = [sample.caption for part in parts.values() for sample in part]
     assert sorted(captions) == sorted(f"Report {i}." for i in range(IMAGES))
     patients = {split: {sample.patient for sample in part} for split, part in parts.items()}
-    assert {split: len(names) for split, names in patients.items()} == {"train": 8, "validation": 1, "test": 1}
+    assert {split: len(names) for split, names in patients.items()} == {
+        "train": 8,
+        "validation": 1,
+        "test": 1,
+    }
     assert sum(map(len, patients.values())) == len(set.union(*patients.values())) == PATIENTS
     keys = [sample.key for part in parts.values() for sample in part]
     assert len(set(keys)) == IMAGES
@@ -81,7 +90,9 @@ def test_every_image_once_and_no_patient_in_two_splits(source: Path, tmp_path: P
 
 def test_names_and_patients_of_the_source_stay_there(source: Path, tmp_path: Path):
     make(source, tmp_path / "out")
-    everything = b"\n".join([*contents(tmp_path / "out").values(), *map(str.encode, contents(tmp_path / "out"))])
+    everything = b"\n".join(
+        [*contents(tmp_path / "out").values(), *map(str.encode, contents(tmp_path / "out"))]
+    )
     for secret in (b"MRN0", b"a key for this test", str(source).encode()):
         assert secret not in everything
 
@@ -89,7 +100,12 @@ def test_names_and_patients_of_the_source_stay_there(source: Path, tmp_path: Pat
 def test_the_root_index_is_a_manifest(source: Path, tmp_path: Path):
     make(source, tmp_path / "out", seed=3)
     value = root(tmp_path / "out")
-    assert (value["kind"], value["skipped"], value["plan"]["source"], value["plan"]["seed"]) == ("image", 0, "folder", 3)
+    assert (value["kind"], value["skipped"], value["plan"]["source"], value["plan"]["seed"]) == (
+        "image",
+        0,
+        "folder",
+        3,
+    )
     assert "--kind folder" in value["command"] and "--size 16" in value["command"] and value["version"]
     counts = [split["labels"]["finding"] for split in value["splits"].values()]
     assert sum(count.get("Effusion", 0) for count in counts) == IMAGES // 2
@@ -115,11 +131,17 @@ def test_a_second_time_does_nothing(source: Path, tmp_path: Path, capsys: pytest
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
-def test_other_arguments_or_another_source_are_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_other_arguments_or_another_source_are_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     out = tmp_path / "out"
     make(source, out)
     before = contents(out)
-    for change, named in (({"size": 24}, "size"), ({"seed": 1}, "seed"), ({"splits": "0.5,0.25,0.25"}, "splits")):
+    for change, named in (
+        ({"size": 24}, "size"),
+        ({"seed": 1}, "seed"),
+        ({"splits": "0.5,0.25,0.25"}, "splits"),
+    ):
         with pytest.raises(InputError, match=f"differ in {named}; delete it or choose another DEST"):
             make(source, out, **change)
     write_table(source, [*rows()[:-1], [*rows()[-1][:3], "Another report."]])
@@ -132,7 +154,9 @@ def test_other_arguments_or_another_source_are_refused(source: Path, tmp_path: P
     assert contents(out) == before
 
 
-def test_an_interrupted_run_goes_on_to_the_same_shards(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_run_goes_on_to_the_same_shards(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (source / rows()[3][0]).write_bytes(b"not an image")
     for dest in ("whole", "stopped"):
         (tmp_path / dest).mkdir()
@@ -164,22 +188,34 @@ def test_an_interrupted_run_goes_on_to_the_same_shards(source: Path, tmp_path: P
 def test_one_bad_sample_is_the_last_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = source / rows()[5][0]
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=rf"^metadata\.csv line 7: {path.name}: .*; the other 39 samples are in .*, complete$"):
+    with pytest.raises(
+        InputError,
+        match=rf"^metadata\.csv line 7: {path.name}: .*; the other 39 samples are in .*, complete$",
+    ):
         make(source, tmp_path / "out")
     assert capsys.readouterr().err == ""
-    assert sum(map(len, samples(tmp_path / "out").values())) == IMAGES - 1 and root(tmp_path / "out")["skipped"] == 1
+    assert (
+        sum(map(len, samples(tmp_path / "out").values())) == IMAGES - 1
+        and root(tmp_path / "out")["skipped"] == 1
+    )
     make(source, tmp_path / "out")  # nothing is left to do
     assert "1 skipped" in capsys.readouterr().out
 
 
-def test_bad_samples_are_listed_and_a_flood_is_cut(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_bad_samples_are_listed_and_a_flood_is_cut(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (source / rows()[0][0]).write_bytes(b"")
     absent = [[f"gone{i}.png", "p", "x", "text"] for i in range(2)]
     write_table(source, rows() + absent)
     with pytest.raises(InputError, match=r"^3 samples could not be used \(listed above\); the other 39 "):
         make(source, tmp_path / "out")
     said = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in said] == ["metadata.csv line 42", "metadata.csv line 43", "metadata.csv line 2"]
+    assert [line.split(":")[0] for line in said] == [
+        "metadata.csv line 42",
+        "metadata.csv line 43",
+        "metadata.csv line 2",
+    ]
 
     write_table(source, rows() + [[f"gone{i}.png", "p", "x", "text"] for i in range(50)])
     with pytest.raises(InputError, match=r"^51 samples could not be used \(20 of them listed above\)"):
@@ -194,15 +230,21 @@ def test_nothing_usable_writes_nothing(source: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_reports_that_may_name_a_person_are_warned_of(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_reports_that_may_name_a_person_are_warned_of(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     lines = rows()
     lines[4][3] = "Seen by Dr. Zwingli."
     write_table(source, lines)
     make(source, tmp_path / "out")
     said = capsys.readouterr()
-    assert "1 sample has a title and a name in the report" in said.err and "Zwingli" not in said.err + said.out
+    assert (
+        "1 sample has a title and a name in the report" in said.err and "Zwingli" not in said.err + said.out
+    )
     (named,) = [s.key for part in samples(tmp_path / "out").values() for s in part if "Zwingli" in s.caption]
-    warnings = [json.loads((tmp_path / "out" / split / "index.json").read_text())["warnings"] for split in SPLITS]
+    warnings = [
+        json.loads((tmp_path / "out" / split / "index.json").read_text())["warnings"] for split in SPLITS
+    ]
     assert [value["keys"] for warning in warnings for value in warning.values()] == [[named]]
 
 
@@ -229,7 +271,9 @@ def test_phantoms_need_no_key_and_keep_their_masks(tmp_path: Path, monkeypatch: 
         ({"split_by": "who"}, "no column 'who'"),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_is_written(source: Path, tmp_path: Path, change: dict, words: str):
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    source: Path, tmp_path: Path, change: dict, words: str
+):
     with pytest.raises(InputError, match=words):
         make(source, tmp_path / "out", **change)
     assert not (tmp_path / "out").exists()
@@ -242,7 +286,9 @@ def test_a_folder_with_other_files_is_refused(source: Path, tmp_path: Path):
         make(source, tmp_path / "out")
 
 
-@pytest.mark.parametrize(("text", "expected"), [("64MiB", 2**26), ("1GB", 10**9), ("2K", 2048), ("1.5 kib", 1536), ("100", 100)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("64MiB", 2**26), ("1GB", 10**9), ("2K", 2048), ("1.5 kib", 1536), ("100", 100)]
+)
 def test_sizes_in_words(text: str, expected: int):
     assert parse_bytes(text) == expected
 
@@ -258,7 +304,9 @@ def test_real_x_rays(test_data: Path, tmp_path: Path):
     for finding in ("No Finding", "Pneumonia"):
         counted = sum(sample.labels["finding"] == finding for part in parts.values() for sample in part)
         assert counted == sum(row["finding"] == finding for row in table)
-    assert all(s.image is not None and s.image.shape == (64, 64) and s.image.std() > 10 for s in parts["train"])
+    assert all(
+        s.image is not None and s.image.shape == (64, 64) and s.image.std() > 10 for s in parts["train"]
+    )
     urls = sorted(str(path) for path in (tmp_path / "out" / "train").glob("*.tar"))
     others = list(webdataset.WebDataset(urls, shardshuffle=False).decode("l8"))
     assert [other["__key__"] for other in others] == [sample.key for sample in parts["train"]]

@@ -1,4 +1,6 @@
-"""What a run says of itself: kept over restarts of its workers; and one wish to stop, however often it arrives."""
+"""What a run says of itself: kept over restarts of its workers; and one wish to stop, however often it
+arrives.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,15 @@ from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.evaluation.figures import distances, diversity
 from medsd_ray.evaluation.figures import protocol as protocol_figures
-from medsd_ray.evaluation.figures.protocol import Asked, Given, by_finding, chosen, first_of_each, section, square
+from medsd_ray.evaluation.figures.protocol import (
+    Asked,
+    Given,
+    by_finding,
+    chosen,
+    first_of_each,
+    section,
+    square,
+)
 from medsd_ray.evaluation.figures.reidentification import pixel_distance, reidentify
 from medsd_ray.evaluation.figures.sections import Sets
 from medsd_ray.evaluation.inputs import ImageSet
@@ -31,7 +39,9 @@ SIZE = 32
 quiet = lambda _: None
 
 
-def images(captions: list[str], labels: list[str | None] | None = None, seed: int = 0, name: str = "i") -> ImageSet:
+def images(
+    captions: list[str], labels: list[str | None] | None = None, seed: int = 0, name: str = "i"
+) -> ImageSet:
     pixels = np.random.default_rng(seed).integers(0, 256, (len(captions), SIZE, SIZE, 1), dtype=np.uint8)
     keys = [f"{name}{i}" for i in range(len(captions))]
     return ImageSet(pixels, keys, captions, keys, labels or [None] * len(captions))
@@ -45,7 +55,9 @@ def grey(name: str) -> Extractor:
 
 def given(name: str, **extractors: Extractor | Missing) -> Given:
     protocol = PROTOCOLS[name]
-    named = {n: extractors.get(n.replace("-", "_"), Missing(f"no {n}")) for n in (*protocol.fid, *protocol.prdc)}
+    named = {
+        n: extractors.get(n.replace("-", "_"), Missing(f"no {n}")) for n in (*protocol.fid, *protocol.prdc)
+    }
     return Given(protocol, named, Missing("no encoder"), Missing("no siamese network"), None)
 
 
@@ -63,7 +75,11 @@ def test_the_registry_says_what_the_papers_say():
     assert (roentgen.images, roentgen.per_prompt, roentgen.fid) == (5000, 4, ("inception", "clip", "xrv"))
     assert roentgen.ms_ssim is not None and (roentgen.ms_ssim.prompts, roentgen.ms_ssim.images) == (2000, 4)
     assert bench.fid == bench.kid == ("inception", "rad-dino") and bench.prdc == ("rad-dino",)
-    assert bench.reidentification == Reidentification(prompts=2000, images=10) and bench.unique_real and bench.per_finding
+    assert (
+        bench.reidentification == Reidentification(prompts=2000, images=10)
+        and bench.unique_real
+        and bench.per_finding
+    )
 
 
 def test_the_first_image_of_each_prompt():
@@ -82,9 +98,13 @@ def test_roentgen_takes_the_first_of_four_and_says_what_is_short():
 
 def test_chexgenbench_takes_one_image_of_each_unique_test_caption():
     held_out = images(["a", "b", "a", "c"])
-    real, generated, deviations = chosen(PROTOCOLS["chexgenbench"], held_out, images(["b", "a", "b", "z"], name="g"), 0)
+    real, generated, deviations = chosen(
+        PROTOCOLS["chexgenbench"], held_out, images(["b", "a", "b", "z"], name="g"), 0
+    )
     assert real.captions == ["a", "b", "c"] and generated.keys == ["g0", "g1"]
-    assert len(deviations) == 2 and "1 images are left out" in deviations[0] and "of 3 unique" in deviations[1]
+    assert (
+        len(deviations) == 2 and "1 images are left out" in deviations[0] and "of 3 unique" in deviations[1]
+    )
 
 
 def test_findings_are_those_of_the_real_image_with_the_prompt():
@@ -94,20 +114,30 @@ def test_findings_are_those_of_the_real_image_with_the_prompt():
 
 
 def test_figures_are_those_of_the_chosen_images_and_a_missing_extractor_stops_no_other():
-    held_out = images([f"c{i % 12}" for i in range(16)], ["Mass" if i % 2 else "No Finding" for i in range(16)])
+    held_out = images(
+        [f"c{i % 12}" for i in range(16)], ["Mass" if i % 2 else "No Finding" for i in range(16)]
+    )
     generated = images([f"c{i % 12}" for i in range(20)], seed=1)
     sets = Sets(None, None, held_out, generated, None, "held out")
     dino = grey("rad-dino")
     found = section(given("chexgenbench", rad_dino=dino), sets, Missing("none given"), 0, quiet)
     x, y = dino(held_out.pixels[:12]), dino(generated.pixels[:12])
-    assert value_of(found, figure="fid", features="rad-dino", finding=None) == pytest.approx(distances.frechet_distance(x, y))
-    assert value_of(found, figure="kid", features="rad-dino", finding=None) == pytest.approx(distances.kernel_distance(x, y))
-    assert value_of(found, figure="density", finding=None) == pytest.approx(distances.prdc(x, y, 5)["density"])
+    assert value_of(found, figure="fid", features="rad-dino", finding=None) == pytest.approx(
+        distances.frechet_distance(x, y)
+    )
+    assert value_of(found, figure="kid", features="rad-dino", finding=None) == pytest.approx(
+        distances.kernel_distance(x, y)
+    )
+    assert value_of(found, figure="density", finding=None) == pytest.approx(
+        distances.prdc(x, y, 5)["density"]
+    )
     mass = value_of(found, figure="fid", features="rad-dino", finding="Mass")
     assert mass == pytest.approx(distances.frechet_distance(x[1::2], y[1::2]))
     (absent,) = rows_of(found, figure="fid", features="inception", finding=None)
     assert (
-        absent["value"] is None and absent["value_reason"] == "no inception" and "inception: no inception" in found["deviations"]
+        absent["value"] is None
+        and absent["value_reason"] == "no inception"
+        and "inception: no inception" in found["deviations"]
     )
     assert found["extractors"] == {"rad-dino": "the rad-dino of a test"}
     assert rows_of(found, figure="pixel_distance_min")[0]["value_reason"] == "none given"
@@ -125,7 +155,9 @@ def test_ms_ssim_is_over_all_six_pairs_of_each_prompts_four():
     expected = [
         float(
             ms_ssim(
-                *(torch.from_numpy(generated.pixels[[i]]).permute(0, 3, 1, 2) / 255 for i in pair), data_range=1.0, betas=betas
+                *(torch.from_numpy(generated.pixels[[i]]).permute(0, 3, 1, 2) / 255 for i in pair),
+                data_range=1.0,
+                betas=betas,
             )
         )
         for start in range(3)
@@ -169,7 +201,9 @@ def test_every_seed_counts_and_the_nearest_is_the_copy():
     assert found["pixel_distance_min"]["prompts"] == 2 and found["pixel_distance_min"]["generated"] == 6
     assert len(deviations) == 1 and "2 of them with fewer seeds" in deviations[0]
     none = reidentify(Reidentification(1, 1), Missing("no"), dino, train, images(["z"]), [])
-    assert all(one["value"] is None and "is a caption of a training image" in one["value_reason"] for one in none)
+    assert all(
+        one["value"] is None and "is a caption of a training image" in one["value_reason"] for one in none
+    )
 
 
 @pytest.fixture(scope="module")
@@ -211,13 +245,19 @@ def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("dino")
     torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(folder)
-    BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(
+        folder
+    )
     return folder
 
 
-def test_rad_dino_from_a_folder_and_from_s3(dino_folder: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_rad_dino_from_a_folder_and_from_s3(
+    dino_folder: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("MEDSD_CACHE", str(tmp_path / "cache"))
     pixels = images(["a"] * 3).pixels
     local = encoders.rad_dino(dino_folder)
@@ -243,7 +283,11 @@ def test_clip_images_are_the_projected_features(tmp_path: Path):
 
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     tokenizer = build_tokenizer()
-    text = small | {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "eos_token_id": tokenizer.eos_token_id}
+    text = small | {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 32,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     vision = small | {"image_size": 32, "patch_size": 16}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
     model.save_pretrained(tmp_path)
@@ -251,7 +295,9 @@ def test_clip_images_are_the_projected_features(tmp_path: Path):
     CLIPProcessor(processor, tokenizer).save_pretrained(tmp_path)
     pixels = images(["a"] * 2).pixels
     found = encoders.clip_images(tmp_path)
-    assert found(pixels).shape == (2, 12) and found.dimensions == 12 and "NOT CLIP ViT-B/32" in found.description
+    assert (
+        found(pixels).shape == (2, 12) and found.dimensions == 12 and "NOT CLIP ViT-B/32" in found.description
+    )
     with torch.inference_mode():
         values = processor(images=[np.repeat(p, 3, -1) for p in pixels], return_tensors="pt").pixel_values
         expected = model.eval().visual_projection(model.vision_model(values).pooler_output)
@@ -259,7 +305,9 @@ def test_clip_images_are_the_projected_features(tmp_path: Path):
 
 
 def test_loading_names_what_was_not_given():
-    found = protocol_figures.load(Asked("chexgenbench"), {"inception": Missing("no --inception"), "xrv": Missing("x")}, None)
+    found = protocol_figures.load(
+        Asked("chexgenbench"), {"inception": Missing("no --inception"), "xrv": Missing("x")}, None
+    )
     assert "--rad-dino" in str(found.extractors["rad-dino"]) and "--siamese" in str(found.siamese)
     assert "--alignment" in found.alignment and set(found.extractors) == {"inception", "rad-dino"}
     with pytest.raises(InputError, match="choose roentgen or chexgenbench"):
@@ -275,14 +323,21 @@ def test_prompts_of_a_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str
         for sample in phantom_samples(20, 16, seed=seed):
             writer.write(replace(sample, caption=sample.caption + f" \n({split})"))
         writer.finish()
-    open_storage(tmp_path / "shards").write_json("index.json", {"format": "medsd-shards/1", "splits": ["train", "test"]})
+    open_storage(tmp_path / "shards").write_json(
+        "index.json", {"format": "medsd-shards/1", "splits": ["train", "test"]}
+    )
     shards, out = str(tmp_path / "shards"), tmp_path / "prompts.txt"
     found = write_prompts("chexgenbench", shards, out)
-    assert out.read_text().splitlines() == found == list(dict.fromkeys(found)) and all("(test)" in line for line in found)
+    assert out.read_text().splitlines() == found == list(dict.fromkeys(found)) and all(
+        "(test)" in line for line in found
+    )
     assert f"--num-images {len(found)} " in capsys.readouterr().out
     assert write_prompts("roentgen", shards, out) == found
     assert f"--num-images {4 * len(found)} " in capsys.readouterr().out
     train = write_prompts("chexgenbench", shards, out, reidentify=True)
-    assert all("(train)" in line for line in train) and f"--num-images {10 * len(train)} " in capsys.readouterr().out
+    assert (
+        all("(train)" in line for line in train)
+        and f"--num-images {10 * len(train)} " in capsys.readouterr().out
+    )
     with pytest.raises(InputError, match="no re-identification"):
         write_prompts("roentgen", shards, out, reidentify=True)

@@ -88,7 +88,16 @@ def test_plain_reports_raise_no_alarm(text: str):
 
 
 def test_columns_that_identify():
-    for name in ("patient_id", "subject_id", "PatientName", "StudyInstanceUID", "dob", "study date", "MRN", "AccessionNumber"):
+    for name in (
+        "patient_id",
+        "subject_id",
+        "PatientName",
+        "StudyInstanceUID",
+        "dob",
+        "study date",
+        "MRN",
+        "AccessionNumber",
+    ):
         assert identifying_column(name), name
     for name in ("finding", "age", "sex", "view", "valid", "candidate", "pathology", "side"):
         assert not identifying_column(name), name

@@ -9,7 +9,8 @@ from torchmetrics.functional.classification import multiclass_cohen_kappa
 
 from medsd_ray.reader_study.statistics import agreement, bootstrap, cohen_kappa, fleiss_kappa, mean_by_image
 
-# Fleiss 1971, table 1: 30 patients, 6 psychiatrists; depression, personality disorder, schizophrenia, neurosis, other.
+# Fleiss 1971, table 1: 30 patients, 6 psychiatrists; depression, personality disorder, schizophrenia,
+# neurosis, other.
 FLEISS_1971 = """
 00060 03003 01401 00006 03030 20400 00402 20310 20040 00006 10050 11040 03300 10050 02031
 00501 30012 51000 02040 10203 00006 01050 02013 20040 10041 05010 40002 02040 10500 00006
@@ -52,7 +53,9 @@ def test_three_readers_get_fleiss_and_two_get_cohen():
     answers = rng.integers(0, 2, (40, 3))
     counts = np.stack([(answers == c).sum(1) for c in range(2)], axis=1)
     assert agreement(answers, 2) == pytest.approx(fleiss_kappa(counts))
-    assert agreement(np.zeros((5, 3), int), 2) != agreement(np.zeros((5, 3), int), 2)  # NaN: chance alone agrees
+    assert agreement(np.zeros((5, 3), int), 2) != agreement(
+        np.zeros((5, 3), int), 2
+    )  # NaN: chance alone agrees
 
 
 def test_the_bootstrap_draws_images_whole():

@@ -1,4 +1,6 @@
-"""A reader study without a browser: how it is made, what the page's addresses give away (nothing), and the report."""
+"""A reader study without a browser: how it is made, what the page's addresses give away (nothing), and the
+report.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,11 @@ def test_the_images_are_those_of_their_sources(study: Path):
     made = study.parent / "made"
     for name, one in key_of(study).items():
         shown = np.asarray(Image.open(study / "images" / f"{name}.png"))
-        source = samples[one["source"]] if one["group"] == "real" else np.asarray(Image.open(made / one["source"]))[..., 0]
+        source = (
+            samples[one["source"]]
+            if one["group"] == "real"
+            else np.asarray(Image.open(made / one["source"]))[..., 0]
+        )
         np.testing.assert_array_equal(shown, source)
 
 
@@ -91,13 +97,17 @@ def test_choose_balances_truths_and_takes_other_patients_first():
     chosen = choose(sick + well, 6, np.random.default_rng(0))
     assert Counter(one.abnormal for one in chosen) == {True: 3, False: 3}
     assert len({one.patient for one in chosen}) == 6
-    assert Counter(one.abnormal for one in choose(sick + well, 10, np.random.default_rng(0)))[True] == 7  # 3 patients are well
+    assert (
+        Counter(one.abnormal for one in choose(sick + well, 10, np.random.default_rng(0)))[True] == 7
+    )  # 3 patients are well
     assert len(choose(sick + well, 50, np.random.default_rng(0))) == 50
     assert [o.source for o in choose(sick, 6, np.random.default_rng(0))] != [o.source for o in sick[:6]]
 
 
 def test_a_folder_with_a_table_and_other_sizes(tmp_path: Path):
-    """Real images of a plain folder: captions, patients and labels from metadata.csv; brought to the generated size and gray."""
+    """Real images of a plain folder: captions, patients and labels from metadata.csv; brought to the
+    generated size and gray.
+    """
     real = tmp_path / "real"
     real.mkdir()
     lines = ["image,report,patient_id,finding"]
@@ -172,7 +182,10 @@ def _compressed(png: bytes) -> bytes:
 def test_any_pixels_give_files_of_one_length(height: int, width: int, channels: int):
     shape = (height, width, 3) if channels == 3 else (height, width)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    assert len({str(chunks(encode(pixels))) for pixels in (noise, np.zeros_like(noise), np.sort(noise, axis=0))}) == 1
+    assert (
+        len({str(chunks(encode(pixels))) for pixels in (noise, np.zeros_like(noise), np.sort(noise, axis=0))})
+        == 1
+    )
 
 
 def test_responses_carry_no_hint(study: Path):
@@ -186,22 +199,39 @@ def test_responses_carry_no_hint(study: Path):
     session = page.post("/api/session", json={"reader": "A"})
     assert all(set(one) == {"image", "rating"} and one["rating"] is None for one in session.json()["images"])
     assert {one["image"] for one in session.json()["images"]} == set(key)
-    public = (study / "study.json").read_text() + session.text + "".join(page.get(p).text for p in ("/", "/reader.js"))
+    public = (
+        (study / "study.json").read_text()
+        + session.text
+        + "".join(page.get(p).text for p in ("/", "/reader.js"))
+    )
     for one in key.values():
         for secret in (one["source"], one["text"]):
             assert secret not in public
-    assert set(json.loads((study / "study.json").read_text())) == {"format", "seed", "width", "height", "images"}
+    assert set(json.loads((study / "study.json").read_text())) == {
+        "format",
+        "seed",
+        "width",
+        "height",
+        "images",
+    }
 
 
 def test_neither_names_nor_orders_sort_the_groups(tmp_path: Path):
-    """Over 200 images: rank tests of the groups along names, each reader's order, and the image's place in study.json."""
+    """Over 200 images: rank tests of the groups along names, each reader's order, and the image's place in
+    study.json.
+    """
     from scipy.stats import mannwhitneyu
 
     folder = make_study(tmp_path, count=100, size=16)
     key, study = key_of(folder), open_study(folder)
-    assert list(study.images) == sorted(study.images) and all(re.fullmatch("[0-9a-f]{16}", name) for name in study.images)
+    assert list(study.images) == sorted(study.images) and all(
+        re.fullmatch("[0-9a-f]{16}", name) for name in study.images
+    )
     for images in (study.images, *(order(study, reader) for reader in ("a", "b", "c"))):
-        places = {group: [i for i, name in enumerate(images) if key[name]["group"] == group] for group in ("real", "generated")}
+        places = {
+            group: [i for i, name in enumerate(images) if key[name]["group"] == group]
+            for group in ("real", "generated")
+        }
         assert mannwhitneyu(places["real"], places["generated"]).pvalue > 1e-4
 
 
@@ -251,14 +281,25 @@ def test_an_answer_is_kept_and_comes_back_after_a_restart(study: Path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"realism": 6}, {"realism": 0}, {"judged": "fake"}, {"region": [0, 0, 2, 1]}, {"seconds": -1}, {"extra": 1}]
+    "change",
+    [
+        {"realism": 6},
+        {"realism": 0},
+        {"judged": "fake"},
+        {"region": [0, 0, 2, 1]},
+        {"seconds": -1},
+        {"extra": 1},
+    ],
 )
 def test_answers_out_of_range_are_refused(study: Path, change: dict):
     page = client(study)
     name = next(iter(key_of(study)))
     wrong = {"reader": "wrong", "image": name, "rating": RATING | change}
     assert page.put("/api/answer", json=wrong).status_code == 422
-    assert page.put("/api/answer", json={"reader": "wrong", "image": "0" * 16, "rating": RATING}).status_code == 404
+    assert (
+        page.put("/api/answer", json={"reader": "wrong", "image": "0" * 16, "rating": RATING}).status_code
+        == 404
+    )
     assert page.post("/api/session", json={"reader": ""}).status_code == 422
     assert Answers(study / ANSWERS).read("wrong") == []
 
@@ -283,24 +324,41 @@ def test_the_report_of_readers_whose_answers_are_known(tmp_path: Path):
     rate(folder, "oracle", truth, sees, scale)
     alone = report_study(str(folder))
     assert alone["all"]["turing_accuracy"] == 1.0
-    assert alone["all"]["turing_accuracy_interval"] == pytest.approx([0.8620, 1.0], abs=1e-4)  # Wilson, 24 of 24
+    assert alone["all"]["turing_accuracy_interval"] == pytest.approx(
+        [0.8620, 1.0], abs=1e-4
+    )  # Wilson, 24 of 24
     assert alone["all"]["realism_real"] == 5.0 and alone["all"]["realism_generated_interval"] == [2.0, 2.0]
-    assert alone["agreement"]["judged"]["kappa"] is None and "one reader" in alone["agreement"]["judged"]["kappa_reason"]
+    assert (
+        alone["agreement"]["judged"]["kappa"] is None
+        and "one reader" in alone["agreement"]["judged"]["kappa_reason"]
+    )
     rate(folder, "=credulous", lambda _: "real", lambda _: True, lambda _: 4)
     two = report_study(str(folder))
     by_reader = {one["reader"]: one for one in two["readers"]}
     naive = by_reader["=credulous"]
-    assert (naive["turing_accuracy"], naive["generated_taken_for_real"], naive["real_taken_for_generated"]) == (0.5, 1.0, 0.0)
+    assert (
+        naive["turing_accuracy"],
+        naive["generated_taken_for_real"],
+        naive["real_taken_for_generated"],
+    ) == (0.5, 1.0, 0.0)
     assert (naive["sensitivity_generated"], naive["specificity_generated"]) == (1.0, 0.0)
     assert by_reader["oracle"]["specificity_real"] == 1.0
     assert two["all"]["turing_accuracy"] == 0.75 and two["all"]["realism_real"] == 4.5
-    assert two["agreement"]["judged"]["method"] == "Cohen" and two["agreement"]["judged"]["kappa"] == pytest.approx(0.0)
+    assert two["agreement"]["judged"]["method"] == "Cohen" and two["agreement"]["judged"][
+        "kappa"
+    ] == pytest.approx(0.0)
     rate(folder, "twin", truth, sees, scale)
     three = report_study(str(folder))
-    assert three["agreement"]["realism"]["method"] == "Fleiss" and 0 < three["agreement"]["judged"]["kappa"] < 1
+    assert (
+        three["agreement"]["realism"]["method"] == "Fleiss" and 0 < three["agreement"]["judged"]["kappa"] < 1
+    )
     assert three == json.loads((folder / "report" / "report.json").read_text())
     rows = list(csv.DictReader((folder / "report" / "answers.csv").open(newline="")))
-    assert len(rows) == 72 and {row["reader"] for row in rows} == {"oracle", "twin", "'=credulous"}  # no formula
+    assert len(rows) == 72 and {row["reader"] for row in rows} == {
+        "oracle",
+        "twin",
+        "'=credulous",
+    }  # no formula
     assert all((row["judged"] == row["group"]) == (row["right"] == "1") for row in rows)
 
 
@@ -311,7 +369,9 @@ def test_the_report_says_what_is_not_known_and_escapes_names(tmp_path: Path):
         one["abnormal"] = None
     (folder / KEY).write_text(json.dumps(key))
     name = next(iter(key["images"]))
-    Answers(folder / ANSWERS).write(Answer("<img src=x onerror=alert(1)>", name, 3, True, (0.5,) * 4, "real", 1.0))
+    Answers(folder / ANSWERS).write(
+        Answer("<img src=x onerror=alert(1)>", name, 3, True, (0.5,) * 4, "real", 1.0)
+    )
     found = report_study(str(folder))
     assert found["all"]["sensitivity_real"] is None and found["all"]["sensitivity_real_reason"]
     assert any("has rated 1 of 8 images" in line for line in found["cautions"])

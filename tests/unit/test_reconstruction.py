@@ -32,7 +32,9 @@ class Blurred(torch.nn.Module):
         return type("Encoded", (), {"latent_dist": type("Posterior", (), {"mean": x})})
 
     def decode(self, x: torch.Tensor) -> Any:
-        return type("Decoded", (), {"sample": self.share * x + (1 - self.share) * x.mean(dim=(1, 2, 3), keepdim=True)})
+        return type(
+            "Decoded", (), {"sample": self.share * x + (1 - self.share) * x.mean(dim=(1, 2, 3), keepdim=True)}
+        )
 
 
 def section(share: float, lpips: Any = NONE, pixels: np.ndarray = PIXELS) -> dict[str, Any]:
@@ -40,15 +42,24 @@ def section(share: float, lpips: Any = NONE, pixels: np.ndarray = PIXELS) -> dic
 
 
 def test_psnr_is_torchmetrics_of_each_image():
-    one, other = (torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(2))
-    expected = [PeakSignalNoiseRatio(data_range=2.0)(a[None], b[None]) for a, b in zip(one, other, strict=True)]
+    one, other = (
+        torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(2)
+    )
+    expected = [
+        PeakSignalNoiseRatio(data_range=2.0)(a[None], b[None]) for a, b in zip(one, other, strict=True)
+    ]
     torch.testing.assert_close(psnr(one, other), torch.stack(expected))
 
 
 def test_a_better_vae_has_better_figures():
     good, bad = section(0.9), section(0.5)
     assert good["psnr"] > bad["psnr"] + 10 and good["ssim"] > bad["ssim"] + 0.1
-    assert good["images"] == 20 and good["psnr_std"] > 0 and good["lpips"] is None and good["lpips_reason"] == NONE
+    assert (
+        good["images"] == 20
+        and good["psnr_std"] > 0
+        and good["lpips"] is None
+        and good["lpips_reason"] == NONE
+    )
     assert section(1.0)["psnr"] is None  # without any loss it is infinite
 
 

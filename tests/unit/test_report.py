@@ -24,7 +24,11 @@ EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 def images(count: int, caption: str, seed: int = 0) -> ImageSet:
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
     return ImageSet(
-        pixels, [f"{caption}-{i}" for i in range(count)], [caption] * count, [str(i) for i in range(count)], [None] * count
+        pixels,
+        [f"{caption}-{i}" for i in range(count)],
+        [caption] * count,
+        [str(i) for i in range(count)],
+        [None] * count,
     )
 
 
@@ -48,7 +52,13 @@ def bare_report(sets: Sets, **changes: Any) -> dict:
 
 
 def page(found: dict, sets: Sets, **view: Any) -> str:
-    empty = {"curve": None, "fid_plot": None, "kid_plot": None, "checks": {}, "extractors": list(sections.ORDER)}
+    empty = {
+        "curve": None,
+        "fid_plot": None,
+        "kid_plot": None,
+        "checks": {},
+        "extractors": list(sections.ORDER),
+    }
     rows = plots.picture_rows(sets.held_out, sets.generated, sets.base)
     return report.render(found, empty | {"rows": rows} | view).decode()
 
@@ -77,7 +87,9 @@ def test_a_figure_that_was_not_computed_is_null_with_its_reason(sets: Sets):
         for name in names:
             assert found[section][name] is None, f"{section}.{name}"
             assert found[section][f"{name}_reason"], f"{section}.{name} has no reason"
-    assert all(value is not None for name, value in found["versions"].items() if name in ("python", "torch", "medsd"))
+    assert all(
+        value is not None for name, value in found["versions"].items() if name in ("python", "torch", "medsd")
+    )
 
 
 def test_put_writes_intervals_and_refuses_what_is_not_a_number():
@@ -108,7 +120,11 @@ def test_prompts_and_all_else_from_outside_are_escaped(sets: Sets):
         extra={EVIL: [{EVIL: EVIL}], "b": {EVIL: EVIL}},
     )  # fmt: skip
     pair = {"generated": "data:,", "real": "data:,", "file": EVIL, "key": EVIL, "ratio": 0.1, "flagged": True}
-    found["memorisation"] = {"passed": False, "flagged": [{"file": EVIL}], "spaces": {"pixels": {"flagged": 1}}}
+    found["memorisation"] = {
+        "passed": False,
+        "flagged": [{"file": EVIL}],
+        "spaces": {"pixels": {"flagged": 1}},
+    }
     text = page(found, sets, checks={"pixels": {"plot": "data:,", "pairs": [pair]}})
     tags = Tags()
     tags.feed(text)
@@ -130,17 +146,28 @@ def test_the_page_needs_no_network(sets: Sets):
 
 def test_cautions_say_what_makes_figures_unreliable(sets: Sets):
     found = bare_report(sets)
-    found["fid"]["by_extractor"]["inception"] = {"generated": 1.0, "samples": 100, "reference_samples": 90, "dimensions": 2048}
+    found["fid"]["by_extractor"]["inception"] = {
+        "generated": 1.0,
+        "samples": 100,
+        "reference_samples": 90,
+        "dimensions": 2048,
+    }
     found["classifier"] |= {"real_heldout_accuracy": 0.6, "real_heldout_auroc_interval": [0.4, 0.7]}
     said = " ".join(report.cautions(found | {"notes": ["Real images of 256x256 were resized."]}))
     assert "90 images are fewer than its 2048 features" in said
     assert "no better than chance" in said
-    assert "2 distinct captions" in " ".join(report.cautions(found | {"counts": found["counts"] | {"captions": 2}}))
+    assert "2 distinct captions" in " ".join(
+        report.cautions(found | {"counts": found["counts"] | {"captions": 2}})
+    )
     assert "256x256" in said
 
 
 def test_extra_sections_become_tables(sets: Sets):
-    extra = {"seconds": {"prepare": 1.5, "adapt the U-Net": 300.25}, "zero": [{"stage": 2, "bytes": 1234567}], "one": 3}
+    extra = {
+        "seconds": {"prepare": 1.5, "adapt the U-Net": 300.25},
+        "zero": [{"stage": 2, "bytes": 1234567}],
+        "one": 3,
+    }
     text = page(bare_report(sets, extra=extra), sets)
     assert "Adapt the U-Net" in text and "300" in text and "1 234 567" in text
 

@@ -22,7 +22,8 @@ KINDS = {
     "study.yaml": StudyJobSpec,
     "evaluation.yaml": EvaluationSpec,
 }
-# `# default`, `# default; words`, `# default: words`, or, where the sample shows another value, `# default 0; words`
+# `# default`, `# default; words`, `# default: words`, or, where the sample shows another value, `# default 0;
+# words`
 DEFAULT = re.compile(r"# default(?: ([^\s;:]+))?(?=[;:]|$)")
 
 
@@ -50,7 +51,9 @@ def shown(name: str) -> Iterator[Field | str]:
     yield from _fields(node, schema_of(name), text.splitlines())
 
 
-def _fields(node: yaml.Node, schema: dict[str, Any], lines: list[str], path: str = "") -> Iterator[Field | str]:
+def _fields(
+    node: yaml.Node, schema: dict[str, Any], lines: list[str], path: str = ""
+) -> Iterator[Field | str]:
     if isinstance(node, yaml.SequenceNode) and node.value and "properties" in schema["items"]:
         node, schema = node.value[0], schema["items"]  # the first item shows all
     if not isinstance(node, yaml.MappingNode) or "properties" not in schema:

@@ -57,7 +57,9 @@ def test_an_image_is_the_same_pixel_for_pixel_in_any_batch_and_number_of_threads
 
 def test_seed_index_and_prompt_each_change_the_image(tiny):
     def one(prompt="a chest x-ray", index=0, seed=0):
-        return sample_images(tiny, [prompt], [index], seed=seed, sampling=Sampling(steps=2, guidance_scale=30))[0]
+        return sample_images(
+            tiny, [prompt], [index], seed=seed, sampling=Sampling(steps=2, guidance_scale=30)
+        )[0]
 
     images = [one(), one(index=1), one(seed=1), one(prompt="The heart is enlarged."), one()]
     assert np.array_equal(images[0], images[4])
@@ -84,7 +86,9 @@ def test_the_image_is_that_of_diffusers_own_pipeline(tiny, guidance_scale):
 @pytest.mark.parametrize("scheduler", list(SCHEDULERS))
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_samplers_recover_a_known_image_exactly(scheduler, prediction_type):
-    """With a perfect predictor for data that is one point x0, every sampler must end at x0, from the first step on."""
+    """With a perfect predictor for data that is one point x0, every sampler must end at x0, from the first
+    step on.
+    """
     noise_scheduler = tiny_components(prediction_type=prediction_type).scheduler
     x0, sampler = torch.full((1, 4, 8, 8), 0.7), sampling_scheduler(noise_scheduler, SCHEDULERS[scheduler])
     sampler.set_timesteps(5)
@@ -112,7 +116,8 @@ def test_a_diverged_model_is_named_as_such():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("steps", 0), ("steps", 1001), ("scheduler", "euler"), ("guidance_scale", 0.5), ("guidance_scale", 1e9)]
+    ("field", "value"),
+    [("steps", 0), ("steps", 1001), ("scheduler", "euler"), ("guidance_scale", 0.5), ("guidance_scale", 1e9)],
 )
 def test_settings_out_of_range_are_refused(field, value):
     with pytest.raises(InputError, match=f"{field}.*{value}"):

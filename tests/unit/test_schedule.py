@@ -11,7 +11,9 @@ from medsd_ray.training.schedule import learning_rate_factor
 
 
 def test_warm_up_is_linear_and_ends_at_the_peak():
-    assert [learning_rate_factor(step, 4, 20) for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert [learning_rate_factor(step, 4, 20) for step in range(5)] == pytest.approx(
+        [0.25, 0.5, 0.75, 1.0, 1.0]
+    )
 
 
 def test_cosine_is_torchs():

@@ -1,4 +1,6 @@
-"""Shards: what is written is read back, by others' tools too; nothing half-written or damaged passes for whole."""
+"""Shards: what is written is read back, by others' tools too; nothing half-written or damaged passes for
+whole.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ SAMPLES = [
         image=RNG.integers(0, 256, (16, 16, 3) if index % 3 == 0 else (16, 16), dtype=np.uint8),
         caption=f"Größe normal, number {index}",
         patient=f"patient{index // 2}",
-        labels={"finding": "Effusion" if index % 2 else "No Finding", "age": index, "sick": bool(index % 2), "dose": 0.5},
+        labels={
+            "finding": "Effusion" if index % 2 else "No Finding",
+            "age": index,
+            "sick": bool(index % 2),
+            "dose": 0.5,
+        },
         mask=np.full((16, 16), 255, np.uint8) if index % 2 else None,
     )
     for index in range(12)
@@ -29,7 +36,9 @@ SAMPLES = [
 MAX_BYTES = 20480
 
 
-def write(folder: Path, samples: list[Sample], kind: str = "image", split: str = "train", max_bytes: int = MAX_BYTES):
+def write(
+    folder: Path, samples: list[Sample], kind: str = "image", split: str = "train", max_bytes: int = MAX_BYTES
+):
     writer = ShardWriter(open_storage(folder).child(split), max_bytes, kind, split, size=16)
     for sample in samples:
         writer.write(sample, {"key": sample.key})
@@ -37,7 +46,12 @@ def write(folder: Path, samples: list[Sample], kind: str = "image", split: str =
 
 
 def assert_equal(one: Sample, other: Sample) -> None:
-    assert (one.key, one.caption, one.patient, one.labels) == (other.key, other.caption, other.patient, other.labels)
+    assert (one.key, one.caption, one.patient, one.labels) == (
+        other.key,
+        other.caption,
+        other.patient,
+        other.labels,
+    )
     for mine, yours in ((one.image, other.image), (one.mask, other.mask)):
         assert (mine is None) == (yours is None)
         if mine is not None and yours is not None:
@@ -83,7 +97,9 @@ def test_webdataset_reads_the_shards(tmp_path: Path):
     for sample, other in zip(SAMPLES, read, strict=True):
         assert sample.image is not None
         gray = sample.image.ndim == 2
-        np.testing.assert_array_equal(np.stack([sample.image] * 3, -1) if gray else sample.image, other["png"])
+        np.testing.assert_array_equal(
+            np.stack([sample.image] * 3, -1) if gray else sample.image, other["png"]
+        )
         assert other["txt"] == sample.caption
         assert other["json"] == {"patient": sample.patient, "labels": sample.labels}
         assert ("mask.png" in other) == (sample.mask is not None)
@@ -108,7 +124,9 @@ def test_an_interrupted_split_goes_on_shard_by_shard(tmp_path: Path):
         writer.write(sample, {"key": sample.key})
     writer.finish()
     assert first.stat().st_mtime_ns == written
-    one, other = ({p.name: p.read_bytes() for p in (folder / "train").rglob("*")} for folder in (whole, parts))
+    one, other = (
+        {p.name: p.read_bytes() for p in (folder / "train").rglob("*")} for folder in (whole, parts)
+    )
     assert one == other
 
 

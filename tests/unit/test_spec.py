@@ -51,7 +51,11 @@ def test_the_short_form_of_a_component():
     [
         ("trainin", {}, "trainin is not a field of a run"),
         ("training.learning_rat", 1e-4, "training.learning_rat is not a field of a run"),
-        ("training.global_batch_size", 0, "training.global_batch_size: Input should be greater than or equal to 1"),
+        (
+            "training.global_batch_size",
+            0,
+            "training.global_batch_size: Input should be greater than or equal to 1",
+        ),
         ("training.global_batch_size", 7, "not a multiple of resources.num_workers"),
         ("training.micro_batch_size", 0, "training.micro_batch_size"),
         ("training.micro_batch_size", 3, "does not divide"),
@@ -60,11 +64,19 @@ def test_the_short_form_of_a_component():
         ("training.zero_stage", 4, "training.zero_stage"),
         ("training.precision", "fp8", "training.precision"),
         ("training.learning_rate", 0, "training.learning_rate"),
-        ("training.offload", {"optimizer": True, "parameters": True}, "offload.parameters needs zero_stage 3"),
+        (
+            "training.offload",
+            {"optimizer": True, "parameters": True},
+            "offload.parameters needs zero_stage 3",
+        ),
         ("training.sample_every", 10, "needs sample_prompts"),
         ("components", {}, "every component is frozen"),
         ("components.vae", "scratch", "run of its own"),
-        ("components.unet", "decoder", "unet.method: Input should be 'frozen', 'full', 'scratch', 'lora' or 'cross_attention'"),
+        (
+            "components.unet",
+            "decoder",
+            "unet.method: Input should be 'frozen', 'full', 'scratch', 'lora' or 'cross_attention'",
+        ),
         ("components.text_encoder", "swap", "components.text_encoder: swap: {model: ...} is needed"),
         ("name", "Not a name", "name"),
         ("seed", -1, "seed"),
@@ -81,7 +93,11 @@ def test_what_is_wrong_is_named(path: str, value, words: str):
 
 def test_every_wrong_field_is_named_at_once():
     line = refusal({**RUN, "nonsense": 1, "training": {"max_steps": 0}})
-    assert "nonsense" in line and "training.max_steps" in line and "training.global_batch_size is missing" in line
+    assert (
+        "nonsense" in line
+        and "training.max_steps" in line
+        and "training.global_batch_size is missing" in line
+    )
 
 
 @pytest.fixture
@@ -111,7 +127,9 @@ def test_overrides(file: Path):
     assert run.output == "s3://bucket/run"
 
 
-@pytest.mark.parametrize("override", ["training.zero_stage", "=3", "", "name=[", "training.no_such=1", "name.first=x"])
+@pytest.mark.parametrize(
+    "override", ["training.zero_stage", "=3", "", "name=[", "training.no_such=1", "name.first=x"]
+)
 def test_overrides_that_are_wrong(file: Path, override: str):
     with pytest.raises(InputError) as caught:
         load_run(file, [override])

@@ -43,7 +43,9 @@ def test_too_few_patients_are_said():
     assert assign(["a"], parse_shares("1,0,0"), seed=0) == {"a": "train"}
 
 
-@pytest.mark.parametrize("text", ["0.8,0.1", "0.8,0.1,0.2", "a,b,c", "1.2,-0.1,-0.1", "0,0.5,0.5", "nan,0.5,0.5", ""])
+@pytest.mark.parametrize(
+    "text", ["0.8,0.1", "0.8,0.1,0.2", "a,b,c", "1.2,-0.1,-0.1", "0,0.5,0.5", "nan,0.5,0.5", ""]
+)
 def test_wrong_shares_are_refused(text: str):
     with pytest.raises(InputError, match="--splits"):
         parse_shares(text)

@@ -57,7 +57,11 @@ def test_a_link_out_of_the_store_is_not_followed(tmp_path: Path):
 def test_addresses(tmp_path: Path):
     folder, s3 = open_storage(tmp_path), open_storage("s3://bucket/a/b/")
     assert isinstance(folder, FolderStorage) and folder.url == str(tmp_path)
-    assert isinstance(s3, S3Storage) and (s3.bucket, s3.prefix, s3.url) == ("bucket", "a/b", "s3://bucket/a/b")
+    assert isinstance(s3, S3Storage) and (s3.bucket, s3.prefix, s3.url) == (
+        "bucket",
+        "a/b",
+        "s3://bucket/a/b",
+    )
     assert open_storage("s3://bucket").url == "s3://bucket"
     for bad in ("s3://", "gs://bucket/a", "http://host/a"):
         with pytest.raises(InputError):

@@ -21,7 +21,10 @@ STUDY: dict[str, Any] = {
     "run": {"training": {"max_steps": 100, "global_batch_size": 8}, "resources": {"num_workers": 2}},
     "space": {"components.unet": ["frozen", "full", "lora"]},
 }
-DRAWN = {"search": {"searcher": "random", "num_samples": 4}, "space": {"training.learning_rate": {"loguniform": [1e-5, 1e-3]}}}
+DRAWN = {
+    "search": {"searcher": "random", "num_samples": 4},
+    "space": {"training.learning_rate": {"loguniform": [1e-5, 1e-3]}},
+}
 PBT = {
     **DRAWN,
     "run.components": {"unet": "full"},
@@ -54,12 +57,18 @@ def with_space(**space: Any) -> dict[str, Any]:
         {"search": {"scheduler": "asha", "grace_steps": 10}},
         {"metric": "fid", "evaluation": {"num_images": 10, "prompts": ["a"]}},
         with_space(
-            components__text_encoder=[{"method": "textual_inversion", "tokens": [{"token": "<a>", "initializer": "a"}]}, "full"]
+            components__text_encoder=[
+                {"method": "textual_inversion", "tokens": [{"token": "<a>", "initializer": "a"}]},
+                "full",
+            ]
         ),
         # a condition on a dimension that comes later in the file
         {
             "space": {
-                "components.text_encoder.learning_rate": {"choice": [1e-4, 1e-5], "when": {"components.unet": ["lora"]}},
+                "components.text_encoder.learning_rate": {
+                    "choice": [1e-4, 1e-5],
+                    "when": {"components.unet": ["lora"]},
+                },
                 "components.unet": [{"method": "lora", "lora": {"rank": 4}}, "full"],
             }
         },
@@ -126,8 +135,13 @@ def test_conditions_may_not_go_round_in_a_circle():
 
 
 def test_too_many_combinations_are_refused_soon():
-    space = {f"training.{name}": list(range(1, 17)) for name in ("max_steps", "log_every", "validate_every", "warmup_steps")}
-    values = changed(STUDY, {"space": space, "run.components": {"unet": "full"}, "run.training.max_steps": 100})
+    space = {
+        f"training.{name}": list(range(1, 17))
+        for name in ("max_steps", "log_every", "validate_every", "warmup_steps")
+    }
+    values = changed(
+        STUDY, {"space": space, "run.components": {"unet": "full"}, "run.training.max_steps": 100}
+    )
     values["space"]["training.max_steps"] = list(range(100, 116))
     with pytest.raises(InputError, match="more than 4096 combinations"):
         parse_study(values)
@@ -147,7 +161,9 @@ def test_it_has_a_structural_schema_with_bounds():
     assert found["properties"]["run"]["x-kubernetes-preserve-unknown-fields"] is True
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].joinpath("tuning").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].joinpath("tuning").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_each_shipped_study_loads_and_is_commented(path: Path):
     study = load_study(path)
     assert study.name == path.stem

@@ -29,7 +29,9 @@ def write_encoder(folder: Path, model: Any = None, **tokenizer: Any) -> str:
     sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     config = BertConfig(vocab_size=len(WORDS), max_position_embeddings=12, hidden_dropout_prob=0.0, **sizes)
     (model or BertModel(config)).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     options = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 10} | tokenizer
     PreTrainedTokenizerFast(tokenizer_object=words, **options).save_pretrained(folder)
@@ -56,7 +58,9 @@ def test_the_projection_learns_and_the_encoder_only_where_the_spec_says_so(tmp_p
     assert trained(both) == {name for name, _ in both.text_encoder.named_parameters()}
     loss = both.text_encoder(token_ids(both.tokenizer, ["large effusion"]))[0].square().sum()
     loss.backward()
-    assert all(p.grad is not None for p in both.text_encoder.parameters())  # ZeRO 3 waits for each: no pooler is left
+    assert all(
+        p.grad is not None for p in both.text_encoder.parameters()
+    )  # ZeRO 3 waits for each: no pooler is left
     for name, p in components.text_encoder.named_parameters():
         assert torch.equal(p, both.text_encoder.get_parameter(name)), name  # drawn from the seed
 
@@ -97,7 +101,11 @@ def test_an_encoder_on_s3_is_the_one_in_a_folder(s3: str, tmp_path: Path, monkey
     ("options", "how", "words"),
     [
         ({}, {"max_length": 13}, "gives no hidden state for each of 13 tokens"),
-        ({"model_max_length": int(1e30)}, {}, r"no greatest length; set components\.text_encoder\.swap\.max_length"),
+        (
+            {"model_max_length": int(1e30)},
+            {},
+            r"no greatest length; set components\.text_encoder\.swap\.max_length",
+        ),
         ({"pad_token": None}, {}, "no padding token"),
         (
             {"model": T5Model(T5Config(vocab_size=6, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))},

@@ -76,15 +76,22 @@ def test_a_search_that_goes_on_proposes_what_it_would_have(searcher: str):
     study = study_of(**RANGES | {"search": {"searcher": searcher, "num_samples": 14}})
     judge = lambda one: one["training.learning_rate"]
     whole = search(study, judge)
-    assert len(whole) == 14 and suggest.propose(study, whole[:12], [judge(one) for one in whole[:12]]) == whole[12]
-    assert all(("components.unet.learning_rate" in one) == (one["components.unet"] != "full") for one in whole)
+    assert (
+        len(whole) == 14
+        and suggest.propose(study, whole[:12], [judge(one) for one in whole[:12]]) == whole[12]
+    )
+    assert all(
+        ("components.unet.learning_rate" in one) == (one["components.unet"] != "full") for one in whole
+    )
     other = study.model_copy(update={"search": study.search.model_copy(update={"seed": 1})})
     assert search(other, judge) != whole
 
 
 def test_tpe_finds_what_random_does_not():
     # the metric is highest at 1e-4, with the U-Net full
-    judge = lambda one: -abs(math.log10(one["training.learning_rate"]) + 4) + (one["components.unet"] == "full")
+    judge = lambda one: (
+        -abs(math.log10(one["training.learning_rate"]) + 4) + (one["components.unet"] == "full")
+    )
     late = {}
     for name in ("random", "tpe"):
         study = study_of(**RANGES | {"search": {"searcher": name, "num_samples": 25}})
@@ -114,7 +121,9 @@ def test_each_combination_runs_with_each_seed_in_order(ledger: Ledger):
     assert [len(group) for group in results.grouped(ledger.trials)] == [2] * 6
 
 
-def test_a_new_driver_goes_on_with_the_same_trials_and_runs_none_twice(study: StudySpec, ledger: Ledger, tmp_path: Path):
+def test_a_new_driver_goes_on_with_the_same_trials_and_runs_none_twice(
+    study: StudySpec, ledger: Ledger, tmp_path: Path
+):
     for status in ("done", "stopped", "failed", None):
         trial = ledger.next()
         assert trial
@@ -146,7 +155,9 @@ def test_what_pbt_changes_stays_within_its_range(tmp_path: Path):
     how = {"searcher": "random", "num_samples": 2, "scheduler": "pbt", "interval_steps": 10}
     space = {"training.learning_rate": {"loguniform": [1e-5, 1e-3]}}
     ledger = Ledger(
-        study_of(space=space, search=how, seeds=[0], **{"run.components": {"unet": "full"}}), FolderStorage(tmp_path), {}
+        study_of(space=space, search=how, seeds=[0], **{"run.components": {"unet": "full"}}),
+        FolderStorage(tmp_path),
+        {},
     )
     assert len(ledger.plan_all()) == 2
     ledger.started("0001", {"training.learning_rate": 2e-3})
@@ -198,10 +209,16 @@ def test_the_best_run_is_one_that_can_be_started(study: StudySpec, ledger: Ledge
     run_all(ledger, judged)
     found = ledger.save("done")
     assert found["best"]["spec"]["components"]["unet"]["method"] == "lora", "what is not trained is no run"
-    assert ledger.trial(found["best"]["trial"])["seed"] == 1 and found["best"]["insertion_accuracy"] == pytest.approx(0.8)
+    assert ledger.trial(found["best"]["trial"])["seed"] == 1 and found["best"][
+        "insertion_accuracy"
+    ] == pytest.approx(0.8)
     (tmp_path / "best.yaml").write_text(results.best_yaml(found["best"], "grid"))
     run = load_run(tmp_path / "best.yaml")
-    assert run.output == "/nowhere/grid/best" and run.seed == 1 and run.model_dump(mode="json") == found["best"]["spec"]
+    assert (
+        run.output == "/nowhere/grid/best"
+        and run.seed == 1
+        and run.model_dump(mode="json") == found["best"]["spec"]
+    )
 
 
 def test_stopped_and_failed_trials_are_no_result(study: StudySpec, ledger: Ledger):
@@ -222,7 +239,10 @@ def test_importance_is_of_what_made_the_difference(ledger: Ledger):
 
 @pytest.mark.parametrize(
     ("metrics", "reason"),
-    [(lambda trial: {}, "0 trials have the metric"), (lambda trial: {"insertion_accuracy": 0.5}, "the same metric")],
+    [
+        (lambda trial: {}, "0 trials have the metric"),
+        (lambda trial: {"insertion_accuracy": 0.5}, "the same metric"),
+    ],
 )
 def test_importance_that_cannot_be_computed_says_why(ledger: Ledger, metrics, reason: str):
     run_all(ledger, metrics)
@@ -263,4 +283,8 @@ def test_tensorboard_has_every_trials_settings_and_metrics(ledger: Ledger, tmp_p
 def test_study_yaml_is_plain(study: StudySpec):
     from medsd_ray.spec.load import dump_study
 
-    assert yaml.safe_load(dump_study(study))["space"]["components.unet"]["choice"] == ["frozen", "full", "lora"]
+    assert yaml.safe_load(dump_study(study))["space"]["components.unet"]["choice"] == [
+        "frozen",
+        "full",
+        "lora",
+    ]

@@ -57,19 +57,29 @@ def test_a_dimension_whose_condition_is_inactive_itself_is_inactive():
 
 def test_ranges_stand_at_their_ends_and_are_filled_by_who_chooses():
     space = {"training.learning_rate": {"loguniform": [1e-5, 1e-3]}, "components.unet": ["full", "lora"]}
-    study = parse_study(changed(STUDY, {"space": space, "vae": None, "search": {"searcher": "random", "num_samples": 2}}))
+    study = parse_study(
+        changed(STUDY, {"space": space, "vae": None, "search": {"searcher": "random", "num_samples": 2}})
+    )
     assert {one["training.learning_rate"] for one in combinations(study.space, end=0)} == {1e-5}
     assert {one["training.learning_rate"] for one in combinations(study.space, end=1)} == {1e-3}
     assert fill(study.space, lambda path, dimension: path) == {path: path for path in space}
 
 
 def test_a_method_keeps_the_templates_other_settings_of_its_component():
-    template = {"components": {"unet": {"learning_rate": 4e-4}, "text_encoder": "full"}, "training": {"max_steps": 1}}
-    found = apply(template, {"components.text_encoder.learning_rate": 1e-5, "components.unet": LORA, "training.log_every": 3})
+    template = {
+        "components": {"unet": {"learning_rate": 4e-4}, "text_encoder": "full"},
+        "training": {"max_steps": 1},
+    }
+    found = apply(
+        template,
+        {"components.text_encoder.learning_rate": 1e-5, "components.unet": LORA, "training.log_every": 3},
+    )
     assert found["components"]["unet"] == LORA | {"learning_rate": 4e-4}
     assert found["components"]["text_encoder"] == {"method": "full", "learning_rate": 1e-5}
     assert found["training"] == {"max_steps": 1, "log_every": 3}
-    assert template["components"] == {"unet": {"learning_rate": 4e-4}, "text_encoder": "full"}, "the template is not changed"
+    assert template["components"] == {"unet": {"learning_rate": 4e-4}, "text_encoder": "full"}, (
+        "the template is not changed"
+    )
     with pytest.raises(ValueError, match=r"training.max_steps has no fields"):
         apply(template, {"training.max_steps.x": 1})
 
@@ -160,7 +170,13 @@ def test_folders_are_named_from_the_root_wherever_they_stand(tmp_path: Path, mon
         (tmp_path / name).mkdir()
     swap = {"method": "swap", "swap": {"model": "radbert"}}
     space = {"components.text_encoder": [swap, "full"], "model": ["base", "medsd-small", "hub/name"]}
-    changes = {"space": space, "vae": None, "output": "out", "shards": "s3://b/s", "run.prior": {"data": "class"}}
+    changes = {
+        "space": space,
+        "vae": None,
+        "output": "out",
+        "shards": "s3://b/s",
+        "run.prior": {"data": "class"},
+    }
     found = absolute(parse_study(changed(STUDY, changes)))
     assert (found.output, found.shards) == (str(tmp_path / "out"), "s3://b/s")
     assert found.run["prior"]["data"] == str(tmp_path / "class")

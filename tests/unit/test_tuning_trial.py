@@ -1,4 +1,6 @@
-"""What a trial takes over from another one, how the detector and the scores are kept, and what schedulers are told."""
+"""What a trial takes over from another one, how the detector and the scores are kept, and what schedulers are
+told.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +55,14 @@ def test_a_trial_takes_over_a_checkpoint_and_makes_it_its_own(tmp_path: Path):
     study = parse_study(PBT)
     source, own = FolderStorage(tmp_path / "0000"), FolderStorage(tmp_path / "0001")
     weights = shifted(tiny_components(0), "text_encoder", 0.5)
-    for store, step, run in ((source, 40, run_of(study, 1e-4, "0000")), (own, 60, run_of(study, 5e-4, "0001"))):
+    for store, step, run in (
+        (source, 40, run_of(study, 1e-4, "0000")),
+        (own, 60, run_of(study, 5e-4, "0001")),
+    ):
         spec = {"spec": run.model_dump(mode="json"), "step": step}
-        write_checkpoint(store.child(step_folder(step)), "medsd-small", {"text_encoder": "full"}, weights, weights, **spec)
+        write_checkpoint(
+            store.child(step_folder(step)), "medsd-small", {"text_encoder": "full"}, weights, weights, **spec
+        )
     own.write("result.json", b"{}")
 
     fork(source, 40, own)
@@ -65,7 +72,9 @@ def test_a_trial_takes_over_a_checkpoint_and_makes_it_its_own(tmp_path: Path):
     store = own.child(step_folder(40))
     assert store.read_json("checkpoint.json")["spec"] == wanted.model_dump(mode="json")
     store.download_tree(tmp_path / "copy")  # checks every file against COMPLETE
-    assert (tmp_path / "copy/rank-00001.safetensors").read_bytes() == source.child(step_folder(40)).read("rank-00001.safetensors")
+    assert (tmp_path / "copy/rank-00001.safetensors").read_bytes() == source.child(step_folder(40)).read(
+        "rank-00001.safetensors"
+    )
     assert source.child(step_folder(40)).read_json("checkpoint.json")["spec"]["name"] == "pbt-0000"
 
     fork(source, 20, own)
@@ -74,14 +83,27 @@ def test_a_trial_takes_over_a_checkpoint_and_makes_it_its_own(tmp_path: Path):
 
 def test_the_detector_comes_back_as_it_was(tmp_path: Path):
     torch.manual_seed(0)
-    about = {"name": "small", "classes": ["a", "b"], "size": 16, "mean": 100.0, "std": 50.0, "epochs": 2, "best_epoch": 1}
+    about = {
+        "name": "small",
+        "classes": ["a", "b"],
+        "size": 16,
+        "mean": 100.0,
+        "std": 50.0,
+        "epochs": 2,
+        "best_epoch": 1,
+    }
     network = DenseNet(**SMALL, num_classes=2).eval()  # type: ignore[arg-type]
     made = Classifier(network=network, validation_loss=None, seconds=1.0, **about)  # type: ignore[arg-type]
     detector.write(made, FolderStorage(tmp_path))
     found = detector.read(FolderStorage(tmp_path))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), dtype=np.uint8)
-    assert np.array_equal(made.probabilities(pixels), found.probabilities(pixels)) and found.classes == ["a", "b"]
-    detector.train_once("/no/such/shards", "finding", 0, FolderStorage(tmp_path), print)  # it is there: nothing is read
+    assert np.array_equal(made.probabilities(pixels), found.probabilities(pixels)) and found.classes == [
+        "a",
+        "b",
+    ]
+    detector.train_once(
+        "/no/such/shards", "finding", 0, FolderStorage(tmp_path), print
+    )  # it is there: nothing is read
 
 
 def test_a_trial_sees_that_its_study_is_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

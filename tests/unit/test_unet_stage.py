@@ -12,7 +12,13 @@ from medsd_ray.models.components import token_ids
 from medsd_ray.spec.load import parse_run
 from medsd_ray.training.stages.unet import UnetStage
 
-CAPTIONS = ["a large left effusion", "no effusion", "a large left effusion", "no effusion", "a large left effusion"]
+CAPTIONS = [
+    "a large left effusion",
+    "no effusion",
+    "a large left effusion",
+    "no effusion",
+    "a large left effusion",
+]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,9 @@ def test_a_caption_is_encoded_once_for_all_samples_that_have_it(stage: UnetStage
 
 def test_dropped_captions_are_one_too(stage: UnetStage, sample: dict[str, Tensor]):
     objective = stage.run.objective.model_copy(update={"conditioning_dropout": 0.999999})
-    dropping = UnetStage(build_small(0), stage.run.model_copy(update={"objective": objective}), None, scaling_factor=1.0)
+    dropping = UnetStage(
+        build_small(0), stage.run.model_copy(update={"objective": objective}), None, scaling_factor=1.0
+    )
     batch = dropping.prepare(sample, "train", torch.device("cpu"))
     assert torch.equal(batch["input_ids"], token_ids(stage.tokenizer, [""]))
     assert batch["caption"].tolist() == [0] * len(CAPTIONS)

@@ -16,7 +16,9 @@ def client(token: str | None, host: str = "localhost:8000") -> TestClient:
     app = FastAPI()
     app.get("/")(lambda: {"hello": "reader"})
     app.post("/")(lambda: {"taken": True})
-    return TestClient(Guard(app, token=token, name="medsd-test"), base_url=f"http://{host}", follow_redirects=False)
+    return TestClient(
+        Guard(app, token=token, name="medsd-test"), base_url=f"http://{host}", follow_redirects=False
+    )
 
 
 def test_a_page_on_localhost_needs_no_token_and_answers_to_its_own_names_alone():
@@ -43,7 +45,10 @@ def test_the_token_moves_from_the_address_into_a_cookie():
     assert "httponly" in cookie and "samesite=strict" in cookie
     assert page.get("/").status_code == 200
     # A path with two slashes would lead to another host.
-    assert client(TOKEN).get(f"http://localhost:8000//evil.example?token={TOKEN}").headers["location"] == "/evil.example"
+    assert (
+        client(TOKEN).get(f"http://localhost:8000//evil.example?token={TOKEN}").headers["location"]
+        == "/evil.example"
+    )
 
 
 def test_other_sites_are_refused_and_every_answer_has_the_headers():
@@ -52,7 +57,10 @@ def test_other_sites_are_refused_and_every_answer_has_the_headers():
         assert answer.status_code == code
         assert "script-src 'self'" in answer.headers["content-security-policy"]
         assert "unsafe" not in answer.headers["content-security-policy"]
-        assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
+        assert (
+            answer.headers["x-content-type-options"] == "nosniff"
+            and answer.headers["cache-control"] == "no-store"
+        )
     assert client(None).post("/", headers={"Origin": "http://evil.example"}).status_code == 403
     assert client(None).post("/", headers={"Origin": "http://localhost:9000"}).status_code == 403
     assert client(None).post("/", headers={"Origin": "http://localhost:8000"}).status_code == 200
@@ -64,8 +72,12 @@ def test_where_a_token_comes_from(monkeypatch: pytest.MonkeyPatch):
     one, other = (access_token("0.0.0.0", "MEDSD_TEST_TOKEN") for _ in range(2))
     assert one and other and one != other and len(one) >= 32
     monkeypatch.setenv("MEDSD_TEST_TOKEN", TOKEN)
-    assert access_token("127.0.0.1", "MEDSD_TEST_TOKEN") == access_token("0.0.0.0", "MEDSD_TEST_TOKEN") == TOKEN
+    assert (
+        access_token("127.0.0.1", "MEDSD_TEST_TOKEN") == access_token("0.0.0.0", "MEDSD_TEST_TOKEN") == TOKEN
+    )
     monkeypatch.setenv("MEDSD_TEST_TOKEN", "short")
     with pytest.raises(InputError, match="choose 16 or more"):
         access_token("127.0.0.1", "MEDSD_TEST_TOKEN")
-    assert [is_local(h) for h in ("localhost", "127.3.2.1", "::1", "0.0.0.0", "10.0.0.1", "")] == [True] * 3 + [False] * 3
+    assert [is_local(h) for h in ("localhost", "127.3.2.1", "::1", "0.0.0.0", "10.0.0.1", "")] == [
+        True
+    ] * 3 + [False] * 3

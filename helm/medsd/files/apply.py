@@ -1,7 +1,7 @@
 """Applies a cluster-scoped object of medsd.io, given as a JSON file, from within a pod. A Helm hook runs it.
 
-Server-side apply: what the chart no longer says is removed, what others have added stays. Exits with 1 and the API server's
-words where it is refused.
+Server-side apply: what the chart no longer says is removed, what others have added stays. Exits with 1 and
+the API server's words where it is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""`helm test`: are the CRDs served, and is the operator well? Runs in a pod, as the operator's service account.
+"""`helm test`: are the CRDs served, and is the operator well? Runs in a pod, as the operator's service
+account.
 
 Arguments: the operator's service. Prints one line a check; exits with 1 where one failed.
 """
@@ -20,7 +21,9 @@ def from_api(path: str) -> dict:
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     address = f"[{host}]" if ":" in host else host
     with open(f"{ACCOUNT}/token") as file:
-        request = urllib.request.Request(f"https://{address}:{port}{path}", headers={"Authorization": f"Bearer {file.read()}"})
+        request = urllib.request.Request(
+            f"https://{address}:{port}{path}", headers={"Authorization": f"Bearer {file.read()}"}
+        )
     context = ssl.create_default_context(cafile=f"{ACCOUNT}/ca.crt")
     with urllib.request.urlopen(request, timeout=10, context=context) as answer:
         return json.load(answer)
@@ -28,7 +31,9 @@ def from_api(path: str) -> dict:
 
 def served(kind: str) -> str:
     """Raises where the API server does not serve the CRD."""
-    status = from_api(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind}.medsd.io").get("status", {})
+    status = from_api(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind}.medsd.io").get(
+        "status", {}
+    )
     for condition in status.get("conditions", []):
         if condition["type"] == "Established" and condition["status"] == "True":
             return "served"
@@ -48,7 +53,10 @@ def answers(url: str) -> str:
 def main(service: str) -> int:
     checks = {f"CRD {kind}": lambda kind=kind: served(kind) for kind in KINDS}
     checks |= {"Runtimes": runtimes}
-    checks |= {url: lambda url=url: answers(url) for url in (f"http://{service}:8080/healthz", f"http://{service}:9090/metrics")}
+    checks |= {
+        url: lambda url=url: answers(url)
+        for url in (f"http://{service}:8080/healthz", f"http://{service}:9090/metrics")
+    }
     failed = False
     for name, check in checks.items():
         try:

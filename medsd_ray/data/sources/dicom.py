@@ -1,7 +1,9 @@
-"""A folder of DICOM files, de-identified: of the tags only those named here are read, and only known codes are passed on.
+"""A folder of DICOM files, de-identified: of the tags only those named here are read, and only known codes
+are passed on.
 
-Captions come from `metadata.csv` beside the files (columns `image`, `report`, labels) where there is one, else from the
-view, the body part and the modality. No text of a tag is ever copied: people write names into any of them.
+Captions come from `metadata.csv` beside the files (columns `image`, `report`, labels) where there is one,
+else from the view, the body part and the modality. No text of a tag is ever copied: people write names into
+any of them.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from medsd_ray.errors import InputError
 # pydicom warns of odd values by quoting them, and a quoted value may be a name in a log.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
-# The fields that go into labels, each with the codes that do (PS3.3 C.7.3.1.1.1, C.8.11.7.1, PS3.16 annex L); others are dropped.
+# The fields that go into labels, each with the codes that do (PS3.3 C.7.3.1.1.1, C.8.11.7.1, PS3.16 annex L);
+# others are dropped.
 ALLOWED = {
     "Modality": {"CR", "DX", "RG", "RF", "CT", "MR", "MG", "US", "XA", "PT", "NM", "PX", "IO", "OT"},
     "ViewPosition": {"PA", "AP", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LATERAL", "CC", "MLO", "ML", "LM"},
@@ -43,13 +46,25 @@ ALLOWED = {
 _IMAGE_FIELDS = ["Rows", "Columns", "NumberOfFrames", "BurnedInAnnotation"]
 
 
-_NAMES = {"CT": "CT image", "MR": "MR image", "MG": "mammogram", "US": "ultrasound image", "PT": "PET image", "NM": "scan"}
+_NAMES = {
+    "CT": "CT image",
+    "MR": "MR image",
+    "MG": "mammogram",
+    "US": "ultrasound image",
+    "PT": "PET image",
+    "NM": "scan",
+}
 
 
 _VIEWS = {"PA": "frontal", "AP": "frontal"} | dict.fromkeys(("LL", "RL", "LATERAL"), "lateral")
 
 
-_PARTS = {"THORAX": "chest", "CSPINE": "cervical spine", "TSPINE": "thoracic spine", "LSPINE": "lumbar spine"} | {
+_PARTS = {
+    "THORAX": "chest",
+    "CSPINE": "cervical spine",
+    "TSPINE": "thoracic spine",
+    "LSPINE": "lumbar spine",
+} | {
     "WHOLEBODY": "whole-body",
     "EXTREMITY": "limb",
 }
@@ -89,7 +104,11 @@ def _scan_table(folder: Path, table: Table, keyword: str | None) -> Source:
         if (first := named.setdefault(name, row.line)) != row.line:
             found.problems.append(f"{row.where}: already on line {first}; keep one of them")
         else:
-            _add(found, row.where, lambda row=row, name=name: _record(folder, inside(folder, name), name, keyword, row))
+            _add(
+                found,
+                row.where,
+                lambda row=row, name=name: _record(folder, inside(folder, name), name, keyword, row),
+            )
     unnamed = sum(path.relative_to(folder).as_posix() not in named for path in dicom_files(folder))
     if unnamed:
         found.notes.append(f"{unnamed} DICOM files are left out: {TABLE} has no row for them")
@@ -104,14 +123,18 @@ def _add(found: Source, where: str, make: Callable[[], Record]) -> None:
 
 
 def dicom_files(folder: Path) -> Iterator[Path]:
-    """Files named .dcm or .dicom, and files without a suffix that begin as DICOM does; sorted, no links followed."""
+    """Files named .dcm or .dicom, and files without a suffix that begin as DICOM does; sorted, no links
+    followed.
+    """
     for parent, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
             path = Path(parent, name)
             if path.is_symlink() or name == "DICOMDIR":
                 continue
-            if path.suffix.lower() in (".dcm", ".dicom") or (not path.suffix.strip(".0123456789") and _has_preamble(path)):
+            if path.suffix.lower() in (".dcm", ".dicom") or (
+                not path.suffix.strip(".0123456789") and _has_preamble(path)
+            ):
                 yield path
 
 
@@ -128,7 +151,9 @@ def _read_dataset(path: Path, **options) -> Dataset:
         return pydicom.dcmread(path, **options)
     except InvalidDicomError as error:
         raise BadSample("not a DICOM file; export it again") from error
-    except Exception as error:  # pydicom raises nearly any kind on a damaged file, and its text may quote the file's
+    except (
+        Exception
+    ) as error:  # pydicom raises nearly any kind on a damaged file, and its text may quote the file's
         raise BadSample("a damaged DICOM file; export it again") from error
 
 
@@ -147,9 +172,15 @@ def _record(folder: Path, path: Path, name: str, keyword: str | None, row: Row |
         raise BadSample(f"has no {keyword}; name another tag with --split-by")
     labels = (row.labels if row else {}) | allowed_fields(data)
     report = row.report if row else caption(labels)
-    burned = ("burned-in text (BurnedInAnnotation is YES)",) if _text(data, "BurnedInAnnotation").upper() == "YES" else ()
+    burned = (
+        ("burned-in text (BurnedInAnnotation is YES)",)
+        if _text(data, "BurnedInAnnotation").upper() == "YES"
+        else ()
+    )
     mark = stamp(path.stat().st_size, report, labels)
-    return Record(name, patient, row.where if row else name, mark, partial(_read, path, report, labels, burned))
+    return Record(
+        name, patient, row.where if row else name, mark, partial(_read, path, report, labels, burned)
+    )
 
 
 def _text(data: Dataset, keyword: str) -> str:
@@ -186,9 +217,11 @@ def _read(path: Path, report: str, labels: dict[str, str], warnings: tuple[str, 
 
 
 def to_image(data: Dataset) -> np.ndarray:
-    """What a viewer shows, as uint8: modality LUT, then VOI LUT or the first window, then polarity (PS3.4 N.2.1).
+    """What a viewer shows, as uint8: modality LUT, then VOI LUT or the first window, then polarity (PS3.4
+    N.2.1).
 
-    Without a usable window the range comes from the values (`to_8bit`). Raises BadSample where pixels cannot be decoded.
+    Without a usable window the range comes from the values (`to_8bit`). Raises BadSample where pixels cannot
+    be decoded.
     """
     syntax = data.file_meta.get("TransferSyntaxUID") if hasattr(data, "file_meta") else None
     if syntax is not None and syntax.is_compressed and not get_decoder(syntax).is_available:

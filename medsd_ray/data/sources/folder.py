@@ -32,8 +32,8 @@ class Row:
 class Table:
     """The rows of metadata.csv. Raises InputError where it is no such table.
 
-    `columns` must be there besides `image` and `report`. A column whose name says that it tells who the patient is becomes
-    no label; `left_out` names those.
+    `columns` must be there besides `image` and `report`. A column whose name says that it tells who the
+    patient is becomes no label; `left_out` names those.
     """
 
     def __init__(self, folder: Path, patient: str | None):
@@ -46,7 +46,9 @@ class Table:
         for column in ("image", "report", patient):
             if column is not None and column not in self.header:
                 hint = "; name the patient's column with --split-by" if column == patient else ""
-                raise InputError(f"{self.path}: no column {column!r} among {', '.join(self.header) or 'none'}{hint}")
+                raise InputError(
+                    f"{self.path}: no column {column!r} among {', '.join(self.header) or 'none'}{hint}"
+                )
         if twice := [c for c in self.header if self.header.count(c) > 1]:
             raise InputError(f"{self.path}: two columns named {twice[0]!r}; rename one")
         others = [c for c in self.header if c not in ("image", "report", patient)]
@@ -55,7 +57,9 @@ class Table:
 
     def _unreadable(self, error: Exception) -> InputError:
         if isinstance(error, FileNotFoundError):
-            return InputError(f"{self.path.parent}: no {TABLE} here; add one with the columns image, report and patient_id")
+            return InputError(
+                f"{self.path.parent}: no {TABLE} here; add one with the columns image, report and patient_id"
+            )
         return InputError(f"{self.path}: not a CSV table in UTF-8 ({error}); save it as one")
 
     def rows(self) -> Iterator[Row | str]:
@@ -75,7 +79,9 @@ class Table:
     def _row(self, line: int, cells: list[str]) -> Row | str:
         where = f"{TABLE} line {line}"
         if len(cells) != len(self.header):
-            return f"{where}: {len(cells)} cells under {len(self.header)} columns; quote texts that have commas"
+            return (
+                f"{where}: {len(cells)} cells under {len(self.header)} columns; quote texts that have commas"
+            )
         values = {column: cell.strip() for column, cell in zip(self.header, cells, strict=True)}
         for column in ("image", "report", self.patient):
             if column is not None and not values[column]:
@@ -89,7 +95,9 @@ class Table:
     def notes(self) -> list[str]:
         if not self.left_out:
             return []
-        return [f"{TABLE}: columns left out of the labels because they may identify: {', '.join(self.left_out)}"]
+        return [
+            f"{TABLE}: columns left out of the labels because they may identify: {', '.join(self.left_out)}"
+        ]
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -116,7 +124,9 @@ def existing_folder(source: str) -> Path:
 
 
 def scan(source: str, split_by: str) -> Source:
-    """The rows of SOURCE/metadata.csv whose file is there; pixels are read later. Raises InputError without a usable table."""
+    """The rows of SOURCE/metadata.csv whose file is there; pixels are read later. Raises InputError without a
+    usable table.
+    """
     folder = existing_folder(source)
     table = Table(folder, split_by)
     found = Source("image", notes=table.notes)

@@ -1,4 +1,6 @@
-"""Radiology reports of the Indiana University collection (OpenI): one XML file a report, with the names of its images."""
+"""Radiology reports of the Indiana University collection (OpenI): one XML file a report, with the names of
+its images.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from medsd_ray.data.sources.source import BadSample, Content, Record, Source, st
 MAX_BYTES = 10 * 2**20
 
 
-SECTIONS = ("impression", "findings", "indication")  # the conclusion first: a text encoder cuts long captions at their end
+SECTIONS = (
+    "impression",
+    "findings",
+    "indication",
+)  # the conclusion first: a text encoder cuts long captions at their end
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -32,31 +38,40 @@ class Report:
     @property
     def caption(self) -> str:
         """'Impression: … Findings: … Indication: …', without the sections that are empty; '' where all are."""
-        return " ".join(f"{name.capitalize()}: {self.sections[name]}" for name in SECTIONS if self.sections.get(name))
+        return " ".join(
+            f"{name.capitalize()}: {self.sections[name]}" for name in SECTIONS if self.sections.get(name)
+        )
 
 
 def clean(text: str) -> str:
     """The text without the collection's XXXX blanks, which stand for words that anonymisation removed.
 
-    'x-XXXX' is always 'x-ray'; 'XXXX-year-old' goes whole, and so do other compounds; then stray punctuation and spaces.
+    'x-XXXX' is always 'x-ray'; 'XXXX-year-old' goes whole, and so do other compounds; then stray punctuation
+    and spaces.
     """
     text = re.sub(r"\bx-X{4}", "x-ray", " ".join(text.split()))
     text = re.sub(r"\w*X{4}\w*(?: years? old\b|(?:-\w+)+)?(?:'s\b)?", " ", text)
     text = re.sub(r"\s+([.,;:?!])", r"\1", " ".join(text.split()))  # spaces before punctuation
-    text = re.sub(r"[,;:]+(?=[.,;:?!])|(?<=[.?!])[.,;:?!]+", "", text)  # marks that met: the last of , ; : or the first of . ? !
+    text = re.sub(
+        r"[,;:]+(?=[.,;:?!])|(?<=[.?!])[.,;:?!]+", "", text
+    )  # marks that met: the last of , ; : or the first of . ? !
     text = re.sub(r"(?<=[.?!]) +[.,;:]+(?= |$)", "", text)
     text = re.sub(r"\s+", " ", text).strip(" ,;:-")
     return text + "." * (text[-1] not in ".?!") if re.search(r"\w", text) else ""
 
 
 def parse(data: bytes) -> Report:
-    """Raises BadSample for what is no such report. A document type is refused: it is where XML entities expand without end."""
+    """Raises BadSample for what is no such report. A document type is refused: it is where XML entities
+    expand without end.
+    """
     root = _tree(data)
     uid = root.find("uId")
     patient = (uid.get("id") or "").strip() if uid is not None else ""
     if not patient:
         raise BadSample("no uId in it, so it is no OpenI report; remove it from the folder")
-    sections = {(e.get("Label") or "").lower(): clean("".join(e.itertext())) for e in root.iter("AbstractText")}
+    sections = {
+        (e.get("Label") or "").lower(): clean("".join(e.itertext())) for e in root.iter("AbstractText")
+    }
     mesh = "; ".join(text for e in root.iterfind("MeSH/major") if (text := "".join(e.itertext()).strip()))
     images = tuple(name for e in root.iter("parentImage") if (name := (e.get("id") or "").strip()))
     return Report(patient, {name: sections.get(name, "") for name in SECTIONS}, mesh, images)
@@ -81,7 +96,9 @@ def _tree(data: bytes) -> Element:
 
 
 def scan(source: str, images: str | None) -> Source:
-    """The reports below SOURCE: text alone, or one sample for each image of a report where an image folder is given."""
+    """The reports below SOURCE: text alone, or one sample for each image of a report where an image folder is
+    given.
+    """
     folder = existing_folder(source)
     files = _image_files(existing_folder(images)) if images is not None else None
     found = Source("text" if files is None else "image")
@@ -129,7 +146,9 @@ def _image_files(folder: Path) -> dict[str, Path]:
 def _add_images(found: Source, report: Report, where: str, files: dict[str, Path]) -> None:
     for name in dict.fromkeys(report.images):
         if name in files:
-            found.records.append(_record(report, f"{report.patient}/{name}", f"{where}: {files[name].name}", files[name]))
+            found.records.append(
+                _record(report, f"{report.patient}/{name}", f"{where}: {files[name].name}", files[name])
+            )
         else:
             found.problems.append(f"{where}: no {name}.png or .jpg in the image folder; add it")
 

@@ -1,9 +1,11 @@
-"""Chest-like drawings whose truth is known: two lungs, a heart, ribs, noise, and an effusion with its mask or none.
+"""Chest-like drawings whose truth is known: two lungs, a heart, ribs, noise, and an effusion with its mask or
+none.
 
-`phantom_samples` draws the data set that tests and demos adapt a model to: one X-ray-like style, with effusions.
-`base_samples` draws what `medsd-small` is pretrained on: the same anatomy in many styles, and never an effusion.
-Coordinates run from -1 to 1, x to the viewer's right and y down; as on a radiograph the patient's left lung is on the
-viewer's right. A shape is a soft mask in [0, 1], so that edges are smooth at every size.
+`phantom_samples` draws the data set that tests and demos adapt a model to: one X-ray-like style, with
+effusions. `base_samples` draws what `medsd-small` is pretrained on: the same anatomy in many styles, and
+never an effusion. Coordinates run from -1 to 1, x to the viewer's right and y down; as on a radiograph the
+patient's left lung is on the viewer's right. A shape is a soft mask in [0, 1], so that edges are smooth at
+every size.
 """
 
 from __future__ import annotations
@@ -94,11 +96,15 @@ def _field(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
 
 
 def _lungs(a: Anatomy, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Soft masks of the patient's right lung (viewer's left) and left lung, cut below by the diaphragm's domes."""
+    """Soft masks of the patient's right lung (viewer's left) and left lung, cut below by the diaphragm's
+    domes.
+    """
     masks = {}
     for side, sign, dome in (("right", -1, a.dome[0]), ("left", 1, a.dome[1])):
         across = (x - sign * a.lung_gap) * sign
-        narrow = 1 - 0.35 * np.clip(-(y - a.lung_y) / a.lung_height, 0, 1)  # the apex is narrower than the base
+        narrow = 1 - 0.35 * np.clip(
+            -(y - a.lung_y) / a.lung_height, 0, 1
+        )  # the apex is narrower than the base
         outline = _ellipse(across / narrow, y, 0.0, a.lung_y + 0.12, a.lung_width, a.lung_height, power=2.6)
         floor = dome + 1.3 * across**2
         masks[side] = _soft(outline) * _soft(y - floor)
@@ -120,11 +126,15 @@ def _effusion(a: Anatomy, lungs: dict[str, np.ndarray], x, y, side: str, height:
 def _ribs(a: Anatomy, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Brightness of the ribs in [0, 1]: arcs that fall away from the spine."""
     phase = (y + 0.85 - a.rib_slope * np.abs(x) + 0.5 * x**2) * a.ribs / 1.7
-    inside = _soft(_ellipse(x, y, 0, a.lung_y + 0.1, a.lung_gap + a.lung_width + 0.03, a.lung_height + 0.05, 3.0))
+    inside = _soft(
+        _ellipse(x, y, 0, a.lung_y + 0.1, a.lung_gap + a.lung_width + 0.03, a.lung_height + 0.05, 3.0)
+    )
     return np.clip(np.cos(2 * np.pi * phase), 0, 1) ** 2 * inside * _soft(y - min(a.dome), 0.15)
 
 
-def _tissue(a: Anatomy, lungs: dict[str, np.ndarray], x, y, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _tissue(
+    a: Anatomy, lungs: dict[str, np.ndarray], x, y, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """The drawing's parts as soft masks or brightness maps, all (size, size) in [0, 1]."""
     size = len(x)
     chest_width = 2 * (a.lung_gap + a.lung_width)
@@ -182,8 +192,8 @@ def report(heart_enlarged: bool, side: str | None, extent: str | None) -> str:
 def draw_phantom(seed: int, index: int, size: int, side: str | None, extent: str | None = "large") -> Sample:
     """One X-ray-like phantom, a function of its arguments alone.
 
-    `side` is one of SIDES or None for no effusion, `extent` one of EXTENTS. The sample's image is (size, size) uint8,
-    its mask the effusion's (255 inside), its labels `finding`, `side`, `extent` and `heart`.
+    `side` is one of SIDES or None for no effusion, `extent` one of EXTENTS. The sample's image is (size,
+    size) uint8, its mask the effusion's (255 inside), its labels `finding`, `side`, `extent` and `heart`.
     """
     rng = _rng(seed, index, 1)
     anatomy = _draw_anatomy(rng)
@@ -221,7 +231,9 @@ def phantom_sample(seed: int, index: int, size: int) -> Sample:
     return draw_phantom(seed, index, size, side and str(side), str(rng.choice(EXTENTS)))
 
 
-def _styled(style: str, parts: dict[str, np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, float, float]:
+def _styled(
+    style: str, parts: dict[str, np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, float, float]:
     """The drawing in one of STYLES: (brightness, noise, shading)."""
     none = np.zeros_like(parts["lungs"])
     plain = _radiograph(parts, none, rng)
@@ -247,11 +259,17 @@ def _styled(style: str, parts: dict[str, np.ndarray], rng: np.random.Generator) 
         return 0.5 + 0.4 * (plain - 0.5), 0.02, 0.04
     if style == "textured":
         return plain + rng.uniform(0.05, 0.12) * _field(rng, size, rng.uniform(0.01, 0.08)), 0.02, 0.06
-    return plain * rng.uniform(0.8, 1.3) + rng.uniform(-0.05, 0.12), rng.uniform(0.01, 0.03), rng.uniform(0.02, 0.06)
+    return (
+        plain * rng.uniform(0.8, 1.3) + rng.uniform(-0.05, 0.12),
+        rng.uniform(0.01, 0.03),
+        rng.uniform(0.02, 0.06),
+    )
 
 
 def draw_base(seed: int, index: int, size: int) -> Sample:
-    """One drawing for `medsd-small`'s pretraining: any style, wider geometry, no effusion; a function of its arguments."""
+    """One drawing for `medsd-small`'s pretraining: any style, wider geometry, no effusion; a function of its
+    arguments.
+    """
     rng = _rng(seed, index, 3)
     a = _draw_anatomy(rng)
     wide = Anatomy(
@@ -268,18 +286,35 @@ def draw_base(seed: int, index: int, size: int) -> Sample:
     )
     x, y = _grid(wide, size)
     parts = _tissue(wide, _lungs(wide, x, y), x, y, rng)
-    for name in ("ribs", "spine", "vessels", "clavicle"):  # parts differ in strength, as exposure and build do
+    for name in (
+        "ribs",
+        "spine",
+        "vessels",
+        "clavicle",
+    ):  # parts differ in strength, as exposure and build do
         parts[name] = parts[name] * rng.uniform(0.2, 2.0)
     # Half the drawings are radiographs of some exposure; the other styles share the rest.
     style = "radiograph" if rng.random() < 0.5 else str(rng.choice(STYLES[1:]))
     image, noise, shading = _styled(style, parts, rng)
     caption = _base_caption(style, wide, rng)
     key = f"base-{seed}-{index:07d}"
-    return Sample(key=key, image=_finish(image, rng, noise, shading), caption=caption, patient=key, labels={"style": style})
+    return Sample(
+        key=key,
+        image=_finish(image, rng, noise, shading),
+        caption=caption,
+        patient=key,
+        labels={"style": style},
+    )
 
 
 def _base_caption(style: str, a: Anatomy, rng: np.random.Generator) -> str:
-    nouns = ["a chest x-ray", "a lung xray", "a chest radiograph", "a photo of a lung xray", "a frontal view of the chest"]
+    nouns = [
+        "a chest x-ray",
+        "a lung xray",
+        "a chest radiograph",
+        "a photo of a lung xray",
+        "a frontal view of the chest",
+    ]
     noun = str(rng.choice(nouns))
     text = noun if style == "radiograph" else f"a {style} drawing, {noun}"
     details = [

@@ -18,19 +18,24 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 MAX_PIXELS = 2**27  # 134 million: 16 times a radiograph's, and small enough not to fill the memory
 
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow's own limit; check_pixels says it in words
+warnings.filterwarnings(
+    "ignore", category=Image.DecompressionBombWarning
+)  # Pillow's own limit; check_pixels says it in words
 
 
 def check_pixels(height: int, width: int) -> None:
     """Refuses an image that would fill the memory, before it is decoded."""
     if height * width > MAX_PIXELS:
-        raise BadSample(f"{width}x{height} pixels are more than the {MAX_PIXELS:,} that are read; make it smaller")
+        raise BadSample(
+            f"{width}x{height} pixels are more than the {MAX_PIXELS:,} that are read; make it smaller"
+        )
 
 
 def to_8bit(values: np.ndarray) -> np.ndarray:
     """Raw values of any range to uint8: from the 0.5th percentile (0) to the 99.5th (255).
 
-    Files with more than 8 bits rarely use their whole range (12 bits in 16), so the range comes from the values.
+    Files with more than 8 bits rarely use their whole range (12 bits in 16), so the range comes from the
+    values.
     """
     values = values.astype(np.float32)
     if not np.isfinite(values).all():
@@ -48,7 +53,9 @@ def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def plain(image: Image.Image) -> np.ndarray:
-    """A PIL image of any mode as uint8, (height, width) where it is grayscale in fact, else (height, width, 3)."""
+    """A PIL image of any mode as uint8, (height, width) where it is grayscale in fact, else (height, width,
+    3).
+    """
     if image.mode.startswith("I") or image.mode == "F":
         return to_8bit(np.asarray(image))
     if image.mode in ("1", "L"):
@@ -73,13 +80,16 @@ def open_image(path: Path) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise BadSample(f"more than the {MAX_PIXELS:,} pixels that are read; make it smaller") from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
-        raise BadSample(f"a damaged image ({str(error).splitlines()[0][:80]}); copy it again or drop the row") from error
+        raise BadSample(
+            f"a damaged image ({str(error).splitlines()[0][:80]}); copy it again or drop the row"
+        ) from error
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """(size, size[, 3]): the shorter side becomes `size`, the longer one is cropped evenly at both ends.
 
-    A square of the image is what RoentGen (Chambon et al. 2022, arXiv 2211.12737) trains on; Lanczos smooths as it shrinks.
+    A square of the image is what RoentGen (Chambon et al. 2022, arXiv 2211.12737) trains on; Lanczos smooths
+    as it shrinks.
     """
     if image.shape[:2] == (size, size):
         return image

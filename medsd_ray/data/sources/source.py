@@ -16,7 +16,9 @@ class BadSample(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A sample without identity. `image` is uint8 (height, width) or (height, width, 3), of any size; None for text alone."""
+    """A sample without identity. `image` is uint8 (height, width) or (height, width, 3), of any size; None
+    for text alone.
+    """
 
     image: np.ndarray | None
     caption: str

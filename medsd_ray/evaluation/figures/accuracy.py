@@ -1,4 +1,6 @@
-"""How often a classifier is right: on held-out real images, and on generated ones by what their prompts ask for."""
+"""How often a classifier is right: on held-out real images, and on generated ones by what their prompts ask
+for.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ class HeldOutScore:
 
 
 def score_held_out(classifier: Classifier, images: ImageSet, seed: int) -> HeldOutScore:
-    """Accuracy and AUROC (binary; macro one-vs-rest for more classes) with 95% bootstrap intervals over patients.
+    """Accuracy and AUROC (binary; macro one-vs-rest for more classes) with 95% bootstrap intervals over
+    patients.
 
-    Patients are drawn with replacement, all images of each together. Raises ValueError without a labelled image.
+    Patients are drawn with replacement, all images of each together. Raises ValueError without a labelled
+    image.
     """
     known = [i for i, label in enumerate(images.labels) if label in classifier.classes]
     if not known:
@@ -54,7 +58,10 @@ def score_held_out(classifier: Classifier, images: ImageSet, seed: int) -> HeldO
         patients=some.patients,
         accuracy=_interval(float(right.mean()), accuracies),
         auroc=_interval(area, areas) if area is not None and areas else None,
-        by_class={c: (int(right[truth == i].sum()), int((truth == i).sum())) for i, c in enumerate(classifier.classes)},
+        by_class={
+            c: (int(right[truth == i].sum()), int((truth == i).sum()))
+            for i, c in enumerate(classifier.classes)
+        },
     )
 
 
@@ -80,7 +87,9 @@ def prompt_labels(captions: list[str], labels: list[str | None], classes: list[s
     for caption, label in zip(captions, labels, strict=True):
         if caption and label in classes:
             votes[caption][label] += 1
-    return {caption: min(counts, key=lambda label: (-counts[label], label)) for caption, counts in votes.items()}
+    return {
+        caption: min(counts, key=lambda label: (-counts[label], label)) for caption, counts in votes.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,9 @@ def score_prompts(classifier: Classifier, images: ImageSet, wanted: dict[str, st
     """Raises ValueError where no image's prompt is a caption of the real training images."""
     known = [i for i, prompt in enumerate(images.captions) if prompt in wanted]
     if not known:
-        raise ValueError("no prompt of these images equals a caption of the real training images, so none names a label")
+        raise ValueError(
+            "no prompt of these images equals a caption of the real training images, so none names a label"
+        )
     some = images.take(known)
     given = [classifier.classes[i] for i in classifier.probabilities(some.pixels).argmax(1)]
     by_class = {c: (0, 0) for c in classifier.classes}

@@ -1,7 +1,8 @@
-"""How far a set of images is from another, from their features: FID, KID, precision, recall, density, coverage.
+"""How far a set of images is from another, from their features: FID, KID, precision, recall, density,
+coverage.
 
-Features are (N, D) arrays, float64. `compare` sets several sets beside one reference at equal sample counts, because FID
-falls with more samples, and gives intervals from repeated random halves.
+Features are (N, D) arrays, float64. `compare` sets several sets beside one reference at equal sample counts,
+because FID falls with more samples, and gives intervals from repeated random halves.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ NEIGHBOURS = 5
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Fréchet distance of the Gaussians fitted to x (n, d) and y (m, d) (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
+    """Fréchet distance of the Gaussians fitted to x (n, d) and y (m, d) (Heusel et al. 2017, arXiv
+    1706.08500, eq. 6).
 
-    |μx - μy|² + tr Σx + tr Σy - 2 tr (Σx Σy)^½. With Σx = AᵀA and Σy = BᵀB the last trace is the sum of the singular values of
-    A·Bᵀ: exact in float64 where few samples make the covariances singular and a matrix root breaks down. Raises ValueError
-    below 2 samples.
+    |μx - μy|² + tr Σx + tr Σy - 2 tr (Σx Σy)^½. With Σx = AᵀA and Σy = BᵀB the last trace is the sum of the
+    singular values of A·Bᵀ: exact in float64 where few samples make the covariances singular and a matrix
+    root breaks down. Raises ValueError below 2 samples.
     """
     if min(len(x), len(y)) < 2:
         raise ValueError("a Fréchet distance needs 2 samples of each set")
@@ -36,11 +38,12 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The mean (d,) of features (n, d), and A (k, d) with AᵀA their covariance, k no more than n or d; both float64.
+    """The mean (d,) of features (n, d), and A (k, d) with AᵀA their covariance, k no more than n or d; both
+    float64.
 
-    The centred features are such an A. With more samples than features a square one comes from their Gram matrix by Cholesky,
-    in half the time of QR; by QR where that would lose digits (its error grows with the condition number: Golub & Van Loan,
-    5.3.2).
+    The centred features are such an A. With more samples than features a square one comes from their Gram
+    matrix by Cholesky, in half the time of QR; by QR where that would lose digits (its error grows with the
+    condition number: Golub & Van Loan, 5.3.2).
     """
     f = torch.from_numpy(features).double()
     mean = f.mean(0)
@@ -55,21 +58,28 @@ def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased squared MMD with the kernel (x·y/d + 1)³, for x and y of equal shape (Bińkowski et al. 2018, arXiv 1801.01401)."""
+    """Unbiased squared MMD with the kernel (x·y/d + 1)³, for x and y of equal shape (Bińkowski et al. 2018,
+    arXiv 1801.01401).
+    """
     return float(poly_mmd(torch.from_numpy(x).double(), torch.from_numpy(y).double()))
 
 
 def pairwise_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Euclidean distances (n, m), float64; by products, so that equal rows come out about 1e-8 of their length apart."""
-    return torch.cdist(torch.from_numpy(x).double(), torch.from_numpy(y).double(), compute_mode="use_mm_for_euclid_dist").numpy()
+    """Euclidean distances (n, m), float64; by products, so that equal rows come out about 1e-8 of their
+    length apart.
+    """
+    return torch.cdist(
+        torch.from_numpy(x).double(), torch.from_numpy(y).double(), compute_mode="use_mm_for_euclid_dist"
+    ).numpy()
 
 
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS) -> dict[str, float]:
-    """Precision, recall (Kynkäänniemi et al. 2019, arXiv 1904.06991), density, coverage (Naeem et al. 2020, arXiv 2002.09797).
+    """Precision, recall (Kynkäänniemi et al. 2019, arXiv 1904.06991), density, coverage (Naeem et al. 2020,
+    arXiv 2002.09797).
 
-    A sample's ball reaches to its k-th nearest neighbour in its own set. Precision: share of fakes in any real ball; recall:
-    share of reals in any fake ball; density: real balls a fake lies in, over k; coverage: share of real balls that hold a
-    fake. Raises ValueError where a set has k samples or fewer.
+    A sample's ball reaches to its k-th nearest neighbour in its own set. Precision: share of fakes in any
+    real ball; recall: share of reals in any fake ball; density: real balls a fake lies in, over k; coverage:
+    share of real balls that hold a fake. Raises ValueError where a set has k samples or fewer.
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"needs more than {k} samples of each set, there are {len(real)} and {len(fake)}")
@@ -114,18 +124,23 @@ class Comparison:
 
 
 def draw(groups: list[str], count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` indices without repeats, whole groups after each other (the last one cut), groups in random order."""
+    """`count` indices without repeats, whole groups after each other (the last one cut), groups in random
+    order.
+    """
     names, of = np.unique(groups, return_inverse=True)
     order = rng.permutation(len(names))[of]
     return np.argsort(order, kind="stable")[:count]
 
 
-def compare(reference: Features, candidates: dict[str, Features], seed: int, repeats: int = REPEATS) -> Comparison:
+def compare(
+    reference: Features, candidates: dict[str, Features], seed: int, repeats: int = REPEATS
+) -> Comparison:
     """FID and KID of each candidate (`generated`, and where given `real` and `base`) against the reference.
 
-    Every candidate is cut to the smallest one's count. FID's value is that of all (a larger candidate: the mean over 20
-    random cuts); its interval is the spread over random halves of candidate and reference (delete-half jackknife; patients
-    stay whole), moved to the value, since FID of halves is larger. KID is unbiased: mean and deviation over the halves.
+    Every candidate is cut to the smallest one's count. FID's value is that of all (a larger candidate: the
+    mean over 20 random cuts); its interval is the spread over random halves of candidate and reference
+    (delete-half jackknife; patients stay whole), moved to the value, since FID of halves is larger. KID is
+    unbiased: mean and deviation over the halves.
     """
     samples = min(len(c) for c in candidates.values())
     half, half_reference = samples // 2, len(reference) // 2
@@ -151,15 +166,24 @@ def compare(reference: Features, candidates: dict[str, Features], seed: int, rep
         fid={name: _centred(value[name], fid[name], floor=0.0) for name in candidates},
         kid={name: _centred(float(kid[name].mean()), kid[name]) for name in candidates},
         kid_std={name: float(kid[name].std()) for name in candidates},
-        fid_difference=_centred(value["generated"] - value["base"], fid["generated"] - fid["base"]) if both else None,
-        kid_difference=_centred(float((kid["generated"] - kid["base"]).mean()), kid["generated"] - kid["base"]) if both else None,
+        fid_difference=_centred(value["generated"] - value["base"], fid["generated"] - fid["base"])
+        if both
+        else None,
+        kid_difference=_centred(
+            float((kid["generated"] - kid["base"]).mean()), kid["generated"] - kid["base"]
+        )
+        if both
+        else None,
         share_below=float((fid["generated"] < fid["base"]).mean()) if both else None,
     )
 
 
 def _at_count(reference: Features, candidate: Features, count: int, rng: np.random.Generator) -> float:
     cuts = 1 if len(candidate) == count else 20
-    found = [frechet_distance(candidate.values[draw(candidate.groups, count, rng)], reference.values) for _ in range(cuts)]
+    found = [
+        frechet_distance(candidate.values[draw(candidate.groups, count, rng)], reference.values)
+        for _ in range(cuts)
+    ]
     return float(np.mean(found))
 
 

@@ -29,9 +29,11 @@ class Similarity:
 
 
 def scales(size: int) -> tuple[float, ...]:
-    """The exponents for images of `size` pixels: all five where they fit, else the first ones, made to sum to 1 again.
+    """The exponents for images of `size` pixels: all five where they fit, else the first ones, made to sum to
+    1 again.
 
-    The published measure (Wang et al. 2003) halves the image four times and needs more than 160 px. Empty: too small.
+    The published measure (Wang et al. 2003) halves the image four times and needs more than 160 px. Empty:
+    too small.
     """
     for count in range(len(BETAS), 0, -1):
         # torchmetrics' own bound, which is a little stricter than that the window fits the smallest image.
@@ -41,8 +43,12 @@ def scales(size: int) -> tuple[float, ...]:
     return ()
 
 
-def pairs_of_equals(captions: list[str], groups: list[str], seed: int, limit: int = PAIRS) -> list[tuple[int, int]]:
-    """Up to `limit` random pairs of images with the same caption and different groups (patients), each pair once."""
+def pairs_of_equals(
+    captions: list[str], groups: list[str], seed: int, limit: int = PAIRS
+) -> list[tuple[int, int]]:
+    """Up to `limit` random pairs of images with the same caption and different groups (patients), each pair
+    once.
+    """
     rng = np.random.default_rng([seed, 23])
     members = defaultdict(list)
     for index, caption in enumerate(captions):
@@ -61,14 +67,20 @@ def pairs_of_equals(captions: list[str], groups: list[str], seed: int, limit: in
 
 
 def similarity(pixels: np.ndarray, captions: list[str], groups: list[str], seed: int) -> Similarity:
-    """MS-SSIM of images (N, H, W, C) uint8 that share a caption. Raises ValueError where no pair or no scale fits."""
+    """MS-SSIM of images (N, H, W, C) uint8 that share a caption. Raises ValueError where no pair or no scale
+    fits.
+    """
     if not scales(min(pixels.shape[1:3])):
-        raise ValueError(f"images of {pixels.shape[2]}x{pixels.shape[1]} px are smaller than SSIM's {WINDOW} px window")
+        raise ValueError(
+            f"images of {pixels.shape[2]}x{pixels.shape[1]} px are smaller than SSIM's {WINDOW} px window"
+        )
     pairs = pairs_of_equals(captions, groups, seed)
     if not pairs:
         raise ValueError("no two images share a prompt")
     found = of_pairs(pixels, pairs)
-    return Similarity(float(found.mean()), float(found.std()), len(pairs), len({captions[a] for a, _ in pairs}))
+    return Similarity(
+        float(found.mean()), float(found.std()), len(pairs), len({captions[a] for a, _ in pairs})
+    )
 
 
 def of_pairs(pixels: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Does the abnormality come out where it is asked for, and does the rest stay? Figures over pairs of images, before and after.
+"""Does the abnormality come out where it is asked for, and does the rest stay? Figures over pairs of images,
+before and after.
 
-The response of a classifier that learned from real images says whether the finding is there; SSIM (Wang et al. 2004, doi
-10.1109/TIP.2003.819861) outside of the finding's region says how much else has changed.
+The response of a classifier that learned from real images says whether the finding is there; SSIM (Wang et
+al. 2004, doi 10.1109/TIP.2003.819861) outside of the finding's region says how much else has changed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ SEEN = 0.1  # share of the masks that must cover a pixel to make it part of thei
 
 @dataclass(frozen=True)
 class Region:
-    """Where the finding may be: (H, W) bool for all images, or None: where each image changed most. `source` in words."""
+    """Where the finding may be: (H, W) bool for all images, or None: where each image changed most. `source`
+    in words.
+    """
 
     mask: np.ndarray | None
     source: str
@@ -50,7 +53,9 @@ CHANGED_MOST = Region(
 
 
 def masked_region(real: str, prompt: str, size: tuple[int, int]) -> Region | None:
-    """Where training images with this caption have the finding, by the masks in the shards; None where there are none."""
+    """Where training images with this caption have the finding, by the masks in the shards; None where there
+    are none.
+    """
     store = open_storage(real)
     if not store.exists("index.json") or "train" not in list_splits(real):
         return None
@@ -69,12 +74,18 @@ def changed_most(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def ssim_outside(before: np.ndarray, after: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Mean SSIM of each pair (N,) over the pixels whose window does not touch `region` (N, H, W); NaN where there is none.
+    """Mean SSIM of each pair (N,) over the pixels whose window does not touch `region` (N, H, W); NaN where
+    there is none.
 
     The images are (N, H, W, C) uint8, C 1 or 3.
     """
-    x, y = (torch.from_numpy(p.astype(np.float32)).permute(0, 3, 1, 2).expand(-1, 3, -1, -1) / 255 for p in (before, after))
-    _, full = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none", return_full_image=True)
+    x, y = (
+        torch.from_numpy(p.astype(np.float32)).permute(0, 3, 1, 2).expand(-1, 3, -1, -1) / 255
+        for p in (before, after)
+    )
+    _, full = structural_similarity_index_measure(
+        x, y, data_range=1.0, reduction="none", return_full_image=True
+    )
     window = np.ones((1, 2 * REACH + 1, 2 * REACH + 1), bool)
     outside = np.logical_not(binary_dilation(region, window))
     values = full.mean(1).double().numpy()
@@ -85,9 +96,14 @@ def ssim_outside(before: np.ndarray, after: np.ndarray, region: np.ndarray) -> n
 def measure(
     images: dict[str, np.ndarray], region: Region, classifier: Classifier | Missing, target: str | Missing
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """The figures, and the region of each image. `images`: `before`, `after` and for an edit `reconstruction`, (N, H, W, C)."""
+    """The figures, and the region of each image. `images`: `before`, `after` and for an edit
+    `reconstruction`, (N, H, W, C).
+    """
     where = region.of(images["before"], images["after"])
-    found: dict[str, Any] = {"pairs": len(where), "region": {"source": region.source, "share_of_image": float(where.mean())}}
+    found: dict[str, Any] = {
+        "pairs": len(where),
+        "region": {"source": region.source, "share_of_image": float(where.mean())},
+    }
     found["response"] = _response(images, classifier, target)
     for name, first, second in (
         ("ssim_outside", "before", "after"),
@@ -101,11 +117,19 @@ def measure(
 
 def _mean(values: np.ndarray):
     known = values[np.isfinite(values)]
-    return mean_t(known) if len(known) > 1 else Missing("fewer than two images have anything outside of the region")
+    return (
+        mean_t(known)
+        if len(known) > 1
+        else Missing("fewer than two images have anything outside of the region")
+    )
 
 
-def _response(images: dict[str, np.ndarray], classifier: Classifier | Missing, target: str | Missing) -> dict[str, Any]:
-    """For each set of images: the share that the classifier says shows `target`, its mean probability, and what was gained."""
+def _response(
+    images: dict[str, np.ndarray], classifier: Classifier | Missing, target: str | Missing
+) -> dict[str, Any]:
+    """For each set of images: the share that the classifier says shows `target`, its mean probability, and
+    what was gained.
+    """
     section: dict[str, Any] = {"target": None if isinstance(target, Missing) else str(target)}
     why = next((one for one in (classifier, target) if isinstance(one, Missing)), None)
     if why is not None or isinstance(classifier, Missing):
@@ -119,5 +143,9 @@ def _response(images: dict[str, np.ndarray], classifier: Classifier | Missing, t
         put(section[name], "shown", wilson(int((p.argmax(1) == index).sum()), len(p)))
         section[name]["probability"] = float(p[:, index].mean())
     gained = probabilities["after"][:, index] - probabilities["before"][:, index]
-    put(section, "gain", mean_t(gained) if len(gained) > 1 else Missing("an interval needs two images or more"))
+    put(
+        section,
+        "gain",
+        mean_t(gained) if len(gained) > 1 else Missing("an interval needs two images or more"),
+    )
     return section

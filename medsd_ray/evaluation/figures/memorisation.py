@@ -1,9 +1,10 @@
-"""Did the model copy its training images? Each generated image's nearest training neighbour, judged against real ones'.
+"""Did the model copy its training images? Each generated image's nearest training neighbour, judged against
+real ones'.
 
-A small distance alone says little: a bland image is near to many. So the measure is a ratio: the distance to the nearest
-training image over the mean distance to the next nearest ones (after Carlini et al. 2023, arXiv 2301.13188, sec. 4.2).
-An image like no training image in particular has a ratio near 1, a copy one near 0. Held-out real images of other patients
-show which ratios occur without any copying.
+A small distance alone says little: a bland image is near to many. So the measure is a ratio: the distance to
+the nearest training image over the mean distance to the next nearest ones (after Carlini et al. 2023, arXiv
+2301.13188, sec. 4.2). An image like no training image in particular has a ratio near 1, a copy one near 0.
+Held-out real images of other patients show which ratios occur without any copying.
 """
 
 from __future__ import annotations
@@ -54,10 +55,14 @@ class SpaceCheck:
 
 
 def neighbours(images: np.ndarray, train: np.ndarray, count: int = NEIGHBOURS) -> Neighbours:
-    """Nearest of `train` (M, D) for each of `images` (N, D), Euclidean. Raises ValueError for fewer than 10 in `train`."""
+    """Nearest of `train` (M, D) for each of `images` (N, D), Euclidean. Raises ValueError for fewer than 10
+    in `train`.
+    """
     if len(train) < MIN_TRAIN:
         raise ValueError(f"needs at least {MIN_TRAIN} training images, there are {len(train)}")
-    distances = np.concatenate([pairwise_distances(images[i : i + 64], train) for i in range(0, len(images), 64)])
+    distances = np.concatenate(
+        [pairwise_distances(images[i : i + 64], train) for i in range(0, len(images), 64)]
+    )
     order = np.sort(distances, axis=1)
     others = order[:, 1 : count + 1].mean(1)
     nearest = order[:, 0]
@@ -67,12 +72,14 @@ def neighbours(images: np.ndarray, train: np.ndarray, count: int = NEIGHBOURS) -
 def threshold(held_out_ratios: np.ndarray) -> float:
     """The ratio below which an image counts as a copy: rarer than any real image that was not trained on.
 
-    The lesser of the smallest held-out ratio and the point 6 standard deviations below the mean of the ratios' logarithms:
-    the first bounds false alarms where the distribution has a tail (at most 1 in n + 1 expected), the second where there
-    are few images. Raises ValueError below 10 held-out images.
+    The lesser of the smallest held-out ratio and the point 6 standard deviations below the mean of the
+    ratios' logarithms: the first bounds false alarms where the distribution has a tail (at most 1 in n + 1
+    expected), the second where there are few images. Raises ValueError below 10 held-out images.
     """
     if len(held_out_ratios) < MIN_HELD_OUT:
-        raise ValueError(f"needs at least {MIN_HELD_OUT} held-out images to calibrate, there are {len(held_out_ratios)}")
+        raise ValueError(
+            f"needs at least {MIN_HELD_OUT} held-out images to calibrate, there are {len(held_out_ratios)}"
+        )
     logs = np.log(np.maximum(held_out_ratios, 1e-6))
     return float(min(held_out_ratios.min(), np.exp(logs.mean() - DEVIATIONS * logs.std(ddof=1))))
 
@@ -84,7 +91,8 @@ def check(space: str, generated: np.ndarray, train: np.ndarray, held_out: np.nda
 
 
 def pixel_features(pixels: np.ndarray) -> np.ndarray:
-    """(N, H, W, C) uint8 -> (N, D) float64: brightness at no more than 64 px, so that fine noise and cost do not matter.
+    """(N, H, W, C) uint8 -> (N, D) float64: brightness at no more than 64 px, so that fine noise and cost do
+    not matter.
 
     Scaled so that the distance of two images is the root mean square of their difference, in [0, 1].
     """

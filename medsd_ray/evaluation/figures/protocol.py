@@ -59,12 +59,16 @@ class Given:
 
 
 def load(asked: Asked, loaded: dict[str, Extractor | Missing], clip: str | None) -> Given:
-    """Loads what the protocol needs and is given. Raises InputError for another name, and for what cannot be loaded."""
+    """Loads what the protocol needs and is given. Raises InputError for another name, and for what cannot be
+    loaded.
+    """
     protocol = PROTOCOLS.get(asked.name)
     if protocol is None:
         raise InputError(f"protocol {asked.name!r} is not known; choose {' or '.join(PROTOCOLS)}")
     extra: dict[str, Extractor | Missing] = {
-        "clip": encoders.clip_images(encoders.fetched(clip)) if clip else Missing("no CLIP ViT-B/32 was given (--clip)"),
+        "clip": encoders.clip_images(encoders.fetched(clip))
+        if clip
+        else Missing("no CLIP ViT-B/32 was given (--clip)"),
         "rad-dino": encoders.rad_dino(encoders.fetched(asked.rad_dino))
         if asked.rad_dino
         else Missing("no RadDINO was given (--rad-dino)"),
@@ -73,8 +77,12 @@ def load(asked: Asked, loaded: dict[str, Extractor | Missing], clip: str | None)
     return Given(
         protocol,
         {name: (loaded | extra)[name] for name in wanted},
-        str(encoders.fetched(asked.alignment)) if asked.alignment else Missing("no image-text encoder was given (--alignment)"),
-        encoders.siamese(encoders.fetched(asked.siamese)) if asked.siamese else Missing("no weight file was given (--siamese)"),
+        str(encoders.fetched(asked.alignment))
+        if asked.alignment
+        else Missing("no image-text encoder was given (--alignment)"),
+        encoders.siamese(encoders.fetched(asked.siamese))
+        if asked.siamese
+        else Missing("no weight file was given (--siamese)"),
         asked.reidentify,
     )
 
@@ -107,7 +115,9 @@ def _described(given: Given) -> dict[str, str]:
         found["siamese"] = given.siamese.description
     if not isinstance(given.alignment, Missing):
         weights = encoders.fingerprint(Path(given.alignment))[:12]
-        found["alignment"] = f"a model of CLIP's layout (weights {weights}); its cosines compare with no other encoder's"
+        found["alignment"] = (
+            f"a model of CLIP's layout (weights {weights}); its cosines compare with no other encoder's"
+        )
     return found
 
 
@@ -122,12 +132,18 @@ def first_of_each(captions: Sequence[str]) -> list[int]:
     return found
 
 
-def chosen(protocol: Protocol, real: ImageSet, generated: ImageSet, seed: int) -> tuple[ImageSet, ImageSet, list[str]]:
-    """The images that the distances compare, and in words where they are not those that the protocol asks for."""
+def chosen(
+    protocol: Protocol, real: ImageSet, generated: ImageSet, seed: int
+) -> tuple[ImageSet, ImageSet, list[str]]:
+    """The images that the distances compare, and in words where they are not those that the protocol asks
+    for.
+    """
     deviations = []
     generated = generated.take(first_of_each(generated.captions))
     if not any(generated.captions):
-        deviations.append("no prompts are known of the generated images: all of them count, and none has a finding")
+        deviations.append(
+            "no prompts are known of the generated images: all of them count, and none has a finding"
+        )
     if protocol.unique_real:
         real = real.take(first_of_each(real.captions))
         captions = {key(caption) for caption in real.captions}
@@ -137,7 +153,9 @@ def chosen(protocol: Protocol, real: ImageSet, generated: ImageSet, seed: int) -
             deviations.append(f"{left} images are left out: their prompts are no captions of held-out images")
             generated = generated.take(known)
         if len(generated) < len(real):
-            deviations.append(f"of {len(real)} unique held-out captions {len(generated)} have a generated image")
+            deviations.append(
+                f"of {len(real)} unique held-out captions {len(generated)} have a generated image"
+            )
     if protocol.images is not None:
         if min(len(real), len(generated)) < protocol.images:
             there = f"{len(real)} real and {len(generated)} generated"
@@ -148,7 +166,9 @@ def chosen(protocol: Protocol, real: ImageSet, generated: ImageSet, seed: int) -
 
 
 def by_finding(real: ImageSet, generated: ImageSet) -> list[tuple[str, list[int], list[int]]]:
-    """For each finding: the real images that have it, and the generated ones whose prompt is a caption of those."""
+    """For each finding: the real images that have it, and the generated ones whose prompt is a caption of
+    those.
+    """
     labels = [set((label or "").split(FINDINGS)) - {""} for label in real.labels]
     prompts = list(map(key, generated.captions))
     found = []
@@ -169,8 +189,9 @@ def square(pixels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Measured:
-    """Features (N, D) of the real and of the generated images by extractor, and the cosine of each generated image that has
-    a prompt, NaN of others."""
+    """Features (N, D) of the real and of the generated images by extractor, and the cosine of each generated
+    image that has a prompt, NaN of others.
+    """
 
     features: dict[str, tuple[np.ndarray, np.ndarray] | Missing]
     cosines: np.ndarray | Missing
@@ -212,7 +233,9 @@ def _rows(
         if name in protocol.prdc:
             four = _of(values, distances.prdc)
             for figure in ("precision", "recall", "density", "coverage"):
-                rows.append(row(figure, name, finding, four if isinstance(four, Missing) else four[figure], **counts))
+                rows.append(
+                    row(figure, name, finding, four if isinstance(four, Missing) else four[figure], **counts)
+                )
     if protocol.alignment:
         agreement: Any = measured.cosines
         if not isinstance(agreement, Missing):
@@ -223,7 +246,9 @@ def _rows(
     return rows
 
 
-def _of(values: tuple[np.ndarray, np.ndarray] | Missing, figure: Callable[[np.ndarray, np.ndarray], Any]) -> Any:
+def _of(
+    values: tuple[np.ndarray, np.ndarray] | Missing, figure: Callable[[np.ndarray, np.ndarray], Any]
+) -> Any:
     if isinstance(values, Missing):
         return values
     try:
@@ -241,17 +266,23 @@ def _kid(real: np.ndarray, generated: np.ndarray) -> float:
 
 
 def _ms_ssim(asks: Similarity, generated: ImageSet, deviations: list[str]) -> dict[str, Any]:
-    """The mean over all pairs of the first `images` images of each of the first `prompts` prompts that have so many."""
+    """The mean over all pairs of the first `images` images of each of the first `prompts` prompts that have
+    so many.
+    """
     members: dict[str, list[int]] = {}
     for index, prompt in enumerate(map(key, generated.captions)):
         if prompt:
             members.setdefault(prompt, []).append(index)
     full = [some[: asks.images] for some in members.values() if len(some) >= asks.images][: asks.prompts]
     if len(full) < asks.prompts:
-        deviations.append(f"MS-SSIM is to be over {asks.prompts} prompts of {asks.images} images each; {len(full)} have so many")
+        deviations.append(
+            f"MS-SSIM is to be over {asks.prompts} prompts of {asks.images} images each; {len(full)} have so many"
+        )
     scales = len(diversity.scales(min(generated.pixels.shape[1:3])))
     if scales < len(diversity.BETAS):
-        deviations.append(f"MS-SSIM has {scales} of {len(diversity.BETAS)} scales, as the images are too small for all")
+        deviations.append(
+            f"MS-SSIM has {scales} of {len(diversity.BETAS)} scales, as the images are too small for all"
+        )
     pairs = [pair for some in full for pair in combinations(some, 2)]
     value: Any = Missing(f"no prompt has {asks.images} images, or they are too small")
     if pairs and scales:

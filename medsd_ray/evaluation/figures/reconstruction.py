@@ -1,7 +1,9 @@
-"""How well a VAE carries images: x against its reconstruction D(E(x)) from the posterior's mean, image by image.
+"""How well a VAE carries images: x against its reconstruction D(E(x)) from the posterior's mean, image by
+image.
 
-PSNR, SSIM (Wang et al. 2004, doi 10.1109/TIP.2003.819861) and, where AlexNet's weights are given, LPIPS (Zhang et al.
-2018, arXiv 1801.03924, eq. 1): what a VAE loses here, no U-Net trained on its latents can bring back.
+PSNR, SSIM (Wang et al. 2004, doi 10.1109/TIP.2003.819861) and, where AlexNet's weights are given, LPIPS
+(Zhang et al. 2018, arXiv 1801.03924, eq. 1): what a VAE loses here, no U-Net trained on its latents can bring
+back.
 """
 
 from __future__ import annotations
@@ -48,14 +50,18 @@ def load_vae(model: str) -> Vae:
 
 
 def load_lpips(path: Path) -> Lpips:
-    """LPIPS over AlexNet from torchvision's weight file; its linear layers come with torchmetrics. Raises InputError."""
+    """LPIPS over AlexNet from torchvision's weight file; its linear layers come with torchmetrics. Raises
+    InputError.
+    """
     from torchmetrics.functional.image.lpips import _LPIPS
 
     state = as_state(read_weights(path), path)
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True)
     known = dict(network.net.named_parameters())  # slice2.3.weight, where torchvision says features.3.weight
     wanted = {name: f"features.{name.partition('.')[2]}" for name in known}
-    check_shapes(state, {wanted[name]: tuple(p.shape) for name, p in known.items()}, path, "torchvision's AlexNet")
+    check_shapes(
+        state, {wanted[name]: tuple(p.shape) for name, p in known.items()}, path, "torchvision's AlexNet"
+    )
     network.net.load_state_dict({name: state[wanted[name]] for name in known})
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return Lpips(f"LPIPS over AlexNet (weights sha256 {sha256[:12]})", network.to(device()).eval())
@@ -72,7 +78,11 @@ def vae_section(vae: Vae | Missing, lpips: Lpips | Missing, pixels: np.ndarray) 
     factor = 2 ** (len(vae.module.config["block_out_channels"]) - 1)
     if any(size % factor for size in pixels.shape[1:3]):
         for name in FIGURES:
-            put(section, name, Missing(f"images of {pixels.shape[2]}x{pixels.shape[1]} do not divide by the VAE's {factor}"))
+            put(
+                section,
+                name,
+                Missing(f"images of {pixels.shape[2]}x{pixels.shape[1]} do not divide by the VAE's {factor}"),
+            )
         return section
     section["images"] = len(pixels)
     found = _measure(vae.module.to(device()), lpips, pixels)
@@ -91,7 +101,13 @@ def _measure(module: Any, lpips: Lpips | Missing, pixels: np.ndarray) -> dict[st
     """Each figure of each image, (N,) float64 on the CPU."""
     parts: dict[str, list[Tensor]] = {name: [] for name in FIGURES}
     for start in range(0, len(pixels), BATCH):
-        x = torch.from_numpy(pixels[start : start + BATCH]).to(device()).permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1)
+        x = (
+            torch.from_numpy(pixels[start : start + BATCH])
+            .to(device())
+            .permute(0, 3, 1, 2)
+            .float()
+            .expand(-1, 3, -1, -1)
+        )
         x = x / 127.5 - 1
         again = module.decode(module.encode(x).latent_dist.mean).sample.clamp(-1, 1)
         parts["psnr"].append(psnr(again, x))

@@ -1,4 +1,6 @@
-"""Do the images of a training prompt give away its training image? Every seed's image against it, by three distances."""
+"""Do the images of a training prompt give away its training image? Every seed's image against it, by three
+distances.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ FIGURES = {  # name -> the features it is of, and how the nearest of a prompt's 
 
 
 def pixel_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Root mean square difference of two uint8 images in levels (0 to 255), as floats: uint8 itself would wrap around."""
+    """Root mean square difference of two uint8 images in levels (0 to 255), as floats: uint8 itself would
+    wrap around.
+    """
     return float(np.sqrt(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)))
 
 
@@ -32,10 +36,11 @@ def reidentify(
     asks: Reidentification, siamese: Siamese | Missing, latent: Extractor | Missing, train: ImageSet | None,
     seeds: ImageSet | Missing, deviations: list[str],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Of each training prompt's images, every seed's: how near the nearest one and the mean one come to the training image.
+    """Of each training prompt's images, every seed's: how near the nearest one and the mean one come to the
+    training image.
 
-    The score is the siamese network's, that both are of one patient; distances are root mean squares. Each figure is the
-    mean over prompts. `deviations` gets what is short.
+    The score is the siamese network's, that both are of one patient; distances are root mean squares. Each
+    figure is the mean over prompts. `deviations` gets what is short.
     """
     groups: list[Group] = []
     if isinstance(seeds, Missing):
@@ -59,15 +64,25 @@ def reidentify(
 
 
 def _values(
-    name: str, siamese: Siamese | Missing, latent: Extractor | Missing, train: ImageSet, seeds: ImageSet, groups: list[Group]
+    name: str,
+    siamese: Siamese | Missing,
+    latent: Extractor | Missing,
+    train: ImageSet,
+    seeds: ImageSet,
+    groups: list[Group],
 ) -> list[np.ndarray] | Missing:
     """For each prompt, one figure of each of its images."""
     if name == "pixel_distance":
-        return [np.array([pixel_distance(train.pixels[real], seeds.pixels[i]) for i in made]) for real, made in groups]
+        return [
+            np.array([pixel_distance(train.pixels[real], seeds.pixels[i]) for i in made])
+            for real, made in groups
+        ]
     network: Any = siamese if name == "reidentification_score" else latent
     if isinstance(network, Missing):
         return network
-    pair: Any = (network.features, network.scores) if isinstance(network, Siamese) else (network, _root_mean_square)
+    pair: Any = (
+        (network.features, network.scores) if isinstance(network, Siamese) else (network, _root_mean_square)
+    )
     extract, compare = pair
     real = extract(train.pixels[[one for one, _ in groups]])
     return [compare(real[place][None], extract(seeds.pixels[made])) for place, (_, made) in enumerate(groups)]
@@ -78,7 +93,9 @@ def _root_mean_square(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _groups(asks: Reidentification, train: ImageSet, seeds: ImageSet, deviations: list[str]) -> list[Group]:
-    """(training image, its prompt's generated images) of each prompt: the first training image with that caption."""
+    """(training image, its prompt's generated images) of each prompt: the first training image with that
+    caption.
+    """
     first = {key(train.captions[i]): i for i in reversed(range(len(train))) if train.captions[i]}
     made: dict[str, list[int]] = {}
     for index, prompt in enumerate(map(key, seeds.captions)):

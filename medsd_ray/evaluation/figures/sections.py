@@ -39,14 +39,24 @@ class Sets:
 
 def count_section(sets: Sets) -> dict:
     """Images of each set; patients and captions of the real ones."""
-    counts: dict[str, Any] = {"generated": len(sets.generated), "prompts": len(set(sets.generated.captions) - {""})}
+    counts: dict[str, Any] = {
+        "generated": len(sets.generated),
+        "prompts": len(set(sets.generated.captions) - {""}),
+    }
     put(counts, "base", len(sets.base) if sets.base else NO_BASE)
     put(counts, "real_train", len(sets.train) if sets.train else NO_TRAIN)
-    put(counts, "real_validation", len(sets.validation) if sets.validation else Missing("there is no validation split"))
+    put(
+        counts,
+        "real_validation",
+        len(sets.validation) if sets.validation else Missing("there is no validation split"),
+    )
     counts["real_held_out"] = len(sets.held_out)
     # Keys tell an image that is in two sets (validation can also be held out) from two images.
     real = {
-        key: group for s in (sets.train, sets.validation, sets.held_out) if s for key, group in zip(s.keys, s.groups, strict=True)
+        key: group
+        for s in (sets.train, sets.validation, sets.held_out)
+        if s
+        for key, group in zip(s.keys, s.groups, strict=True)
     }
     captions = {c for s in (sets.train, sets.validation, sets.held_out) if s for c in s.captions} - {""}
     counts["real"], counts["patients"] = len(real), len(set(real.values()))
@@ -59,7 +69,11 @@ def classifier_section(trained: classifying.Classifier | Missing, sets: Sets, la
     figures = ("real_heldout_accuracy", "real_heldout_auroc", "generated_accuracy", "base_accuracy")
     if isinstance(trained, Missing) or sets.train is None:
         for name in figures:
-            put(section, name, Missing(f"no classifier: {trained if isinstance(trained, Missing) else NO_TRAIN}"))
+            put(
+                section,
+                name,
+                Missing(f"no classifier: {trained if isinstance(trained, Missing) else NO_TRAIN}"),
+            )
         return section
     section |= {
         "network": trained.name, "input_size": trained.size, "classes": trained.classes, "epochs": trained.epochs,
@@ -88,7 +102,11 @@ def classifier_section(trained: classifying.Classifier | Missing, sets: Sets, la
             put(section, f"{name}_accuracy", Missing(str(error)))
             continue
         put(section, f"{name}_accuracy", wilson(answer.right, answer.count))
-        section |= {f"{name}_count": answer.count, f"{name}_unknown": answer.unknown, f"{name}_by_class": _lists(answer.by_class)}
+        section |= {
+            f"{name}_count": answer.count,
+            f"{name}_unknown": answer.unknown,
+            f"{name}_by_class": _lists(answer.by_class),
+        }
     return section
 
 
@@ -98,9 +116,15 @@ def _lists(by_class: dict[str, tuple[int, int]]) -> dict[str, list[int]]:
 
 
 def insertion_section(classifier: dict) -> dict:
-    """The same answers as the paper's headline: does an image show what its prompt says, before and after adaptation?"""
+    """The same answers as the paper's headline: does an image show what its prompt says, before and after
+    adaptation?
+    """
     section: dict[str, Any] = {}
-    for name, source in (("accuracy", "generated"), ("base_accuracy", "base"), ("detector_accuracy", "real_heldout")):
+    for name, source in (
+        ("accuracy", "generated"),
+        ("base_accuracy", "base"),
+        ("detector_accuracy", "real_heldout"),
+    ):
         for suffix in ("", "_interval", "_reason"):
             if f"{source}_accuracy{suffix}" in classifier:
                 section[f"{name}{suffix}"] = classifier[f"{source}_accuracy{suffix}"]
@@ -110,8 +134,13 @@ def insertion_section(classifier: dict) -> dict:
 def distance_sections(
     loaded: dict[str, features.Extractor | Missing], sets: Sets, seed: int, say: Callable[[str], None]
 ) -> dict[str, dict]:
-    """`fid`, `kid` and `prdc`, each with the main extractor's figures on top and every extractor's in `by_extractor`."""
-    each = {name: _distances(loaded[name], sets, seed, partial(say, f"evaluate: features of {name}")) for name in ORDER}
+    """`fid`, `kid` and `prdc`, each with the main extractor's figures on top and every extractor's in
+    `by_extractor`.
+    """
+    each = {
+        name: _distances(loaded[name], sets, seed, partial(say, f"evaluate: features of {name}"))
+        for name in ORDER
+    }
     usable = [name for name in ORDER if each[name]["fid"]["generated"] is not None]
     main = usable[0] if usable else None
     sections = {}
@@ -127,7 +156,9 @@ def distance_sections(
     return sections
 
 
-def _distances(extractor: features.Extractor | Missing, sets: Sets, seed: int, announce: Callable[[], None]) -> dict[str, dict]:
+def _distances(
+    extractor: features.Extractor | Missing, sets: Sets, seed: int, announce: Callable[[], None]
+) -> dict[str, dict]:
     """`fid`, `kid` and `prdc` of one extractor."""
     if isinstance(extractor, Missing):
         return _not_measured(extractor)
@@ -138,7 +169,11 @@ def _distances(extractor: features.Extractor | Missing, sets: Sets, seed: int, a
         found = distances.compare(reference, values, seed)
     except ValueError as error:
         return _not_measured(Missing(str(error)))
-    about = {"dimensions": extractor.dimensions, "description": extractor.description, "samples": found.samples}
+    about = {
+        "dimensions": extractor.dimensions,
+        "description": extractor.description,
+        "samples": found.samples,
+    }
     about |= {"reference_samples": found.reference, "repeats": found.repeats}
     fid, kid, prdc = ({} | about for _ in range(3))
     for name, absent in (("generated", NO_TRAIN), ("real", NO_TRAIN), ("base", NO_BASE)):
@@ -182,18 +217,24 @@ def _features(extractor: features.Extractor, sets: Sets, seed: int) -> dict[str,
         chosen["real"] = train
     if sets.base is not None:
         chosen["base"] = sets.base
-    return {name: distances.Features(extractor(images.pixels), images.groups) for name, images in chosen.items()}
+    return {
+        name: distances.Features(extractor(images.pixels), images.groups) for name, images in chosen.items()
+    }
 
 
 def _prdc(real: np.ndarray, fake: distances.Features, count: int, seed: int) -> dict | Missing:
     try:
-        return distances.prdc(real, fake.values[distances.draw(fake.groups, count, np.random.default_rng([seed, 37]))])
+        return distances.prdc(
+            real, fake.values[distances.draw(fake.groups, count, np.random.default_rng([seed, 37]))]
+        )
     except ValueError as error:
         return Missing(str(error))
 
 
 def diversity_section(sets: Sets, seed: int) -> dict:
-    """MS-SSIM between images of one prompt (generated, base) and of one caption (real held-out, different patients)."""
+    """MS-SSIM between images of one prompt (generated, base) and of one caption (real held-out, different
+    patients).
+    """
     betas = diversity.scales(min(sets.generated.pixels.shape[1:3]))
     section: dict[str, Any] = {
         "scales": len(betas),
@@ -209,7 +250,12 @@ def diversity_section(sets: Sets, seed: int) -> dict:
         except ValueError as error:
             put(section, name, Missing(str(error)))
             continue
-        section |= {name: found.mean, f"{name}_std": found.std, f"{name}_pairs": found.pairs, f"{name}_prompts": found.prompts}
+        section |= {
+            name: found.mean,
+            f"{name}_std": found.std,
+            f"{name}_pairs": found.pairs,
+            f"{name}_prompts": found.prompts,
+        }
     return section
 
 
@@ -232,7 +278,9 @@ def clip_section(folder: str | None, sets: Sets) -> dict:
 def memorisation_section(
     loaded: dict[str, features.Extractor | Missing], sets: Sets
 ) -> tuple[dict, dict[str, memorisation.SpaceCheck]]:
-    """Near-copies of training images, by brightness and in the main extractor's features. `passed` is null where unknown."""
+    """Near-copies of training images, by brightness and in the main extractor's features. `passed` is null
+    where unknown.
+    """
     section: dict[str, Any] = {"flagged": [], "spaces": {}}
     if sets.train is None:
         put(section, "passed", NO_TRAIN)
@@ -245,7 +293,10 @@ def memorisation_section(
     for name, extract in list(spaces.items())[:2]:
         try:
             checks[name] = memorisation.check(
-                name, extract(sets.generated.pixels), extract(sets.train.pixels), extract(sets.held_out.pixels)
+                name,
+                extract(sets.generated.pixels),
+                extract(sets.train.pixels),
+                extract(sets.held_out.pixels),
             )
         except ValueError as error:
             put(section, "passed", Missing(str(error)))
@@ -276,7 +327,9 @@ def memorisation_section(
 def train_section(record: RunRecord) -> dict:
     """Speed and memory as the run recorded them."""
     section: dict[str, Any] = {}
-    missing = Missing("no training run was given (--run)" if record.url is None else "the run's result.json does not say")
+    missing = Missing(
+        "no training run was given (--run)" if record.url is None else "the run's result.json does not say"
+    )
     for name in ("images_per_second", "optimizer_bytes_per_worker", "world_size", "zero_stage"):
         put(section, name, missing if record.result.get(name) is None else record.result[name])
     return section

@@ -1,7 +1,7 @@
 """A DenseNet that learns the labels of the real training images, then judges held-out and generated ones.
 
-Its features (the last layer before the decision) also serve FID and the memorisation check. The network is made small for
-images up to 128 px so that two CPU cores train it in about a minute.
+Its features (the last layer before the decision) also serve FID and the memorisation check. The network is
+made small for images up to 128 px so that two CPU cores train it in about a minute.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ class Classifier:
         self.network.eval()
         with torch.inference_mode():
             parts = [
-                forward(_three(_input(pixels[i : i + 64], self.size, self.mean, self.std))).double().cpu().numpy()
+                forward(_three(_input(pixels[i : i + 64], self.size, self.mean, self.std)))
+                .double()
+                .cpu()
+                .numpy()
                 for i in range(0, len(pixels), 64)
             ]
         return np.concatenate(parts)
@@ -100,12 +103,15 @@ def usable_classes(labels: list[str | None]) -> list[str]:
     return sorted(label for label, count in counts.items() if count >= MIN_PER_CLASS)
 
 
-def train_classifier(train: ImageSet, validation: ImageSet | None, seed: int, say: Callable[[str], None] = print) -> Classifier:
-    """Trains on the labelled images of `train` and keeps the epoch with the lowest validation loss (the last without one).
+def train_classifier(
+    train: ImageSet, validation: ImageSet | None, seed: int, say: Callable[[str], None] = print
+) -> Classifier:
+    """Trains on the labelled images of `train` and keeps the epoch with the lowest validation loss (the last
+    without one).
 
-    Loss: cross-entropy with each class weighted by the inverse of its share. Augmentation: shifts and exposure; never a
-    mirror image, as left and right mean something in the body. The same seed gives the same network on one machine.
-    Raises ValueError where the labels name fewer than two usable classes.
+    Loss: cross-entropy with each class weighted by the inverse of its share. Augmentation: shifts and
+    exposure; never a mirror image, as left and right mean something in the body. The same seed gives the same
+    network on one machine. Raises ValueError where the labels name fewer than two usable classes.
     """
     classes = usable_classes(train.labels)
     if len(classes) < 2:
@@ -126,7 +132,9 @@ def train_classifier(train: ImageSet, validation: ImageSet | None, seed: int, sa
         best_epoch, loss = _fit(network, images, y, held_images, held[1], epochs, say)
     network.eval()
     name = "DenseNet-121" if large else "small DenseNet (3 blocks of 4 layers, growth 12)"
-    return Classifier(network, name, classes, size, mean, std, epochs, best_epoch, loss, time.monotonic() - started)
+    return Classifier(
+        network, name, classes, size, mean, std, epochs, best_epoch, loss, time.monotonic() - started
+    )
 
 
 def _labelled(images: ImageSet, classes: list[str]) -> tuple[np.ndarray, Tensor]:
@@ -136,7 +144,13 @@ def _labelled(images: ImageSet, classes: list[str]) -> tuple[np.ndarray, Tensor]
 
 
 def _fit(
-    network: nn.Module, x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, epochs: int, say: Callable[[str], None]
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    held_x: Tensor,
+    held_y: Tensor,
+    epochs: int,
+    say: Callable[[str], None],
 ) -> tuple[int, float | None]:
     """Trains in place and loads the best epoch's weights; (best epoch from 1, its validation loss or None)."""
     weights = (len(y) / (y.bincount() * len(y.bincount()))).float().to(device())
@@ -178,7 +192,9 @@ def _loss(network: nn.Module, x: Tensor, y: Tensor, weights: Tensor) -> float:
 
 
 def _augment(x: Tensor) -> Tensor:
-    """Each image shifted by up to 6% each way (the border repeated) and its contrast and brightness changed by up to 10%."""
+    """Each image shifted by up to 6% each way (the border repeated) and its contrast and brightness changed
+    by up to 10%.
+    """
     count, _, height, width = x.shape
     reach = max(1, round(0.06 * width))
     padded = functional.pad(x, (reach,) * 4, mode="replicate")

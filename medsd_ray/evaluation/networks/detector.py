@@ -1,4 +1,6 @@
-"""A classifier that is trained once and judges many models' images: saved as safetensors and JSON, never as pickle."""
+"""A classifier that is trained once and judges many models' images: saved as safetensors and JSON, never as
+pickle.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +29,32 @@ def train_once(shards: str, label: str, seed: int, store: Storage, say: Callable
         return
     real = read_real(shards, label)
     if "train" not in real:
-        raise InputError(f"{shards}: no training split with images, which the detector learns from; prepare with one")
+        raise InputError(
+            f"{shards}: no training split with images, which the detector learns from; prepare with one"
+        )
     try:
         classifier = train_classifier(real["train"], real.get("validation"), seed, say)
     except ValueError as error:
-        raise InputError(f"{shards}: no detector of {label!r}: {error}; set evaluation.label to a field of the labels") from error
+        raise InputError(
+            f"{shards}: no detector of {label!r}: {error}; set evaluation.label to a field of the labels"
+        ) from error
     write(classifier, store)
 
 
 def write(classifier: Classifier, store: Storage) -> None:
-    about: dict[str, Any] = {f.name: getattr(classifier, f.name) for f in fields(classifier) if f.name != "network"}
+    about: dict[str, Any] = {
+        f.name: getattr(classifier, f.name) for f in fields(classifier) if f.name != "network"
+    }
     about["large"] = classifier.dimensions != DenseNet(**SMALL).classifier.in_features
-    store.write(WEIGHTS, save({name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}))
+    store.write(
+        WEIGHTS,
+        save({name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}),
+    )
     store.write_json(ABOUT, about)
     contents = {name: store.read(name) for name in (WEIGHTS, ABOUT)}
-    store.mark_complete({n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in contents.items()})
+    store.mark_complete(
+        {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in contents.items()}
+    )
 
 
 def read(store: Storage) -> Classifier:

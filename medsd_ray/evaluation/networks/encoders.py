@@ -1,4 +1,6 @@
-"""Extractors that named protocols ask for besides Inception and torchxrayvision, from folders or files, on disk or S3."""
+"""Extractors that named protocols ask for besides Inception and torchxrayvision, from folders or files, on
+disk or S3.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,15 @@ from torch.nn import functional
 
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.networks.classifier import device
-from medsd_ray.evaluation.networks.features import Extractor, as_state, check_shapes, load_clip, load_encoder, read_weights, rgb
+from medsd_ray.evaluation.networks.features import (
+    Extractor,
+    as_state,
+    check_shapes,
+    load_clip,
+    load_encoder,
+    read_weights,
+    rgb,
+)
 from medsd_ray.models.resolve import ENCODER_FILES, cached
 from medsd_ray.storage import open_storage
 
@@ -28,7 +38,9 @@ BENCHMARK_SIZE = 299  # px, to which CheXGenBench's own code brings every image 
 
 
 def fetched(address: str | os.PathLike) -> Path:
-    """A local path of a weight file or folder, downloaded where it is on S3. Raises InputError where there is none."""
+    """A local path of a weight file or folder, downloaded where it is on S3. Raises InputError where there is
+    none.
+    """
     address = os.fspath(address)
     if "://" not in address:
         return Path(address).expanduser()
@@ -37,7 +49,9 @@ def fetched(address: str | os.PathLike) -> Path:
         return cached(store, re.compile(re.escape(name))) / name
     store = open_storage(address)
     if not any(ENCODER_FILES.fullmatch(key) for key in store.list()):
-        raise InputError(f"{address}: no weights here; give the address of a weight file or of a model's folder")
+        raise InputError(
+            f"{address}: no weights here; give the address of a weight file or of a model's folder"
+        )
     return cached(store, ENCODER_FILES)
 
 
@@ -60,19 +74,33 @@ def clip_images(path: Path) -> Extractor:
         return model.get_image_features(**values).pooler_output
 
     dimensions = int(model.config.projection_dim)
-    published = (vision.patch_size, vision.hidden_size, vision.num_hidden_layers, dimensions) == (32, 768, 12, 512)
+    published = (vision.patch_size, vision.hidden_size, vision.num_hidden_layers, dimensions) == (
+        32,
+        768,
+        12,
+        512,
+    )
     words = "CLIP ViT-B/32" if published else "NOT CLIP ViT-B/32, so not comparable with papers: a CLIP model"
-    return Extractor("clip", dimensions, f"{words}, projected image features (weights {fingerprint(path)[:12]})", _batches(batch))
+    return Extractor(
+        "clip",
+        dimensions,
+        f"{words}, projected image features (weights {fingerprint(path)[:12]})",
+        _batches(batch),
+    )
 
 
 def rad_dino(path: Path) -> Extractor:
-    """The pooled output of RadDINO (Pérez-García et al. 2024, arXiv 2401.10815), a DINOv2 for chest X-rays; 768 features.
+    """The pooled output of RadDINO (Pérez-García et al. 2024, arXiv 2401.10815), a DINOv2 for chest X-rays;
+    768 features.
 
-    Images are first brought to 299 px, as CheXGenBench's own code does, then to what the model's processor says.
+    Images are first brought to 299 px, as CheXGenBench's own code does, then to what the model's processor
+    says.
     """
     from transformers import AutoImageProcessor, Dinov2Model
 
-    model, processor = load_encoder(path, Dinov2Model, AutoImageProcessor, owner="RadDINO", what="a DINOv2 model")
+    model, processor = load_encoder(
+        path, Dinov2Model, AutoImageProcessor, owner="RadDINO", what="a DINOv2 model"
+    )
 
     def batch(images: list[np.ndarray]) -> Tensor:
         size = (BENCHMARK_SIZE, BENCHMARK_SIZE)
@@ -86,7 +114,9 @@ def rad_dino(path: Path) -> Extractor:
 def _batches(batch: Callable[[list[np.ndarray]], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
     def extract(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            parts = [batch(rgb(pixels[i : i + BATCH])).double().cpu().numpy() for i in range(0, len(pixels), BATCH)]
+            parts = [
+                batch(rgb(pixels[i : i + BATCH])).double().cpu().numpy() for i in range(0, len(pixels), BATCH)
+            ]
         return np.concatenate(parts)
 
     return extract
@@ -124,7 +154,14 @@ class Siamese:
         parts = []
         with torch.inference_mode():
             for i in range(0, len(pixels), BATCH):
-                x = torch.from_numpy(pixels[i : i + BATCH]).to(device()).permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1) / 255
+                x = (
+                    torch.from_numpy(pixels[i : i + BATCH])
+                    .to(device())
+                    .permute(0, 3, 1, 2)
+                    .float()
+                    .expand(-1, 3, -1, -1)
+                    / 255
+                )
                 x = functional.interpolate(x, size=(224, 224), mode="bilinear", antialias=True)
                 parts.append(self.network.features(x))
         return torch.cat(parts)
@@ -137,7 +174,9 @@ class Siamese:
 def siamese(path: Path) -> Siamese:
     """Raises InputError where the file does not hold this network's weights."""
     state = as_state(read_weights(path), path)
-    check_shapes(state, {"model.fc.weight": (128, 2048), "fc_end.weight": (1, 128)}, path, "a siamese ResNet-50")
+    check_shapes(
+        state, {"model.fc.weight": (128, 2048), "fc_end.weight": (1, 128)}, path, "a siamese ResNet-50"
+    )
     network = SiameseNetwork()
     try:
         network.load_state_dict(state)

@@ -1,7 +1,8 @@
-"""Networks that turn images into the features which FID and its kin compare. A new one is a function and a registry entry.
+"""Networks that turn images into the features which FID and its kin compare. A new one is a function and a
+registry entry.
 
-All read uint8 images (N, H, W, C), C 1 or 3, and give (N, D) float64. Weights come from files named by the user, never
-from the network, and are read as plain tensors: no code in a weight file runs.
+All read uint8 images (N, H, W, C), C 1 or 3, and give (N, D) float64. Weights come from files named by the
+user, never from the network, and are read as plain tensors: no code in a weight file runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from torch.nn import functional
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.networks.classifier import Classifier, device
 
-INCEPTION_SHA256 = "6726825d"  # the published file names itself by it: weights-inception-2015-12-05-6726825d.pth
+INCEPTION_SHA256 = (
+    "6726825d"  # the published file names itself by it: weights-inception-2015-12-05-6726825d.pth
+)
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,16 @@ def inception(path: Path) -> Extractor:
     network = network.to(device())
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     known = sha256.startswith(INCEPTION_SHA256)
-    words = "the published weights" if known else f"NOT the published weights (sha256 {sha256[:12]}): not comparable with papers"
+    words = (
+        "the published weights"
+        if known
+        else f"NOT the published weights (sha256 {sha256[:12]}): not comparable with papers"
+    )
     return Extractor(
-        "inception", 2048, f"Inception-v3, pool features, {words}", lambda pixels: _run(network, pixels, lambda x: x.byte())
+        "inception",
+        2048,
+        f"Inception-v3, pool features, {words}",
+        lambda pixels: _run(network, pixels, lambda x: x.byte()),
     )
 
 
@@ -79,31 +89,46 @@ def xrv(path: Path) -> Extractor:
         raise InputError(f"{path}: not a torchxrayvision DenseNet-121 ({_first_line(error)})") from error
     network = network.to(device()).eval()
 
-    def prepare(x: Tensor) -> Tensor:  # one channel at 224 px in [-1024, 1024], as torchxrayvision's normalize gives
-        grey = functional.interpolate(x.mean(1, keepdim=True), size=(224, 224), mode="bilinear", antialias=True)
+    def prepare(
+        x: Tensor,
+    ) -> Tensor:  # one channel at 224 px in [-1024, 1024], as torchxrayvision's normalize gives
+        grey = functional.interpolate(
+            x.mean(1, keepdim=True), size=(224, 224), mode="bilinear", antialias=True
+        )
         return grey / 255 * 2048 - 1024
 
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     description = f"torchxrayvision DenseNet-121 trained on chest X-rays (weights sha256 {sha256[:12]})"
-    return Extractor("xrv", 1024, description, lambda pixels: _run(network, pixels, prepare, network.features2))
+    return Extractor(
+        "xrv", 1024, description, lambda pixels: _run(network, pixels, prepare, network.features2)
+    )
 
 
 EXTRACTORS: dict[str, Callable[[Path], Extractor]] = {"inception": inception, "xrv": xrv}
 
 
-def _run(network: nn.Module, pixels: np.ndarray, prepare: Callable[[Tensor], Tensor], forward=None) -> np.ndarray:
+def _run(
+    network: nn.Module, pixels: np.ndarray, prepare: Callable[[Tensor], Tensor], forward=None
+) -> np.ndarray:
     forward = forward or network
     parts = []
     with torch.inference_mode():
         for start in range(0, len(pixels), 16):
-            x = torch.from_numpy(pixels[start : start + 16]).to(device()).permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1)
+            x = (
+                torch.from_numpy(pixels[start : start + 16])
+                .to(device())
+                .permute(0, 3, 1, 2)
+                .float()
+                .expand(-1, 3, -1, -1)
+            )
             parts.append(forward(prepare(x)).double().cpu().numpy())
     return np.concatenate(parts)
 
 
 def read_weights(path: Path):
-    """Tensors of a .safetensors or torch file. Whole-module files, as torchxrayvision publishes, are read with an allow-list:
-    of their classes only the layers that a DenseNet is made of may be built."""
+    """Tensors of a .safetensors or torch file. Whole-module files, as torchxrayvision publishes, are read
+    with an allow-list: of their classes only the layers that a DenseNet is made of may be built.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such weight file; give the path of one on this machine")
     try:
@@ -114,7 +139,9 @@ def read_weights(path: Path):
         with torch.serialization.safe_globals(_densenet_classes()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpicklers fail in many ways; each means that the file is not plain weights
-        raise InputError(f"{path}: not a weight file that can be read safely ({_first_line(error)})") from error
+        raise InputError(
+            f"{path}: not a weight file that can be read safely ({_first_line(error)})"
+        ) from error
 
 
 def _densenet_classes() -> list:
@@ -151,26 +178,35 @@ def load_clip(folder: str | Path) -> tuple[Any, Any]:
 
 
 def load_encoder(folder: str | Path, kind: Any, processors: Any, *, owner: str, what: str) -> tuple[Any, Any]:
-    """A model of transformers' class `kind` and its processor, on the device. Raises InputError where `folder` is not one with
-    safetensors weights, or is not there."""
+    """A model of transformers' class `kind` and its processor, on the device. Raises InputError where
+    `folder` is not one with safetensors weights, or is not there.
+    """
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder; give that of {owner}")
     try:
         model = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         processor = processors.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: not {what} with safetensors weights and a processor ({_first_line(error)})") from error
+        raise InputError(
+            f"{folder}: not {what} with safetensors weights and a processor ({_first_line(error)})"
+        ) from error
     return model.to(device()), processor
 
 
 def cosines(folder: str | Path, pixels: np.ndarray, texts: list[str]) -> np.ndarray:
-    """(N,) cosine of each image, (N, H, W, C) uint8, with its text by a model of CLIP's layout. Raises InputError as above."""
+    """(N,) cosine of each image, (N, H, W, C) uint8, with its text by a model of CLIP's layout. Raises
+    InputError as above.
+    """
     model, processor = load_clip(folder)
     found: list[float] = []
     with torch.inference_mode():
         for i in range(0, len(pixels), 16):
             values = processor(
-                text=texts[i : i + 16], images=rgb(pixels[i : i + 16]), return_tensors="pt", padding=True, truncation=True
+                text=texts[i : i + 16],
+                images=rgb(pixels[i : i + 16]),
+                return_tensors="pt",
+                padding=True,
+                truncation=True,
             )
             out = model(**values.to(device()))
             found += functional.cosine_similarity(out.image_embeds, out.text_embeds).double().tolist()
@@ -183,6 +219,8 @@ def rgb(pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def clip_score(folder: str | Path, pixels: np.ndarray, prompts: list[str]) -> tuple[float, float]:
-    """Mean and deviation of 100·max(cos(image, prompt), 0) over images (Hessel et al. 2021, arXiv 2104.08718, unscaled)."""
+    """Mean and deviation of 100·max(cos(image, prompt), 0) over images (Hessel et al. 2021, arXiv 2104.08718,
+    unscaled).
+    """
     found = 100 * cosines(folder, pixels, prompts).clip(min=0)
     return float(found.mean()), float(found.std())

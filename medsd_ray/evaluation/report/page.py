@@ -1,4 +1,6 @@
-"""report.json and report.html: figures with their reasons, cautions in plain words, one page without a network."""
+"""report.json and report.html: figures with their reasons, cautions in plain words, one page without a
+network.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def cautions(report: dict) -> list[str]:
                 "is too high. It serves to compare sets of equal size within this report, not to compare with other papers."
             )
         elif one["generated"] is not None and min(one["samples"], one["reference_samples"]) < 2048:
-            said.append(f"FID ({name}) from {one['samples']} images is biased upwards; compare it within this report only.")
+            said.append(
+                f"FID ({name}) from {one['samples']} images is biased upwards; compare it within this report only."
+            )
     if fid["extractor"] == "classifier":
         said.append(
             "The main FID uses the features of this report's own classifier, as no Inception or torchxrayvision weights were "
@@ -32,7 +36,9 @@ def cautions(report: dict) -> list[str]:
     if heldout is not None:
         low = (classifier.get("real_heldout_auroc_interval") or [1.0])[0]
         if low < 0.5:
-            said.append("The classifier may be no better than chance on held-out images, so its accuracies say little.")
+            said.append(
+                "The classifier may be no better than chance on held-out images, so its accuracies say little."
+            )
         elif heldout < 0.9:
             said.append(
                 f"The classifier itself is right on {heldout:.0%} of the held-out real images: read the accuracy on generated "
@@ -52,7 +58,9 @@ def cautions(report: dict) -> list[str]:
 
 
 def render(report: dict, view: dict) -> bytes:
-    """The page. Everything is escaped: prompts, keys and paths come from outside. `view` holds data: URIs from plots.py."""
+    """The page. Everything is escaped: prompts, keys and paths come from outside. `view` holds data: URIs
+    from plots.py.
+    """
     environment = Environment(
         loader=PackageLoader("medsd_ray.evaluation.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -75,5 +83,7 @@ def summary(report: dict) -> str:
     ]
     lines = [f"{name:<22}" + "".join(f"{value:>12}" for value in values) for name, values in rows]
     check = report["memorisation"]
-    passed = {True: "passed", False: f"FAILED: {len(check['flagged'])} near-copies", None: "not done"}[check["passed"]]
+    passed = {True: "passed", False: f"FAILED: {len(check['flagged'])} near-copies", None: "not done"}[
+        check["passed"]
+    ]
     return "\n".join([*lines, f"memorisation check: {passed}"])

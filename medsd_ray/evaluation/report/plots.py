@@ -1,4 +1,6 @@
-"""Pictures and curves as data: URIs, so that the report is one file. Colours are legible on light and dark pages."""
+"""Pictures and curves as data: URIs, so that the report is one file. Colours are legible on light and dark
+pages.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,20 @@ def image_uri(pixels: np.ndarray) -> str:
 
 
 def picture_rows(real: ImageSet, generated: ImageSet, base: ImageSet | None) -> list[dict]:
-    """For the commonest prompts: real, generated and base images, the first ones of each, none chosen by looks.
+    """For the commonest prompts: real, generated and base images, the first ones of each, none chosen by
+    looks.
 
-    Each row is {"prompt", "panels": [{"kind", "title", "images": [URI]}]}; real images are those with the prompt as caption,
-    or any where no caption equals it.
+    Each row is {"prompt", "panels": [{"kind", "title", "images": [URI]}]}; real images are those with the
+    prompt as caption, or any where no caption equals it.
     """
     prompts = [prompt for prompt, _ in Counter(generated.captions).most_common(ROWS)]
-    # The prompts' own order, where there are few, keeps "without" before "with"; generate takes prompts in turn.
+    # The prompts' own order, where there are few, keeps "without" before "with"; generate takes prompts in
+    # turn.
     prompts.sort(key=generated.captions.index)
-    return [{"prompt": p, "panels": [_panel(kind, s, p) for kind, s in _sets(real, generated, base)]} for p in prompts]
+    return [
+        {"prompt": p, "panels": [_panel(kind, s, p) for kind, s in _sets(real, generated, base)]}
+        for p in prompts
+    ]
 
 
 def _sets(real: ImageSet, generated: ImageSet, base: ImageSet | None) -> list[tuple[str, ImageSet]]:
@@ -60,11 +67,17 @@ def _panel(kind: str, images: ImageSet, prompt: str) -> dict:
     if not matching:
         matching, title = list(range(len(images))), title + (" (any caption)" if prompt else "")
     first = {images.groups[i]: i for i in reversed(matching)}  # one image of each patient
-    return {"kind": kind, "title": title, "images": [image_uri(images.pixels[i]) for i in sorted(first.values())[:COLUMNS]]}
+    return {
+        "kind": kind,
+        "title": title,
+        "images": [image_uri(images.pixels[i]) for i in sorted(first.values())[:COLUMNS]],
+    }
 
 
 def memorisation_pairs(check: SpaceCheck, generated: ImageSet, train: ImageSet, count: int = 6) -> list[dict]:
-    """The generated images most like one training image, as URIs, each with that image, both names and the ratio."""
+    """The generated images most like one training image, as URIs, each with that image, both names and the
+    ratio.
+    """
     order = np.argsort(check.generated.ratio)[:count]
     return [
         {
@@ -117,10 +130,24 @@ def loss_curve(metrics: list[dict]) -> str | None:
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         axes.plot(steps, losses, color=COLOURS["generated"], alpha=0.35, linewidth=1, label="training loss")
         if window > 1:
-            axes.plot(steps[window - 1 :], smooth, color=COLOURS["generated"], linewidth=1.8, label=f"mean of {window} points")
+            axes.plot(
+                steps[window - 1 :],
+                smooth,
+                color=COLOURS["generated"],
+                linewidth=1.8,
+                label=f"mean of {window} points",
+            )
     if validation:
         steps, losses = np.array(validation, dtype=float).T
-        axes.plot(steps, losses, "o-", color=COLOURS["base"], markersize=4, linewidth=1.4, label="validation loss (EMA weights)")
+        axes.plot(
+            steps,
+            losses,
+            "o-",
+            color=COLOURS["base"],
+            markersize=4,
+            linewidth=1.4,
+            label="validation loss (EMA weights)",
+        )
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss")
     _legend(axes)
@@ -128,14 +155,18 @@ def loss_curve(metrics: list[dict]) -> str | None:
 
 
 def interval_plot(section: dict, label: str) -> str | None:
-    """A section's figures for real, generated and base with their intervals, as an SVG URI; None where none is there."""
+    """A section's figures for real, generated and base with their intervals, as an SVG URI; None where none
+    is there.
+    """
     names = [n for n in ("base", "generated", "real") if section.get(n) is not None]
     if not names:
         return None
     figure, axes = new_figure(8, 0.7 + 0.42 * len(names))
     for row, name in enumerate(names):
         low, high = section[f"{name}_interval"]
-        axes.plot([low, high], [row, row], color=COLOURS[name], linewidth=3, solid_capstyle="round", alpha=0.6)
+        axes.plot(
+            [low, high], [row, row], color=COLOURS[name], linewidth=3, solid_capstyle="round", alpha=0.6
+        )
         axes.plot([section[name]], [row], "o", color=COLOURS[name], markersize=8)
     axes.set_yticks(range(len(names)), [WORDS[n] for n in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
@@ -150,10 +181,15 @@ def interval_plot(section: dict, label: str) -> str | None:
 
 
 def ratio_plot(check: SpaceCheck) -> str:
-    """How near images come to one training image: held-out real ones, generated ones and the threshold, as an SVG URI."""
+    """How near images come to one training image: held-out real ones, generated ones and the threshold, as an
+    SVG URI.
+    """
     figure, axes = new_figure(8, 2.4)
     bins = np.linspace(0, max(1.0, float(check.generated.ratio.max()), float(check.held_out.ratio.max())), 51)
-    for name, found, words in (("real", check.held_out, "held-out real"), ("generated", check.generated, "generated")):
+    for name, found, words in (
+        ("real", check.held_out, "held-out real"),
+        ("generated", check.generated, "generated"),
+    ):
         weights = np.full(len(found.ratio), 1 / len(found.ratio))
         axes.hist(found.ratio, bins=list(bins), weights=weights, color=COLOURS[name], alpha=0.5, label=words)
     axes.axvline(check.threshold, color="#d64545", linewidth=1.5, linestyle="--", label="flagged below")

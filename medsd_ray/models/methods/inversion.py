@@ -1,7 +1,8 @@
 """Textual inversion (Gal et al. 2022, arXiv 2208.01618, eq. 2): v* = argmin E‖ε - ε_θ(z_t, t, c(y; v))‖².
 
-Each new word of the spec has one embedding v, the only thing that is trained; captions y of the data use the words, any
-number of them together. Where the paper puts one word into fixed sentences, here the sentences are the data's own.
+Each new word of the spec has one embedding v, the only thing that is trained; captions y of the data use the
+words, any number of them together. Where the paper puts one word into fixed sentences, here the sentences are
+the data's own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from medsd_ray.models.methods.method import Files, Weights, freeze
 
 
 class NewWords(nn.Module):
-    """A token embedding whose `weight` (V, D) is frozen; ids from V on are of `rows` (n, D), which are trained."""
+    """A token embedding whose `weight` (V, D) is frozen; ids from V on are of `rows` (n, D), which are
+    trained.
+    """
 
     def __init__(self, embedding: nn.Embedding, rows: Tensor):
         super().__init__()
@@ -40,7 +43,9 @@ def adapt(components: Components, name: str, how: Any, seed: int) -> None:
     for one in how.tokens:
         ids = tokenizer(one.initializer, add_special_tokens=False).input_ids
         if not ids:
-            raise InputError(f"components.text_encoder.tokens: {one.token}'s initializer has no word that the tokenizer knows")
+            raise InputError(
+                f"components.text_encoder.tokens: {one.token}'s initializer has no word that the tokenizer knows"
+            )
         rows.append(embedding.weight.detach()[ids].mean(dim=0))
     _add_words(tokenizer, [one.token for one in how.tokens], embedding.num_embeddings)
     encoder.set_input_embeddings(NewWords(embedding, torch.stack(rows)))  # type: ignore[operator]
@@ -52,7 +57,11 @@ def fold(components: Components, name: str, how: Any, weights: Weights) -> None:
     encoder: Any = components.text_encoder
     if components.tokenizer is not None:
         words = [one.token for one in how.tokens]
-        _add_words(components.tokenizer, words, None if encoder is None else encoder.get_input_embeddings().num_embeddings)
+        _add_words(
+            components.tokenizer,
+            words,
+            None if encoder is None else encoder.get_input_embeddings().num_embeddings,
+        )
     if encoder is not None:
         weight = torch.cat([encoder.get_input_embeddings().weight.detach(), rows])
         encoder.set_input_embeddings(nn.Embedding.from_pretrained(weight, freeze=False))
@@ -65,13 +74,19 @@ def files(name: str, how: Any, weights: Weights) -> Files:
     names = ["learned_embeds.safetensors"]
     if len(how.tokens) > 1:
         names = [f"learned_embeds-{one.token.strip('<>')}.safetensors" for one in how.tokens]
-    return {file: {one.token: row[None].clone()} for file, one, row in zip(names, how.tokens, rows, strict=True)}
+    return {
+        file: {one.token: row[None].clone()} for file, one, row in zip(names, how.tokens, rows, strict=True)
+    }
 
 
 def _add_words(tokenizer: Any, words: list[str], first: int | None) -> None:
     """Raises InputError where a word is known already, or would not have the ids from `first` on."""
     if known := sorted(set(words) & tokenizer.get_vocab().keys()):
-        raise InputError(f"components.text_encoder.tokens: the model's tokenizer knows {known[0]} already; choose another word")
+        raise InputError(
+            f"components.text_encoder.tokens: the model's tokenizer knows {known[0]} already; choose another word"
+        )
     tokenizer.add_tokens(words)
     if first is not None and tokenizer.convert_tokens_to_ids(words) != list(range(first, first + len(words))):
-        raise InputError("components.text_encoder: it has more embeddings than its tokenizer has words; choose another method")
+        raise InputError(
+            "components.text_encoder: it has more embeddings than its tokenizer has words; choose another method"
+        )

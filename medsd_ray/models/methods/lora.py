@@ -1,7 +1,9 @@
-"""LoRA (Hu et al. 2022, arXiv 2106.09685, eq. 3) by peft: h = W₀x + alpha/rank·B·A·x on the attention's projections.
+"""LoRA (Hu et al. 2022, arXiv 2106.09685, eq. 3) by peft: h = W₀x + alpha/rank·B·A·x on the attention's
+projections.
 
-W₀ (out, in) stays as it is; A (rank, in) and B (out, rank) are trained, B from zero, so that training starts at the base
-model. For generation the product is added to W₀. An export holds A and B in diffusers' LoRA format as well.
+W₀ (out, in) stays as it is; A (rank, in) and B (out, rank) are trained, B from zero, so that training starts
+at the base model. For generation the product is added to W₀. An export holds A and B in diffusers' LoRA
+format as well.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from medsd_ray.models.methods.method import Files, Weights, seeded
 from medsd_ray.models.weights import lay_over
 from medsd_ray.spec.run import Lora
 
-TARGETS = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"]}
+TARGETS = {
+    "unet": ["to_q", "to_k", "to_v", "to_out.0"],
+    "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"],
+}
 
 
 FILE = "pytorch_lora_weights.safetensors"
 
 
-# transformers 4 calls CLIP's layers text_model.*, transformers 5 no more: diffusers reads this form with both.
+# transformers 4 calls CLIP's layers text_model.*, transformers 5 no more: diffusers reads this form with
+# both.
 PREFIXES = {"unet": "unet.", "text_encoder": "text_encoder.text_model."}
 
 
@@ -29,7 +35,9 @@ def adapt(components: Components, name: str, how: Any, seed: int) -> None:
     try:
         seeded(seed, lambda: _inject(components, name, how))
     except ValueError as error:  # peft found none of the targets
-        raise InputError(f"components.{name}: lora finds no {', '.join(TARGETS[name])} in this model; choose full") from error
+        raise InputError(
+            f"components.{name}: lora finds no {', '.join(TARGETS[name])} in this model; choose full"
+        ) from error
     getattr(components, name).train()
 
 

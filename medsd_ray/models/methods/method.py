@@ -31,13 +31,13 @@ def _no_files(name: str, how: Any, weights: Weights) -> Files:
 class Way:
     """One method for one component; `how` is the component's part of the spec.
 
-    `adapt(components, name, how, seed)` makes the component ready to train: the parameters to train are then those with
-    `requires_grad`, and whatever is drawn at random follows from `seed`. Raises InputError where the model does not fit.
-    `fold(components, name, how, weights)` lays trained weights over the base model's, so that generation and encoding
-    find a component like any other; one that was not loaded stays None (of a text encoder, the tokenizer may be there
-    alone). Raises as `lay_over` does.
-    `files(name, how, weights)` are the files that an export holds beside the pipeline: name -> tensors.
-    `source(how)` is a fingerprint of what the weights belong to beyond the base model.
+    `adapt(components, name, how, seed)` makes the component ready to train: the parameters to train are then
+    those with `requires_grad`, and whatever is drawn at random follows from `seed`. Raises InputError where
+    the model does not fit. `fold(components, name, how, weights)` lays trained weights over the base model's,
+    so that generation and encoding find a component like any other; one that was not loaded stays None (of a
+    text encoder, the tokenizer may be there alone). Raises as `lay_over` does. `files(name, how, weights)`
+    are the files that an export holds beside the pipeline: name -> tensors. `source(how)` is a fingerprint of
+    what the weights belong to beyond the base model.
     """
 
     adapt: Callable[[Components, str, Any, int], None]

@@ -1,6 +1,8 @@
-"""How a component is adapted: the registry of (component, method), which training, loading and export look into.
+"""How a component is adapted: the registry of (component, method), which training, loading and export look
+into.
 
-A new method is an entry here and a name in `spec.Method`; what takes more than a few lines has a file of its own.
+A new method is an entry here and a name in `spec.Method`; what takes more than a few lines has a file of its
+own.
 """
 
 from __future__ import annotations
@@ -52,10 +54,16 @@ def adapt(components: Components, name: str, how: Component, seed: int) -> None:
 
 
 def described(description: dict[str, Any], name: str) -> Component:
-    """How a checkpoint's run adapted a component, from its checkpoint.json. Raises InputError where that says nonsense."""
-    settings = description.get("spec", {}).get("components", {}).get(name) or {"method": description["components"][name]}
+    """How a checkpoint's run adapted a component, from its checkpoint.json. Raises InputError where that says
+    nonsense.
+    """
+    settings = description.get("spec", {}).get("components", {}).get(name) or {
+        "method": description["components"][name]
+    }
     kind: Any = HowAll.model_fields[name].annotation
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        raise InputError(f"checkpoint.json: {name} is adapted in a way that this version of medsd does not know") from error
+        raise InputError(
+            f"checkpoint.json: {name} is adapted in a way that this version of medsd does not know"
+        ) from error

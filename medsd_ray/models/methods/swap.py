@@ -1,9 +1,11 @@
-"""Another text encoder in the place of Stable Diffusion's: c = LayerNorm(P·f(y)), P learnt to the cross-attention's width.
+"""Another text encoder in the place of Stable Diffusion's: c = LayerNorm(P·f(y)), P learnt to the
+cross-attention's width.
 
-As Chambon et al. 2022 (arXiv 2210.04133) try with encoders of the medical domain: f is any transformers encoder with its
-own tokenizer, frozen or trained with P. A folder of such a pipeline has f in `text_encoder/` as transformers' AutoModel
-reads it, P and the norm in `text_encoder/projection.safetensors`, and no text encoder in model_index.json, as diffusers
-knows no such class: its StableDiffusionPipeline loads with `text_encoder=None, tokenizer=None` and takes `prompt_embeds`.
+As Chambon et al. 2022 (arXiv 2210.04133) try with encoders of the medical domain: f is any transformers
+encoder with its own tokenizer, frozen or trained with P. A folder of such a pipeline has f in `text_encoder/`
+as transformers' AutoModel reads it, P and the norm in `text_encoder/projection.safetensors`, and no text
+encoder in model_index.json, as diffusers knows no such class: its StableDiffusionPipeline loads with
+`text_encoder=None, tokenizer=None` and takes `prompt_embeds`.
 """
 
 from __future__ import annotations
@@ -48,7 +50,11 @@ def fold(components: Components, name: str, how: Any, weights: Weights) -> None:
 def source(how: Any) -> str:
     """SHA-256 over the encoder's files."""
     folder = resolve_encoder(how.swap.model)
-    sums = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if ENCODER_FILES.fullmatch(path.name)}
+    sums = {
+        path.name: sha256_file(path)
+        for path in sorted(folder.iterdir())
+        if ENCODER_FILES.fullmatch(path.name)
+    }
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
@@ -67,7 +73,9 @@ def _of_spec(swap: Swap) -> tuple[Any, Any]:
         ) from error
     tokenizer.model_max_length = swap.max_length or tokenizer.model_max_length
     if tokenizer.model_max_length > LONGEST:
-        raise InputError(f"{swap.model}: its tokenizer knows no greatest length; set components.text_encoder.swap.max_length")
+        raise InputError(
+            f"{swap.model}: its tokenizer knows no greatest length; set components.text_encoder.swap.max_length"
+        )
     if tokenizer.pad_token_id is None:
         raise InputError(f"{swap.model}: its tokenizer has no padding token; choose another encoder")
     _try_out(swap, encoder, tokenizer)
@@ -77,7 +85,9 @@ def _of_spec(swap: Swap) -> tuple[Any, Any]:
 @torch.no_grad()
 def _try_out(swap: Swap, encoder: Any, tokenizer: Any) -> None:
     length = tokenizer.model_max_length
-    ids = tokenizer([""], padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+    ids = tokenizer(
+        [""], padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    ).input_ids
     try:
         shape = tuple(hidden_states(encoder, ids, tokenizer.pad_token_id).shape)
         if shape != (1, length, encoder.config.hidden_size):

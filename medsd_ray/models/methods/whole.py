@@ -1,4 +1,6 @@
-"""Methods that train all of a component or a part of it as it is: frozen, full, scratch, decoder, cross_attention."""
+"""Methods that train all of a component or a part of it as it is: frozen, full, scratch, decoder,
+cross_attention.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def scratch(components: Components, name: str, how: Component, seed: int) -> Non
 
 
 def decoder(components: Components, name: str, how: Component, seed: int) -> None:
-    """The VAE's decoder alone: latents that its encoder made stay valid, as does a U-Net that was trained on them."""
+    """The VAE's decoder alone: latents that its encoder made stay valid, as does a U-Net that was trained on
+    them.
+    """
     module = freeze(getattr(components, name))
     for part in ("decoder", "post_quant_conv"):
         child = getattr(module, part, None)
@@ -40,8 +44,9 @@ def decoder(components: Components, name: str, how: Component, seed: int) -> Non
 def cross_attention(components: Components, name: str, how: Component, seed: int) -> None:
     """All four projections of the U-Net's attention to the text (`attn2`), softmax(Q(x) K(c)ᵀ/√d) V(c).
 
-    Custom Diffusion (Kumari et al. 2023, arXiv 2212.04488, sec. 3.2) trains K and V of it alone, for a handful of images;
-    here Q and the output projection learn too, as whole reports ask for more than a new noun.
+    Custom Diffusion (Kumari et al. 2023, arXiv 2212.04488, sec. 3.2) trains K and V of it alone, for a
+    handful of images; here Q and the output projection learn too, as whole reports ask for more than a new
+    noun.
     """
     module = freeze(getattr(components, name)).train()
     for key, child in module.named_modules():

@@ -1,4 +1,6 @@
-"""The head pod's driver, asked over HTTP how the run is doing. That it does not answer is a fact, not an error."""
+"""The head pod's driver, asked over HTTP how the run is doing. That it does not answer is a fact, not an
+error.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def read_answer(text: bytes) -> Answer | None:
         return None
 
 
-async def poll(session: aiohttp.ClientSession, host: str, events: list[dict[str, Any]], stop: bool) -> Answer | None:
+async def poll(
+    session: aiohttp.ClientSession, host: str, events: list[dict[str, Any]], stop: bool
+) -> Answer | None:
     """`host`: the head pod's address. `stop` asks for a checkpoint and an end. None where nothing answers."""
     address = f"[{host}]" if ":" in host else host
     text = b""

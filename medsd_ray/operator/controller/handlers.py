@@ -1,4 +1,6 @@
-"""What kopf calls. It only watches: its `on.event` handlers write nothing into objects, neither finalizers nor annotations."""
+"""What kopf calls. It only watches: its `on.event` handlers write nothing into objects, neither finalizers
+nor annotations.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class Operator:
         self._session = aiohttp.ClientSession()
         reconcile = Reconciler(self._api, self.index, self._session)
         self.sweep = Sweep(self._api, self.index, self.queue, self.namespaces or [None])
-        self._tasks = [asyncio.create_task(self.queue.work(reconcile), name=f"worker {i}") for i in range(WORKERS)]
+        self._tasks = [
+            asyncio.create_task(self.queue.work(reconcile), name=f"worker {i}") for i in range(WORKERS)
+        ]
         self._tasks.append(asyncio.create_task(self.sweep.run(), name="sweep"))
         QUEUE.set_function(self.queue.waiting)
         count_objects(self.index.phases)

@@ -1,4 +1,5 @@
-"""What the watches have told: the parts of RayJobs, pods and events that the state machine reads. In memory alone.
+"""What the watches have told: the parts of RayJobs, pods and events that the state machine reads. In memory
+alone.
 
 It may lag behind the API server, so nothing is decided from what is missing here: see reconcile.py.
 """
@@ -66,7 +67,11 @@ class Index:
             self.runtimes.pop(name, None)
         else:
             self.runtimes[name] = made
-        return [key for key, one in self.objects.items() if one["runtime"] == name and one["phase"] not in FINISHED]
+        return [
+            key
+            for key, one in self.objects.items()
+            if one["runtime"] == name and one["phase"] not in FINISHED
+        ]
 
     def see_object(self, made: Made, deleted: bool) -> Key:
         key = Key(made["kind"], made["metadata"]["namespace"], made["metadata"]["name"])
@@ -131,7 +136,9 @@ class Index:
 
     def _take_early(self, namespace: str, name: str) -> None:
         mine = [
-            e for e in self._early if (e["involvedObject"].get("namespace"), e["involvedObject"].get("name")) == (namespace, name)
+            e
+            for e in self._early
+            if (e["involvedObject"].get("namespace"), e["involvedObject"].get("name")) == (namespace, name)
         ]
         for event in mine:
             self._early.remove(event)
@@ -146,7 +153,9 @@ class Index:
     # --- what is known
 
     def rayjobs(self, key: Key) -> dict[str, Made]:
-        return {name: seen.made for name, seen in self._owned[key].rayjobs.items()} if key in self._owned else {}
+        return (
+            {name: seen.made for name, seen in self._owned[key].rayjobs.items()} if key in self._owned else {}
+        )
 
     def pods(self, key: Key) -> list[Made]:
         return [seen.made for seen in self._owned[key].pods.values()] if key in self._owned else []
@@ -176,7 +185,9 @@ class Index:
     # --- what a list says against it
 
     def keep_rayjobs(self, uids: set[str], listed_at: float) -> set[Key]:
-        """Drops RayJobs that were known before a list and are not in it: a watch that was cut off tells of no deletion."""
+        """Drops RayJobs that were known before a list and are not in it: a watch that was cut off tells of no
+        deletion.
+        """
         return self._keep("rayjobs", uids, listed_at)
 
     def keep_pods(self, uids: set[str], listed_at: float) -> set[Key]:
@@ -246,5 +257,13 @@ def slim_event(made: Made) -> dict[str, Any]:
 
 
 def _meta(made: Made) -> Made:
-    kept = ("name", "namespace", "uid", "labels", "ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds")
+    kept = (
+        "name",
+        "namespace",
+        "uid",
+        "labels",
+        "ownerReferences",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    )
     return {name: made["metadata"][name] for name in kept if name in made["metadata"]}

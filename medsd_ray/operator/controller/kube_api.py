@@ -32,7 +32,11 @@ PAGE = 500
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
-APPLY, JSON_PATCH, MERGE = "application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"
+APPLY, JSON_PATCH, MERGE = (
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+)
 
 
 METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -64,7 +68,11 @@ class Resource:
 RAYJOBS, RAYCLUSTERS = Resource("ray.io", "v1", "rayjobs"), Resource("ray.io", "v1", "rayclusters")
 
 
-CONFIGMAPS, PODS, EVENTS = Resource("", "v1", "configmaps"), Resource("", "v1", "pods"), Resource("", "v1", "events")
+CONFIGMAPS, PODS, EVENTS = (
+    Resource("", "v1", "configmaps"),
+    Resource("", "v1", "pods"),
+    Resource("", "v1", "events"),
+)
 
 
 OBJECTS = {kind: Resource(GROUP, VERSION, plural) for kind, plural in PLURALS.items()}
@@ -89,12 +97,22 @@ class Api:
         await self._client.close()
 
     async def _call(
-        self, method: str, resource: Resource, path: str, query: dict[str, str], body: Any = None, **headers: str
+        self,
+        method: str,
+        resource: Resource,
+        path: str,
+        query: dict[str, str],
+        body: Any = None,
+        **headers: str,
     ) -> dict[str, Any]:
         """Raises ApiError."""
-        given = {"Accept": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        given = {"Accept": "application/json"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
         url = f"{path}?{urlencode(query)}" if query else path
-        sent = await self._client.param_serialize(method, url, header_params=given, body=body, auth_settings=["BearerToken"])
+        sent = await self._client.param_serialize(
+            method, url, header_params=given, body=body, auth_settings=["BearerToken"]
+        )
         try:
             answer = await self._client.call_api(*sent[:4], _request_timeout=TIMEOUT_S)
             data = await answer.read()
@@ -123,7 +141,11 @@ class Api:
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         while True:
             page = await self._call(
-                "GET", resource, resource.path(namespace), query, Accept="application/json" if whole else METADATA
+                "GET",
+                resource,
+                resource.path(namespace),
+                query,
+                Accept="application/json" if whole else METADATA,
             )
             found += page.get("items") or []
             more = (page.get("metadata") or {}).get("continue")
@@ -133,16 +155,24 @@ class Api:
 
     async def create(self, resource: Resource, body: dict[str, Any]) -> dict[str, Any]:
         path = resource.path(body["metadata"]["namespace"])
-        return await self._call("POST", resource, path, {"fieldManager": MANAGER}, body, Content_Type="application/json")
+        return await self._call(
+            "POST", resource, path, {"fieldManager": MANAGER}, body, Content_Type="application/json"
+        )
 
-    async def apply(self, resource: Resource, body: dict[str, Any], manager: str, part: str | None = None) -> dict[str, Any]:
-        """Server-side apply: the fields of `body` become the manager's, and those that it had before and has no more go."""
+    async def apply(
+        self, resource: Resource, body: dict[str, Any], manager: str, part: str | None = None
+    ) -> dict[str, Any]:
+        """Server-side apply: the fields of `body` become the manager's, and those that it had before and has
+        no more go.
+        """
         meta = body["metadata"]
         query = {"fieldManager": manager, "force": "true"}
         path = resource.path(meta["namespace"], meta["name"], part)
         return await self._call("PATCH", resource, path, query, body, Content_Type=APPLY)
 
-    async def patch(self, resource: Resource, namespace: str, name: str, body: Any, kind: str) -> dict[str, Any]:
+    async def patch(
+        self, resource: Resource, namespace: str, name: str, body: Any, kind: str
+    ) -> dict[str, Any]:
         path = resource.path(namespace, name)
         return await self._call("PATCH", resource, path, {"fieldManager": MANAGER}, body, Content_Type=kind)
 
@@ -150,12 +180,16 @@ class Api:
         """Of the one with this uid; nothing if it is gone or another has its name."""
         body = {"propagationPolicy": propagation, "preconditions": {"uid": uid}}
         try:
-            await self._call("DELETE", resource, resource.path(namespace, name), {}, body, Content_Type="application/json")
+            await self._call(
+                "DELETE", resource, resource.path(namespace, name), {}, body, Content_Type="application/json"
+            )
         except ApiError as error:
             if error.code not in (404, 409):
                 raise
 
-    async def post_event(self, kind: str, namespace: str, name: str, uid: str, event: Event, now: datetime) -> None:
+    async def post_event(
+        self, kind: str, namespace: str, name: str, uid: str, event: Event, now: datetime
+    ) -> None:
         """An event on an object; the same one again is counted up."""
         words = f"{uid} {event.reason} {event.message}"
         title = f"{name[:200]}.{hashlib.sha256(words.encode()).hexdigest()[:16]}"

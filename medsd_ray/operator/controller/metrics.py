@@ -18,7 +18,9 @@ ERRORS = Counter("medsd_reconcile_errors", "Reconciliations that failed and are 
 SECONDS = Histogram("medsd_reconcile_seconds", "Time of one reconciliation", ["kind"])
 
 
-API_CALLS = Counter("medsd_api_calls", "Calls to the API server other than watches", ["verb", "resource", "code"])
+API_CALLS = Counter(
+    "medsd_api_calls", "Calls to the API server other than watches", ["verb", "resource", "code"]
+)
 
 
 ATTEMPTS = Counter("medsd_attempts", "RayJobs made", ["kind"])

@@ -1,4 +1,6 @@
-"""A work queue: each key is there once, with a time when it is due; one worker at a time has it; errors wait longer each time."""
+"""A work queue: each key is there once, with a time when it is due; one worker at a time has it; errors wait
+longer each time.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ class Queue(Generic[Key]):
         return max((now - due for key, due in self._due.items() if key not in self._busy), default=0.0)
 
     async def work(self, handle: Callable[[Key], Awaitable[float | None]]) -> None:
-        """One worker, for ever. `handle` returns the seconds after which the key is due again, None for not at all."""
+        """One worker, for ever. `handle` returns the seconds after which the key is due again, None for not
+        at all.
+        """
         while True:
             key = await self._take()
             try:

@@ -1,7 +1,7 @@
 """One reconciliation of one object: read what is there, decide, write the status, act.
 
-The watches' index may lag behind. So the object itself is read anew each time, and that something is missing (a RayJob, the
-head pod, the last of the pods) is believed only when the API server says so.
+The watches' index may lag behind. So the object itself is read anew each time, and that something is missing
+(a RayJob, the head pod, the last of the pods) is believed only when the API server says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ from medsd_ray.operator.controller.kube_api import (
 from medsd_ray.operator.controller.metrics import ATTEMPTS, ERRORS, PHASES, RECONCILES, SECONDS
 from medsd_ray.operator.lifecycle.attempt import wants_stop
 from medsd_ray.operator.lifecycle.decide import decide, not_made
-from medsd_ray.operator.lifecycle.decision import Action, Decision, DeleteRayJob, DeleteSelf, Facts, MakeAttempt, ScaleWorkers
+from medsd_ray.operator.lifecycle.decision import (
+    Action,
+    Decision,
+    DeleteRayJob,
+    DeleteSelf,
+    Facts,
+    MakeAttempt,
+    ScaleWorkers,
+)
 from medsd_ray.operator.lifecycle.failures import ended, head_loss
 from medsd_ray.operator.lifecycle.pods import is_over
 from medsd_ray.operator.manifests.naming import MANAGER, PROGRESS_MANAGER, attempt_of, owned_by, owner_of
@@ -43,7 +51,9 @@ CONFLICT_S = 0.2
 """After someone else changed the object in between."""
 
 LEFTOVER_S, REFUSED_S = 2.0, 30.0
-"""Until an attempt is tried again that has its name taken by what is being deleted; that the API server refused."""
+"""Until an attempt is tried again that has its name taken by what is being deleted; that the API server
+refused.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +101,9 @@ class Reconciler:
         return decision.again
 
     async def _carry_out(self, subject: Subject, decision: Decision, version: str) -> Decision:
-        """The status first, then the actions. Returns what came of it: where an attempt cannot be made, the words why."""
+        """The status first, then the actions. Returns what came of it: where an attempt cannot be made, the
+        words why.
+        """
         version = await self._write(subject, decision.status, version)
         try:
             for action in decision.actions:
@@ -151,7 +163,9 @@ class Reconciler:
             return None, str(error)
 
     def _seems_gone(self, subject: Subject, rayjob: dict | None, pods: list[dict], gone: list[dict]) -> bool:
-        """Whether something important is missing from the index: the head, or all that a new attempt waits for to be gone."""
+        """Whether something important is missing from the index: the head, or all that a new attempt waits
+        for to be gone.
+        """
         phase, uid = subject.status.phase, subject.status.attempt.headPodUID
         if phase in ("Running", "Suspending") and rayjob is not None and not ended(rayjob):
             return head_loss(uid, pods, gone) is not None
@@ -163,21 +177,30 @@ class Reconciler:
         return slim_rayjob(made) if made and owned_by(made, subject.uid) else None
 
     async def _list_pods(self, subject: Subject) -> list[dict[str, Any]]:
-        selector = f"app.kubernetes.io/component={subject.kind.lower()},app.kubernetes.io/instance={subject.name}"
+        selector = (
+            f"app.kubernetes.io/component={subject.kind.lower()},app.kubernetes.io/instance={subject.name}"
+        )
         return await self.api.list(PODS, subject.namespace, selector, whole=True)
 
     async def _ask_driver(self, subject: Subject, rayjob: dict | None, pods: list[dict], events: list[dict]):
         uid = subject.status.attempt.headPodUID
         head = next((pod for pod in pods if pod["metadata"]["uid"] == uid and not is_over(pod)), None)
         address = head["status"].get("podIP") if head else None
-        if subject.status.phase not in ("Running", "Suspending") or rayjob is None or ended(rayjob) or not address:
+        if (
+            subject.status.phase not in ("Running", "Suspending")
+            or rayjob is None
+            or ended(rayjob)
+            or not address
+        ):
             return None
         return await driver.poll(self.session, address, events, wants_stop(subject))
 
     # --- what is written and done
 
     async def _write(self, subject: Subject, status: Status, version: str) -> str:
-        """Only what has changed. Returns the object's version after it. Raises ApiError 409 where another has changed it."""
+        """Only what has changed. Returns the object's version after it. Raises ApiError 409 where another has
+        changed it.
+        """
         before, after = _plain(subject.status), _plain(status)
         was, progress = before.pop("progress", None), after.pop("progress", None)
         if after != before:
@@ -188,7 +211,9 @@ class Reconciler:
             version = made["metadata"]["resourceVersion"]
         return version
 
-    async def _apply(self, subject: Subject, status: dict[str, Any], manager: str, version: str) -> dict[str, Any]:
+    async def _apply(
+        self, subject: Subject, status: dict[str, Any], manager: str, version: str
+    ) -> dict[str, Any]:
         meta = {"name": subject.name, "namespace": subject.namespace, "resourceVersion": version}
         body = {"apiVersion": API_VERSION, "kind": subject.kind, "metadata": meta, "status": status}
         return await self.api.apply(OBJECTS[subject.kind], body, manager, "status")
@@ -202,7 +227,9 @@ class Reconciler:
             case ScaleWorkers(cluster, replicas, without):
                 await self._scale(subject, cluster, replicas, list(without))
             case DeleteSelf():
-                await self.api.delete(OBJECTS[subject.kind], subject.namespace, subject.name, subject.uid, "Background")
+                await self.api.delete(
+                    OBJECTS[subject.kind], subject.namespace, subject.name, subject.uid, "Background"
+                )
 
     async def _make(self, subject: Subject, action: MakeAttempt) -> None:
         """Makes the RayJob once: one that is there is left as it is, whatever the spec has become."""
@@ -210,7 +237,9 @@ class Reconciler:
             rayjob = await self._made(subject, action.plan)
         except ApiError as error:
             if error.code == 404:
-                raise NotMade("this cluster has no RayJobs (ray.io/v1); install KubeRay's operator, 1.6 or later") from error
+                raise NotMade(
+                    "this cluster has no RayJobs (ray.io/v1); install KubeRay's operator, 1.6 or later"
+                ) from error
             if error.code in (400, 403, 422):
                 raise NotMade(str(error)) from error
             raise
@@ -238,16 +267,23 @@ class Reconciler:
         return rayjob
 
     async def _own(self, resource: Resource, subject: Subject, name: str) -> dict[str, Any] | None:
-        """The object's own of this name, or a ConfigMap that nobody owns any more. Raises NotMade where it is another's."""
+        """The object's own of this name, or a ConfigMap that nobody owns any more. Raises NotMade where it is
+        another's.
+        """
         made = await self.api.get(resource, subject.namespace, name)
         if made is None or owned_by(made, subject.uid):
             return made
         what = resource.plural.removesuffix("s")
         if owner_of(made) != (subject.kind, subject.namespace, subject.name):
-            raise NotMade(f"{what} {name} is there already and is not medsd's; delete it, or choose another name")
+            raise NotMade(
+                f"{what} {name} is there already and is not medsd's; delete it, or choose another name"
+            )
         if resource is CONFIGMAPS and not made["metadata"].get("ownerReferences"):
             return made
-        raise NotMade(f"waiting for {what} {name} to go: it belongs to a deleted {subject.kind} of the same name", LEFTOVER_S)
+        raise NotMade(
+            f"waiting for {what} {name} to go: it belongs to a deleted {subject.kind} of the same name",
+            LEFTOVER_S,
+        )
 
     async def _scale(self, subject: Subject, cluster: str, replicas: int, without: list[str]) -> None:
         group = "/spec/workerGroupSpecs/0"
@@ -258,7 +294,9 @@ class Reconciler:
         try:
             await self.api.patch(RAYCLUSTERS, subject.namespace, cluster, patch, JSON_PATCH)
         except ApiError as error:  # the run goes on with the workers that it has
-            log.warning("RayCluster %s/%s: not scaled to %d workers: %s", subject.namespace, cluster, replicas, error)
+            log.warning(
+                "RayCluster %s/%s: not scaled to %d workers: %s", subject.namespace, cluster, replicas, error
+            )
 
     async def _tell(self, subject: Subject, decision: Decision) -> None:
         """Events in words. One that cannot be posted is lost, and nothing else with it."""
@@ -266,11 +304,17 @@ class Reconciler:
             reason = decision.events[-1].reason if decision.events else ""
             PHASES.labels(subject.kind, decision.status.phase, reason).inc()
         for event in decision.events:
-            log.info("%s %s/%s: %s: %s", subject.kind, subject.namespace, subject.name, event.reason, event.message)
+            log.info(
+                "%s %s/%s: %s: %s", subject.kind, subject.namespace, subject.name, event.reason, event.message
+            )
             try:
-                await self.api.post_event(subject.kind, subject.namespace, subject.name, subject.uid, event, datetime.now(UTC))
+                await self.api.post_event(
+                    subject.kind, subject.namespace, subject.name, subject.uid, event, datetime.now(UTC)
+                )
             except ApiError as error:
-                log.warning("%s %s/%s: event not posted: %s", subject.kind, subject.namespace, subject.name, error)
+                log.warning(
+                    "%s %s/%s: event not posted: %s", subject.kind, subject.namespace, subject.name, error
+                )
 
 
 def _plain(status: Status) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Every two minutes, what is there is compared with what the watches told: leftovers go, and a watch that is silent shows."""
+"""Every two minutes, what is there is compared with what the watches told: leftovers go, and a watch that is
+silent shows.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ class Sweep:
 
     async def once(self) -> None:
         at = time.monotonic()
-        # RayJobs before their owners: whatever owner a RayJob of the list had then is in the later list, or gone.
+        # RayJobs before their owners: whatever owner a RayJob of the list had then is in the later list, or
+        # gone.
         rayjobs, pods = await self._list(RAYJOBS, SELECTOR), await self._list(PODS, SELECTOR)
         objects: dict[Key, dict[str, Any]] = {}
         for kind, resource in OBJECTS.items():
@@ -60,7 +63,9 @@ class Sweep:
             if known != meta["resourceVersion"]:
                 behind[key] = known
                 self.queue.add(key)
-        self.silent = [key for key, known in behind.items() if key in self._behind and self._behind[key] == known]
+        self.silent = [
+            key for key, known in behind.items() if key in self._behind and self._behind[key] == known
+        ]
         self._behind = behind
 
     async def _delete_if_left_over(self, rayjob: dict[str, Any], objects: dict[Key, dict[str, Any]]) -> None:

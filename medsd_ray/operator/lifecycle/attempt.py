@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from medsd_ray.operator.lifecycle import progress
 from medsd_ray.operator.lifecycle.decision import ScaleWorkers, Turn
-from medsd_ray.operator.lifecycle.failures import Failure, died, ended, exit_code, head_loss, losses, succeeded, why_dead
-from medsd_ray.operator.lifecycle.pods import group_of, is_going, is_head, is_over, is_placed, live, workers_ready
+from medsd_ray.operator.lifecycle.failures import (
+    Failure,
+    died,
+    ended,
+    exit_code,
+    head_loss,
+    losses,
+    succeeded,
+    why_dead,
+)
+from medsd_ray.operator.lifecycle.pods import (
+    group_of,
+    is_going,
+    is_head,
+    is_over,
+    is_placed,
+    live,
+    workers_ready,
+)
 from medsd_ray.operator.lifecycle.start import STARTING_S, make_again
 from medsd_ray.operator.lifecycle.transitions import (
     CLEARING_S,
@@ -46,19 +63,34 @@ def starting(turn: Turn) -> None:
     turn.set_attempt(uid=rayjob["metadata"]["uid"])
     if over(turn) or _asked_to_stop(turn) or _in_queue(turn) or _started(turn):
         return
-    head = next((pod for pod in [*turn.pods, *turn.gone] if is_head(pod) and is_over(pod) and died(pod)), None)
+    head = next(
+        (pod for pod in [*turn.pods, *turn.gone] if is_head(pod) and is_over(pod) and died(pod)), None
+    )
     if head is not None:
-        lose(turn, "HeadFailed", f"head pod {head['metadata']['name']} ended before the run began: {why_dead(head)}")
+        lose(
+            turn,
+            "HeadFailed",
+            f"head pod {head['metadata']['name']} ended before the run began: {why_dead(head)}",
+        )
         return
     _waits(turn)
 
 
 def _in_queue(turn: Turn) -> bool:
-    """Kueue holds the RayJob back, or takes it back: then its pods go, and it starts again from the newest checkpoint."""
+    """Kueue holds the RayJob back, or takes it back: then its pods go, and it starts again from the newest
+    checkpoint.
+    """
     rayjob = turn.facts.rayjob or {}
-    held = rayjob["spec"].get("suspend") or (rayjob.get("status") or {}).get("jobDeploymentStatus") in ("Suspending", "Suspended")
+    held = rayjob["spec"].get("suspend") or (rayjob.get("status") or {}).get("jobDeploymentStatus") in (
+        "Suspending",
+        "Suspended",
+    )
     if held:
-        words = f"waiting for a place in queue {turn.spec.queue}" if turn.spec.queue else "its RayJob is suspended from outside"
+        words = (
+            f"waiting for a place in queue {turn.spec.queue}"
+            if turn.spec.queue
+            else "its RayJob is suspended from outside"
+        )
         if turn.status.phase != "Queued":
             stop_clock(turn)
             turn.set_attempt(headPodUID=None)
@@ -68,7 +100,9 @@ def _in_queue(turn: Turn) -> bool:
         return True
     if turn.status.phase == "Queued":
         turn.set_attempt(startTime=turn.stamp)  # the deadline to start counts from here
-        turn.to("Starting", "Starting", f"attempt {turn.attempt.number} starts as RayJob {turn.attempt.rayJob}")
+        turn.to(
+            "Starting", "Starting", f"attempt {turn.attempt.number} starts as RayJob {turn.attempt.rayJob}"
+        )
         turn.look_again(0)
         return True
     return False
@@ -105,7 +139,9 @@ def _waits(turn: Turn) -> None:
 
 
 def _start_with_what_there_is(turn: Turn, what: Waiting) -> None:
-    """KubeRay submits a job only when all pods are ready: an elastic run gives up those that no node takes, for now."""
+    """KubeRay submits a job only when all pods are ready: an elastic run gives up those that no node takes,
+    for now.
+    """
     group = group_of(turn.facts.rayjob or {})
     without = scale_down(group, turn.pods)
     if group.cluster is None or group.least == group.most or not without:
@@ -134,7 +170,10 @@ def running(turn: Turn) -> None:
         return
     if _asked_to_stop(turn):
         return
-    limit, used = turn.spec.activeDeadlineSeconds, turn.status.activeSeconds + turn.since(turn.attempt.runningTime)
+    limit, used = (
+        turn.spec.activeDeadlineSeconds,
+        turn.status.activeSeconds + turn.since(turn.attempt.runningTime),
+    )
     if limit is not None and used >= limit:
         words = f"ran for {limit} s, as long as activeDeadlineSeconds allows"
         fail(turn, Failure("final", "DeadlineExceeded", words))
@@ -145,11 +184,15 @@ def running(turn: Turn) -> None:
 
 
 def _workers(turn: Turn) -> None:
-    """Workers that are lost come back, and Ray Train goes on with them: a warning until then. An elastic run takes more."""
+    """Workers that are lost come back, and Ray Train goes on with them: a warning until then. An elastic run
+    takes more.
+    """
     group, pods = group_of(turn.facts.rayjob or {}), turn.pods
     ready, there = workers_ready(pods), sum(not is_head(pod) for pod in live(pods))
     wanted = max(group.wanted, there)  # KubeRay's own count comes a little later
-    why = losses([pod for pod in [*turn.gone, *pods] if not is_head(pod) and (died(pod) or ready < group.least)])
+    why = losses(
+        [pod for pod in [*turn.gone, *pods] if not is_head(pod) and (died(pod) or ready < group.least)]
+    )
     words = f"{ready} of {wanted} workers ready" + (f" ({'; '.join(why)})" if why else "")
     what = waiting(turn.facts.rayjob or {}, pods, list(turn.facts.events))
     if ready < wanted and what.reason not in ORDINARY:

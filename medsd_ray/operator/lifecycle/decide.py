@@ -1,8 +1,9 @@
-"""The state machine of a FineTune, Study or Evaluation: from what is there to what it becomes and what is to be done. Pure.
+"""The state machine of a FineTune, Study or Evaluation: from what is there to what it becomes and what is to
+be done. Pure.
 
-One step a turn. The status is written before the actions are carried out, and each action may be carried out again, so an
-operator that dies between any two of them goes on where it was: an attempt has its number before its RayJob is made, and a
-RayJob that the status does not speak of is not there.
+One step a turn. The status is written before the actions are carried out, and each action may be carried out
+again, so an operator that dies between any two of them goes on where it was: an attempt has its number before
+its RayJob is made, and a RayJob that the status does not speak of is not there.
 
     Pending -> Queued -> Starting -> Running -> Succeeded | Failed
                   |          |          |

@@ -19,9 +19,11 @@ LONGEST_MESSAGE = 4096
 
 @dataclass(frozen=True)
 class Facts:
-    """What is there. `rayjob`: of the current attempt; `older`: RayJobs of earlier ones. `pods`: of all attempts; `gone`: pods
-    that were there, as they were last seen. `events`: of the current attempt's pods, oldest first. `runtime_refusal`: why the
-    Runtime cannot be read. `holder`: before the first attempt, another unfinished object that writes to the same output."""
+    """What is there. `rayjob`: of the current attempt; `older`: RayJobs of earlier ones. `pods`: of all
+    attempts; `gone`: pods that were there, as they were last seen. `events`: of the current attempt's pods,
+    oldest first. `runtime_refusal`: why the Runtime cannot be read. `holder`: before the first attempt,
+    another unfinished object that writes to the same output.
+    """
 
     runtime: RuntimeSpec | None = None
     runtime_refusal: str | None = None
@@ -73,8 +75,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
-    """`status` is written first, then the actions are carried out: what is made is always known beforehand. `again`: seconds
-    until the next look, None: when something changes."""
+    """`status` is written first, then the actions are carried out: what is made is always known beforehand.
+    `again`: seconds until the next look, None: when something changes.
+    """
 
     status: Status
     actions: tuple[Action, ...] = ()

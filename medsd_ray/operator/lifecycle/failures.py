@@ -1,4 +1,6 @@
-"""Why something ended, in words: a pod, a head that was lost, a RayJob. Pure functions over Kubernetes' own JSON."""
+"""Why something ended, in words: a pod, a head that was lost, a RayJob. Pure functions over Kubernetes' own
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ OWN_WORDS = re.compile(r"^medsd: .+$", re.MULTILINE)
 
 
 LIBRARY = re.compile(
-    r"^.*(?:NCCL (?:WARN|ERROR)|nccl\w*Error|DeepSpeed\w*Error|\[deepspeed\].*error|DistBackendError).*$", re.M | re.I
+    r"^.*(?:NCCL (?:WARN|ERROR)|nccl\w*Error|DeepSpeed\w*Error|\[deepspeed\].*error|DistBackendError).*$",
+    re.M | re.I,
 )
 
 
@@ -51,7 +54,9 @@ def why_dead(pod: Pod) -> str:
         return f"{status['reason']}: {' '.join((status.get('message') or '').split())}"[:LONGEST].rstrip(": ")
     disruption = condition(pod, "DisruptionTarget") or {}
     if disruption.get("status") == "True":  # preempted, drained, its node lost
-        return f"{disruption.get('reason', 'Disrupted')}: {disruption.get('message', '')}"[:LONGEST].rstrip(": ")
+        return f"{disruption.get('reason', 'Disrupted')}: {disruption.get('message', '')}"[:LONGEST].rstrip(
+            ": "
+        )
     ends = [last_end(container) for container in containers(pod) if not _by_deletion(pod, container)]
     ends = [end for end in ends if end and not end.startswith("Completed (exit code 0)")]
     return ends[-1] if ends else (DELETED if is_going(pod) else "")
@@ -66,21 +71,31 @@ def _by_deletion(pod: Pod, container: dict[str, Any]) -> bool:
     """Whether a container ended since the pod's deletion was asked for, and so because of it."""
     meta = pod["metadata"]
     end = (container.get("state") or {}).get("terminated")
-    if not end or end.get("reason") == "OOMKilled" or not meta.get("deletionTimestamp") or not end.get("finishedAt"):
+    if (
+        not end
+        or end.get("reason") == "OOMKilled"
+        or not meta.get("deletionTimestamp")
+        or not end.get("finishedAt")
+    ):
         return False
-    asked = datetime.fromisoformat(meta["deletionTimestamp"]) - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+    asked = datetime.fromisoformat(meta["deletionTimestamp"]) - timedelta(
+        seconds=meta.get("deletionGracePeriodSeconds") or 0
+    )
     after = (datetime.fromisoformat(end["finishedAt"]) - asked).total_seconds()
     return after > 0 or (after == 0 and end.get("exitCode") in STOPPED)  # Kubernetes' times are whole seconds
 
 
 def head_loss(uid: str | None, pods: list[Pod], gone: list[Pod]) -> str | None:
-    """How the head pod that took the job was lost; None while it is there. `gone`: pods that are not there any more, as they
-    were last seen."""
+    """How the head pod that took the job was lost; None while it is there. `gone`: pods that are not there
+    any more, as they were last seen.
+    """
     if uid is None:
         return None
     pod = next((pod for pod in pods if pod["metadata"]["uid"] == uid), None)
     if pod is not None:
-        restarts = sum(c.get("restartCount", 0) for c in (pod.get("status") or {}).get("containerStatuses") or [])
+        restarts = sum(
+            c.get("restartCount", 0) for c in (pod.get("status") or {}).get("containerStatuses") or []
+        )
         if not is_over(pod) and not is_going(pod) and not restarts and not _ended(pod):
             return None
         return f"head pod {pod['metadata']['name']} was lost: {why_dead(pod) or 'its container ended'}"
@@ -88,11 +103,16 @@ def head_loss(uid: str | None, pods: list[Pod], gone: list[Pod]) -> str | None:
     if last is not None:
         return f"head pod {last['metadata']['name']} was lost: {why_dead(last) or DELETED}"
     other = next((pod for pod in pods if is_head(pod)), None)
-    return "the head pod was lost: it is gone" + (f", and {other['metadata']['name']} is in its place" if other else "")
+    return "the head pod was lost: it is gone" + (
+        f", and {other['metadata']['name']} is in its place" if other else ""
+    )
 
 
 def _ended(pod: Pod) -> bool:
-    return any((c.get("state") or {}).get("terminated") for c in (pod.get("status") or {}).get("containerStatuses") or [])
+    return any(
+        (c.get("state") or {}).get("terminated")
+        for c in (pod.get("status") or {}).get("containerStatuses") or []
+    )
 
 
 def losses(pods: list[Pod]) -> list[str]:
@@ -103,7 +123,9 @@ def losses(pods: list[Pod]) -> list[str]:
 def ended(rayjob: dict[str, Any]) -> bool:
     """Whether the job, or KubeRay's work for it, is over."""
     status = rayjob.get("status") or {}
-    return status.get("jobStatus") in ("SUCCEEDED", "FAILED", "STOPPED") or status.get("jobDeploymentStatus") in (
+    return status.get("jobStatus") in ("SUCCEEDED", "FAILED", "STOPPED") or status.get(
+        "jobDeploymentStatus"
+    ) in (
         "Failed",
         "ValidationFailed",
     )
@@ -129,7 +151,12 @@ def failure_of(rayjob: dict[str, Any], pods: list[Pod], gone: list[Pod], error: 
     if code == BAD_INPUT:
         return Failure("final", "BadInput", words or "bad input (exit code 2); the logs say more")
     parts = [
-        words or (f"the run ended with exit code {code}" if code is not None else f"{reason or 'the job failed'}: {message}")
+        words
+        or (
+            f"the run ended with exit code {code}"
+            if code is not None
+            else f"{reason or 'the job failed'}: {message}"
+        )
     ]
     parts += [line for line in [library_error(message)] if line and line not in parts[0]]
     parts += losses([pod for pod in [*gone, *pods] if died(pod)])

@@ -47,7 +47,11 @@ def is_over(pod: Pod) -> bool:
 
 
 def is_ready(pod: Pod) -> bool:
-    return not is_going(pod) and phase(pod) == "Running" and (condition(pod, "Ready") or {}).get("status") == "True"
+    return (
+        not is_going(pod)
+        and phase(pod) == "Running"
+        and (condition(pod, "Ready") or {}).get("status") == "True"
+    )
 
 
 def phase(pod: Pod) -> str:
@@ -70,7 +74,9 @@ def live(pods: list[Pod]) -> list[Pod]:
 
 def last_end(container: dict[str, Any]) -> str:
     """How a container ended last, such as `OOMKilled (exit code 137)`; empty if it did not."""
-    ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
+    ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get(
+        "terminated"
+    )
     if not ended:
         return ""
     message = f": {' '.join(ended['message'].split())}" if ended.get("message") else ""

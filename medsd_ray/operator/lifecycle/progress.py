@@ -40,7 +40,9 @@ def progress_of(answer: Answer) -> Progress:
 
 
 def show(turn: Turn) -> None:
-    """Sets what follows from the driver's answer: status.progress and the conditions CheckpointSaved and Stalled."""
+    """Sets what follows from the driver's answer: status.progress and the conditions CheckpointSaved and
+    Stalled.
+    """
     answer = turn.facts.driver
     if answer is not None:
         turn.set(progress=progress_of(answer))
@@ -60,7 +62,12 @@ def _checkpoint_saved(turn: Turn, answer: Answer) -> None:
 def _stalled(turn: Turn) -> None:
     """Progress that stands still while training: older than 300 s, and than 20 steps take."""
     progress = turn.status.progress
-    if turn.status.phase != "Running" or progress is None or progress.lastUpdateTime is None or progress.stage != "train":
+    if (
+        turn.status.phase != "Running"
+        or progress is None
+        or progress.lastUpdateTime is None
+        or progress.stage != "train"
+    ):
         turn.drop("Stalled")
         return
     age = turn.since(max(progress.lastUpdateTime, turn.attempt.runningTime or ""))

@@ -60,7 +60,9 @@ def begin(turn: Turn) -> None:
 
 
 def make_again(turn: Turn) -> None:
-    """An attempt that is on record and was not made: the operator ended in between, or the API server refused it."""
+    """An attempt that is on record and was not made: the operator ended in between, or the API server refused
+    it.
+    """
     if turn.spec.suspend:
         suspended(turn, "suspended before the attempt was made")
         return
@@ -71,13 +73,18 @@ def make_again(turn: Turn) -> None:
 
 
 def make(turn: Turn, number: int) -> MakeAttempt | None:
-    """None, and the reason in the Accepted condition, where the runtime does not allow it or its output is another's."""
+    """None, and the reason in the Accepted condition, where the runtime does not allow it or its output is
+    another's.
+    """
     facts, name = turn.facts, turn.spec.runtime
     try:
         if facts.runtime_refusal:
             raise Refused("RuntimeInvalid", facts.runtime_refusal)
         if facts.runtime is None:
-            raise Refused("RuntimeNotFound", f"there is no Runtime {name}; `kubectl get runtimes` lists those that are there")
+            raise Refused(
+                "RuntimeNotFound",
+                f"there is no Runtime {name}; `kubectl get runtimes` lists those that are there",
+            )
         if facts.holder:
             turn.look_again(STARTING_S)
             words = f"{facts.holder} writes to {output_of(turn.spec)} and is not finished; delete it or choose another output"
@@ -87,5 +94,10 @@ def make(turn: Turn, number: int) -> MakeAttempt | None:
         turn.condition("Accepted", False, refusal.reason, str(refusal), warning=True)
         turn.say(str(refusal))
         return None
-    turn.condition("Accepted", True, "Accepted", f"runs on runtime {name}, pool {turn.spec.pool or facts.runtime.pools[0].name}")
+    turn.condition(
+        "Accepted",
+        True,
+        "Accepted",
+        f"runs on runtime {name}, pool {turn.spec.pool or facts.runtime.pools[0].name}",
+    )
     return made

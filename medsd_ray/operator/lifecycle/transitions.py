@@ -17,7 +17,9 @@ CLEARING_S = 2.0
 """Between two looks at what is being deleted."""
 
 STUCK_S = 60.0
-"""A pod or RayJob that should have been gone this long ago is on a node that is lost: the next attempt does not wait for it."""
+"""A pod or RayJob that should have been gone this long ago is on a node that is lost: the next attempt does
+not wait for it.
+"""
 
 
 def over(turn: Turn) -> bool:
@@ -77,7 +79,9 @@ def _retry(turn: Turn, failure: Failure, count: int, budget: int) -> None:
 
 
 def finished(turn: Turn) -> None:
-    """KubeRay frees the pods of a RayJob that has ended; all else is deleted here, and in the end the object itself."""
+    """KubeRay frees the pods of a RayJob that has ended; all else is deleted here, and in the end the object
+    itself.
+    """
     rayjob = turn.facts.rayjob
     if rayjob is not None and not ended(rayjob):
         delete(turn, rayjob)

@@ -22,7 +22,14 @@ from medsd_ray.operator.lifecycle.pods import (
     workers_ready,
 )
 
-IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
+IMAGE = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "RegistryUnavailable",
+    "ImageInspectError",
+}
 
 
 CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
@@ -69,7 +76,9 @@ def container_trouble(pods: list[Pod]) -> Waiting | None:
                 return Waiting("ContainerNotMade", _config_words(pod, reason, message)[:LONGEST])
             if reason == "CrashLoopBackOff":
                 name = pod["metadata"]["name"]
-                return Waiting("ContainerEnds", f"pod {name}: its container ends again and again: {last_end(container)}")
+                return Waiting(
+                    "ContainerEnds", f"pod {name}: its container ends again and again: {last_end(container)}"
+                )
     return None
 
 
@@ -117,7 +126,10 @@ def not_made(rayjob: dict[str, Any]) -> Waiting | None:
     failure = condition({"status": cluster}, "ReplicaFailure") or {}
     if failure.get("status") != "True":
         return None
-    return Waiting("PodsNotMade", f"KubeRay cannot make the pods: {' '.join(failure.get('message', '').split())}"[:LONGEST])
+    return Waiting(
+        "PodsNotMade",
+        f"KubeRay cannot make the pods: {' '.join(failure.get('message', '').split())}"[:LONGEST],
+    )
 
 
 def _coming(rayjob: dict[str, Any], group: Group, pods: list[Pod]) -> Waiting:
@@ -135,10 +147,15 @@ def _coming(rayjob: dict[str, Any], group: Group, pods: list[Pod]) -> Waiting:
 
 
 def scale_down(group: Group, pods: list[Pod]) -> list[str] | None:
-    """The worker pods to do without, so that an elastic run starts with what there is: those that no node takes, when enough
-    others and the head are ready. None: nothing to do."""
+    """The worker pods to do without, so that an elastic run starts with what there is: those that no node
+    takes, when enough others and the head are ready. None: nothing to do.
+    """
     alive = [pod for pod in live(pods) if not is_head(pod)]
-    refused = [pod for pod in alive if not is_placed(pod) and (condition(pod, "PodScheduled") or {}).get("status") == "False"]
+    refused = [
+        pod
+        for pod in alive
+        if not is_placed(pod) and (condition(pod, "PodScheduled") or {}).get("status") == "False"
+    ]
     ready = workers_ready(pods)
     head = any(is_head(pod) and is_ready(pod) for pod in pods)
     if not head or not refused or ready < group.least or ready + len(refused) < len(alive):

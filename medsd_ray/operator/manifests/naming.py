@@ -31,7 +31,9 @@ LETTERS = {"FineTune": "", "Study": "s", "Evaluation": "e"}
 
 
 def attempt_name(kind: str, name: str, number: int) -> str:
-    """`x-1` for a FineTune's first attempt, `x-s1` for a Study's, `x-e1` for an Evaluation's: all may have the same name."""
+    """`x-1` for a FineTune's first attempt, `x-s1` for a Study's, `x-e1` for an Evaluation's: all may have
+    the same name.
+    """
     tail = f"-{LETTERS[kind]}{number}"
     if len(name) + len(tail) > LONGEST or not name[0].isalpha():  # a RayJob's name starts with a letter
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -51,7 +53,9 @@ def labels(kind: str, name: str, number: int) -> dict[str, str]:
 
 
 def owner_of(made: dict[str, Any]) -> tuple[str, str, str] | None:
-    """(kind, namespace, name) of the object for which a RayJob or pod was made, by its labels; None if it is not medsd's."""
+    """(kind, namespace, name) of the object for which a RayJob or pod was made, by its labels; None if it is
+    not medsd's.
+    """
     found = made["metadata"].get("labels") or {}
     kind = KINDS.get(found.get("app.kubernetes.io/component", ""))
     name = found.get("app.kubernetes.io/instance")

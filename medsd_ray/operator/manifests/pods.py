@@ -26,9 +26,21 @@ LEAST_OBJECT_STORE = 80 * 10**6
 """Bytes; Ray refuses less than 75 MiB."""
 
 
-UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+UNITS = {
+    "": 1,
+    "m": 1e-3,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 
-# A big image takes minutes to import Ray; the liveness probe that KubeRay sets waits until this one has passed.
+# A big image takes minutes to import Ray; the liveness probe that KubeRay sets waits until this one has
+# passed.
 STARTUP_PROBE = {
     "httpGet": {"path": "/api/healthz", "port": AGENT_PORT},
     "periodSeconds": 5,
@@ -62,8 +74,9 @@ def head_group(runtime: RuntimeSpec, spec: JobSpec, name: str, labels: dict[str,
 
 
 def head_memory(quantity: str, spec: JobSpec) -> str:
-    """The runtime's, and in a study as much more as its trials take there: in the head each has a process of its own, and Ray
-    Train's controller. Without it Ray kills one of them, and the trial with it."""
+    """The runtime's, and in a study as much more as its trials take there: in the head each has a process of
+    its own, and Ray Train's controller. Without it Ray kills one of them, and the trial with it.
+    """
     if not isinstance(spec, StudyJobSpec):
         return quantity
     return f"{math.ceil(amount(quantity) / 2**20) + TRIAL_MIB * spec.study.search.max_concurrent}Mi"
@@ -158,7 +171,9 @@ def _resources(cpus: str, memory: str, extra: dict[str, str]) -> dict[str, Any]:
     return {"requests": {"cpu": cpus, "memory": memory, **extra}, "limits": {"memory": memory, **extra}}
 
 
-def _placement(selector: dict[str, str], tolerations: list[dict[str, Any]], affinity: dict[str, Any]) -> dict[str, Any]:
+def _placement(
+    selector: dict[str, str], tolerations: list[dict[str, Any]], affinity: dict[str, Any]
+) -> dict[str, Any]:
     given = {"nodeSelector": dict(selector), "tolerations": tolerations, "affinity": affinity}
     return {name: value for name, value in given.items() if value}
 

@@ -86,7 +86,9 @@ def plan(subject: Subject, runtime: RuntimeSpec, number: int) -> Plan:
                 "rayVersion": runtime.rayVersion,
                 "authOptions": {"mode": "token"},
                 "headGroupSpec": pods.head_group(runtime, spec, name, meta["labels"]),
-                "workerGroupSpecs": [pods.worker_group(runtime, spec, pool, size.least, size.most, meta["labels"])],
+                "workerGroupSpecs": [
+                    pods.worker_group(runtime, spec, pool, size.least, size.most, meta["labels"])
+                ],
             },
         },
     }
@@ -109,7 +111,10 @@ def size_of(spec: JobSpec, pool: Pool) -> Size:
     if isinstance(spec, EvaluationSpec):
         workers, most, cpus, field = spec.numWorkers, spec.numWorkers, 1, "numWorkers"
     elif isinstance(spec, StudyJobSpec):  # it starts with room for one trial
-        workers, most = spec.resources.num_workers, spec.resources.sizes[-1] * spec.study.search.max_concurrent
+        workers, most = (
+            spec.resources.num_workers,
+            spec.resources.sizes[-1] * spec.study.search.max_concurrent,
+        )
         cpus, field = spec.resources.cpus_per_worker, "study.search.max_concurrent"
     else:
         workers, most = spec.run.resources.num_workers, spec.run.resources.sizes[-1]

@@ -28,7 +28,10 @@ def build_stage(run: RunSpec, latents: LatentMeta | None) -> Stage:
 
 def peak_rates(run: RunSpec) -> dict[str, float]:
     """Trained component -> its peak learning rate, in the order of the optimizer's groups."""
-    return {name: getattr(run.components, name).learning_rate or run.training.learning_rate for name in run.components.trained}
+    return {
+        name: getattr(run.components, name).learning_rate or run.training.learning_rate
+        for name in run.components.trained
+    }
 
 
 def _options(components: Components, run: RunSpec) -> None:

@@ -1,7 +1,7 @@
 """The U-Net and text encoder, trained together or alone on latents: what a batch is made of, and its loss.
 
-All that is random (posterior sample, noise, timestep, dropped caption) is keyed by the sample's position in the run, so
-that it does not depend on which worker draws it, in which batch.
+All that is random (posterior sample, noise, timestep, dropped caption) is keyed by the sample's position in
+the run, so that it does not depend on which worker draws it, in which batch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from medsd_ray.training.objective import add_noise, offset_noise, snr_weights, t
 
 
 class UnetStage(nn.Module):
-    """Holds the parts that a step needs; a frozen text encoder is none of them: its embeddings come with the data."""
+    """Holds the parts that a step needs; a frozen text encoder is none of them: its embeddings come with the
+    data.
+    """
 
     kind = "latent"
 
-    def __init__(self, components: Components, run: RunSpec, empty_embedding: Tensor | None, scaling_factor: float):
-        """`empty_embedding` (L, D) is the empty caption's, for conditioning dropout with a frozen text encoder.
+    def __init__(
+        self, components: Components, run: RunSpec, empty_embedding: Tensor | None, scaling_factor: float
+    ):
+        """`empty_embedding` (L, D) is the empty caption's, for conditioning dropout with a frozen text
+        encoder.
 
         The U-Net sees latents times `scaling_factor`, the VAE's. `tokenizer` is the trained text encoder's.
         """
@@ -36,18 +41,23 @@ class UnetStage(nn.Module):
         self.scaling_factor = scaling_factor
 
     def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
-        """A micro batch from the loader, noised. `purpose` "train" draws anew at each position; others drop no caption.
+        """A micro batch from the loader, noised. `purpose` "train" draws anew at each position; others drop
+        no caption.
 
-        From mean and logvar (B, C, h, w), input_ids (B, L) or text_embeddings (B, L, D) and positions (B,) to noisy,
-        wanted (B, C, h, w), timesteps, weights (B,) and text_embeddings, or input_ids (K, L) of the K different captions
-        and caption (B,), the row of each sample's. With a prior B is twice as many.
+        From mean and logvar (B, C, h, w), input_ids (B, L) or text_embeddings (B, L, D) and positions (B,) to
+        noisy, wanted (B, C, h, w), timesteps, weights (B,) and text_embeddings, or input_ids (K, L) of the K
+        different captions and caption (B,), the row of each sample's. With a prior B is twice as many.
         """
-        prior = {name.removeprefix("prior_"): part for name, part in sample.items() if name.startswith("prior_")}
+        prior = {
+            name.removeprefix("prior_"): part for name, part in sample.items() if name.startswith("prior_")
+        }
         batch = self._noised(sample, purpose)
         if prior and self.run.prior:
             batch = _mixed(batch, self._noised(prior, f"prior-{purpose}"), self.run.prior.weight)
         if "input_ids" in batch:  # reports repeat, and all dropped ones are the same: each is encoded once
-            batch["input_ids"], batch["caption"] = torch.unique(batch["input_ids"], dim=0, return_inverse=True)
+            batch["input_ids"], batch["caption"] = torch.unique(
+                batch["input_ids"], dim=0, return_inverse=True
+            )
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
     def _noised(self, sample: dict[str, Tensor], purpose: str) -> dict[str, Tensor]:
@@ -89,8 +99,10 @@ class UnetStage(nn.Module):
 
 
 def _mixed(batch: dict[str, Tensor], prior: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
-    """Both batches in one, whose mean weighted loss is L + weight·L_prior: prior preservation, which keeps the class as the
-    model knows it while it learns new images (Ruiz et al. 2023, DreamBooth, arXiv 2208.12242, eq. 2)."""
+    """Both batches in one, whose mean weighted loss is L + weight·L_prior: prior preservation, which keeps
+    the class as the model knows it while it learns new images (Ruiz et al. 2023, DreamBooth, arXiv
+    2208.12242, eq. 2).
+    """
     # The mean over twice as many samples halves each term.
     weights = {"weights": torch.cat([2 * batch["weights"], 2 * weight * prior["weights"]])}
     return {name: torch.cat([part, prior[name]]) for name, part in batch.items()} | weights

@@ -12,7 +12,9 @@ from medsd_ray.training.vae_objective import vae_loss
 
 
 class VaeStage(nn.Module):
-    """With the method `decoder` the encoder is frozen: its posterior does not change, so the KL term is left out."""
+    """With the method `decoder` the encoder is frozen: its posterior does not change, so the KL term is left
+    out.
+    """
 
     kind = "image"
 
@@ -26,11 +28,15 @@ class VaeStage(nn.Module):
 
     @property
     def scaling_factor(self) -> float | None:
-        """What brings this VAE's latents to unit variance, from the last batches; None where its encoder is unchanged."""
+        """What brings this VAE's latents to unit variance, from the last batches; None where its encoder is
+        unchanged.
+        """
         return None if self._latent_variance is None else round(self._latent_variance.rsqrt().item(), 5)
 
     def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
-        """From pixel_values (B, 3, H, W) in [-1, 1] and positions (B,) to the images and the posterior's unit noise."""
+        """From pixel_values (B, 3, H, W) in [-1, 1] and positions (B,) to the images and the posterior's unit
+        noise.
+        """
         pixels = sample["pixel_values"].float()
         config = self.vae.config
         reduction = 2 ** (len(config.block_out_channels) - 1)
@@ -46,7 +52,9 @@ class VaeStage(nn.Module):
         latent = posterior.mean + posterior.std * batch["noise"]
         if torch.is_grad_enabled() and not self.decoder_only:
             variance = latent.detach().float().var()
-            self._latent_variance = variance if self._latent_variance is None else self._latent_variance.lerp(variance, 0.05)
+            self._latent_variance = (
+                variance if self._latent_variance is None else self._latent_variance.lerp(variance, 0.05)
+            )
         reconstruction = self.vae.decode(latent).sample.float()
         kl = torch.zeros(len(x), device=x.device) if self.decoder_only else posterior.kl()
         return vae_loss(x, reconstruction, kl, objective.kl_weight, objective.edge_weight)["loss"]
