@@ -31,7 +31,8 @@ from kubernetes import client, config, watch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from cluster.kube import CACHE, Cluster, Object, local_cluster, wait_for  # noqa: E402
+from cluster.kube import Cluster, Object, local_cluster, wait_for  # noqa: E402
+from programs import BIN, KUBERAY_CRDS  # noqa: E402
 
 OURS, FLOOR = "bench-finetunes", "bench-rayjobs"  # namespaces
 CLIENTS = 16
@@ -160,9 +161,9 @@ def gpu_nodes(cluster: Cluster, number: int) -> Iterator[None]:
         }
         for index in range(number)
     ]
-    subprocess.run([ROOT / "tests/cluster/build.sh", CACHE, "kwok"], check=True)
+    subprocess.run([ROOT / "tests/cluster/build.sh", "kwok"], check=True)
     command = [
-        CACHE / "bin" / "kwok",
+        BIN / "kwok",
         f"--kubeconfig={cluster.kubeconfig}",
         "--manage-nodes-with-label-selector=type=kwok",
     ]
@@ -182,7 +183,7 @@ def operator(cluster: Cluster) -> Iterator[None]:
             {"name": "gpu", "gpus": 8, "cpus": "64", "memory": "256Gi", "nodeSelector": {"pool": "gpu"}}
         ],
     }
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CACHE / "kuberay-crds"))
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(KUBERAY_CRDS))
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "k8s" / "crds"))
     established = ("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
     wait_for("the CRDs", lambda: cluster.kubectl(*established, check=False).returncode == 0, 120)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import tomllib
 from functools import cache
@@ -13,11 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster.kube import CACHE
+from programs import find
 
 REPOSITORY = Path(__file__).parents[1]
 CHART = REPOSITORY / "helm" / "medsd"
-HELM = shutil.which("helm", path=f"{os.environ['PATH']}:{CACHE / 'bin'}")
+HELM = find("helm")
 NAMESPACE = "medsd-system"
 Object = dict[str, Any]
 
@@ -36,12 +34,9 @@ EVERYTHING = (
 
 
 @pytest.fixture(scope="session")
-def with_helm(notes: dict[str, str]) -> None:
+def with_helm() -> None:
     if not HELM:
-        notes["helm"] = (
-            "THE CHART'S TESTS WERE SKIPPED: there is no helm on the PATH; tests/cluster/build.sh builds one."
-        )
-        pytest.skip("there is no helm")
+        pytest.skip("there is no helm: make programs builds it")
 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+NO_CHROMIUM = "no Chromium on the PATH (Debian: apt install chromium)"
 
 
 def find_chromium() -> str | None:

@@ -27,7 +27,7 @@ def done(*words: object) -> str:
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], *named: str) -> str:
-    """Bad input: exit code 2, one line `medsd: ...` with all of `named`, and no traceback. Returns the line."""
+    """Bad input: exit code 2, no traceback, one line `medsd: ...` with all of `named`, which is returned."""
     said = f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
     assert result.returncode == 2, said
     assert "Traceback" not in result.stdout + result.stderr, said

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import allowed_skips
 import pytest
+import timings
+from allowed_skips import NO_DATA, no_data
 from s3_server import S3Server, s3_server
 
 pytest.register_assert_rewrite("command", "storage_contract")
 
 NOTES = pytest.StashKey[dict[str, str]]()
-NO_DATA = "MEDSD_TEST_DATA names no folder"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[NOTES] = {}
+    config.pluginmanager.register(timings)
+    config.pluginmanager.register(allowed_skips)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     lines = list(config.stash[NOTES].values())
-    skipped = sum(NO_DATA in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
-    if skipped:
-        lines.append(
-            f"{skipped} TESTS ON REAL X-RAYS SKIPPED: {NO_DATA}. Set it to a folder with nih-cxr/ (images, metadata.csv) "
-            "and iu-reports/ (OpenI XML)."
-        )
+    coverage = config.pluginmanager.getplugin("_cov")
+    if coverage and coverage.cov_controller:
+        share = coverage.cov_controller.cov.report(file=io.StringIO())
+        lines.append(f"These tests run {share:.1f} % of the lines and branches of medsd_ray.")
     if lines:
         terminalreporter.section("medsd")
         for line in lines:
@@ -42,23 +45,23 @@ def notes(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of real data; the test is skipped, and that is said at the end, where it is absent."""
-    folder = os.environ.get("MEDSD_TEST_DATA")
-    if not folder or not Path(folder).is_dir():
+    """The folder of real data; the test is skipped where it is absent."""
+    if no_data():
         pytest.skip(NO_DATA)
-    return Path(folder)
+    return Path(os.environ["MEDSD_TEST_DATA"])
 
 
 @pytest.fixture(scope="session")
 def s3_session(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[S3Server]:
-    """One S3 server for all tests, with the environment set so that Ray workers and subprocesses inherit it."""
+    """One S3 server for all tests, in the environment that Ray workers and subprocesses inherit."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
             patch.delenv(name, raising=False)
         for name, value in server.environment.items():
             patch.setenv(name, value)
+        assert server.name.startswith("versitygw") or not allowed_skips.strict(), server.name
         request.config.stash[NOTES]["s3"] = f"The S3 tests ran on {server.name}."
         yield server
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+from programs import BIN, build, missing
 
-VERSITYGW = "github.com/versity/versitygw/cmd/versitygw"
-VERSITYGW_VERSION = "v1.8.0"
 ACCESS_KEY, SECRET_KEY, REGION = "medsd-test", "medsd-test-secret", "us-east-1"
 
 
@@ -67,30 +65,9 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
 
 def build_versitygw() -> tuple[Path | None, str]:
     """The gateway's binary, built once a machine (about 1.5 minutes), or None and why there is none."""
-    cache = (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        / "medsd"
-        / f"versitygw-{VERSITYGW_VERSION}"
-    )
-    binary = cache / "versitygw"
-    if binary.exists():
-        return binary, ""
-    go = shutil.which("go")
-    if go is None:
-        return None, "no Go is installed"
-    cache.mkdir(parents=True, exist_ok=True)
-    built = subprocess.run(
-        [go, "install", f"{VERSITYGW}@{VERSITYGW_VERSION}"],
-        env=os.environ | {"GOBIN": str(cache), "GOFLAGS": "-buildvcs=false"},
-        capture_output=True,
-        text=True,
-    )
-    if built.returncode:
-        return (
-            None,
-            f"go could not build versitygw: {(built.stderr.strip().splitlines() or ['no message'])[-1]}",
-        )
-    return binary, ""
+    if missing("versitygw") and (failure := build("versitygw")):
+        return None, failure
+    return BIN / "versitygw", ""
 
 
 @contextmanager
@@ -103,7 +80,7 @@ def _versitygw(binary: Path, folder: Path) -> Iterator[S3Server]:
     command = [str(binary), "--quiet", "--port", address, "posix", "--sidecar", str(metadata), str(objects)]
     secrets = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
     with _running(command, folder / "server.log", f"http://{address}", secrets):
-        yield S3Server(f"versitygw {VERSITYGW_VERSION}", f"http://{address}", ACCESS_KEY, SECRET_KEY)
+        yield S3Server("versitygw", f"http://{address}", ACCESS_KEY, SECRET_KEY)
 
 
 @contextmanager

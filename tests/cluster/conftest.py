@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 import string
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,14 +18,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster.kube import CACHE, Cluster, Object, Run, local_cluster
+from allowed_skips import NO_CLUSTER, no_namespaces
+from cluster.kube import Cluster, Object, Run, local_cluster
 from cluster.runs import RESEARCH, Data, finetune, write_data
+from programs import FOLDER, KUBERAY_CRDS, missing
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, build_versitygw
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 SYSTEM = "medsd-system"
-BINARIES = ("etcd", "kube-apiserver", "kubelet", "coredns", "ray-operator", "kubectl", "helm")
+PROGRAMS = ("etcd", "kube-apiserver", "kubelet", "coredns", "ray-operator", "kubectl", "helm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,28 +37,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(notes: dict[str, str]) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     if given := os.environ.get("MEDSD_TEST_KUBECONFIG"):
         yield Cluster(Path(given))
         return
     if reason := why_none():
-        notes["cluster"] = f"THE TESTS ON A CLUSTER WERE SKIPPED: {reason}. Or set MEDSD_TEST_KUBECONFIG."
-        pytest.skip(reason)
+        pytest.skip(f"{NO_CLUSTER}: {reason}. Or set MEDSD_TEST_KUBECONFIG")
     with local_cluster() as started:
         yield started
 
 
 def why_none() -> str | None:
     """Why no cluster can be started here."""
-    if os.geteuid():
-        return "a cluster on this machine needs root"
-    if subprocess.run(
-        ["unshare", "--fork", "--pid", "--net", "--mount", "true"], capture_output=True
-    ).returncode:
-        return "this machine's root may not make namespaces"
+    if no_namespaces():
+        return "it needs root, and the right to make namespaces"
     if "bookworm" not in Path("/etc/os-release").read_text():
         return "the pods are Debian 12 and take Python from this machine, which is not"
-    if not all((CACHE / "bin" / name).exists() for name in BINARIES) and not shutil.which("go"):
+    if missing(*PROGRAMS) and not shutil.which("go"):
         return "there is no Go to build Kubernetes with"
     for folder in (REPOSITORY, REPOSITORY / ".venv", Path(sys.base_prefix)):
         if folder.stat().st_mode & 0o005 != 0o005:
@@ -82,8 +78,8 @@ def ours() -> bool:
 def kuberay(cluster: Cluster, ours: bool) -> None:
     if not ours:
         return
-    cluster.kubectl("apply", "--server-side", "-f", str(CACHE / "kuberay-crds"))
-    cluster.kubectl("apply", "-f", "-", input=fill("manifests/kuberay.yaml", cache=CACHE))
+    cluster.kubectl("apply", "--server-side", "-f", str(KUBERAY_CRDS))
+    cluster.kubectl("apply", "-f", "-", input=fill("manifests/kuberay.yaml", cache=FOLDER))
     cluster.kubectl("rollout", "status", "-n", "kuberay", "deployment/kuberay-operator", "--timeout=300s")
 
 

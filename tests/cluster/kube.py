@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
+from programs import BIN
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsd" / "kube"
 STATE = Path("/tmp/medsd-kube")
 """Of the cluster on this machine: one path, so that a later one finds what an earlier one has left."""
 Object = dict[str, Any]
@@ -31,7 +31,7 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What a process of the host needs to speak to this cluster."""
-        return {"KUBECONFIG": str(self.kubeconfig), "PATH": f"{CACHE / 'bin'}:{os.environ['PATH']}"}
+        return {"KUBECONFIG": str(self.kubeconfig), "PATH": f"{BIN}:{os.environ['PATH']}"}
 
     def kubectl(
         self, *args: str, input: str | None = None, check: bool = True

@@ -7,7 +7,7 @@ set -euo pipefail
 mkdir -p "${1:?usage: up.sh STATE}"
 state=$(realpath "$1")
 here=$(cd "$(dirname "$0")" && pwd)
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/medsd/kube
+cache=$("$here/programs.sh")
 # Addresses kept for benchmarks (RFC 2544), which no real network has: pods in 198.18/16, services in 198.19.0/20.
 host_ip=198.19.255.1 node_ip=198.19.255.2
 
@@ -57,7 +57,7 @@ END
 rm -rf "${state:?}/log"
 mkdir -p "$state"/{pki,log,kubelet,cni}
 for binary in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl helm coredns ray-operator; do
-    [ -x "$cache/bin/$binary" ] || { "$here/build.sh" "$cache" && break; }
+    [ -x "$cache/bin/$binary" ] || { "$here/build.sh" && break; }
 done
 install_packages
 cd "$state"

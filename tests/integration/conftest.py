@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from chromium import find_chromium
+from chromium import NO_CHROMIUM, find_chromium
 from s3_server import S3Server
 
 if TYPE_CHECKING:
@@ -28,18 +28,15 @@ def ray_cluster(s3_session: S3Server) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def browser(notes: dict[str, str]) -> Iterator[Browser]:
-    """The Chromium of this machine; without one the tests are skipped, and that is said at the end. Not for
-    the session: while it runs, Playwright keeps an event loop in this thread, where others could start none.
+def browser() -> Iterator[Browser]:
+    """The Chromium of this machine; without one the tests are skipped. Not for the session: while it runs,
+    Playwright keeps an event loop in this thread, where others could start none.
     """
     from playwright.sync_api import sync_playwright
 
     path = find_chromium()
     if path is None:
-        notes["browser"] = (
-            "TESTS OF THE PAGES SKIPPED: no Chromium on the PATH (Debian: apt install chromium)."
-        )
-        pytest.skip("no Chromium on the PATH")
+        pytest.skip(NO_CHROMIUM)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser

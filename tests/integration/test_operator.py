@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 import yaml
 from operator_world import RUNTIME, finetune
+from programs import BIN, KUBERAY_CRDS, missing
 
-KUBE = Path(os.environ.get("MEDSD_KUBE", Path.home() / ".cache/medsd/kube"))
 CRDS = Path(__file__).parents[2] / "k8s/crds"
 WAIT_S = 120
-BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 
 
 def free_port() -> int:
@@ -80,7 +80,7 @@ class ApiServer:
         self._run("kube-controller-manager", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0",
                   "--controllers=garbage-collector-controller,serviceaccount-controller",
                   f"--service-account-private-key-file={key}")  # fmt: skip
-        crds = [f"-f={CRDS}", f"-f={KUBE}/kuberay-crds/ray.io_rayjobs.yaml"]
+        crds = [f"-f={CRDS}", f"-f={KUBERAY_CRDS}/ray.io_rayjobs.yaml"]
         self.kubectl("apply", "--server-side", *crds)
         for path in ("medsd.io/v1alpha1/runtimes", "medsd.io/v1alpha1/finetunes", "ray.io/v1/rayjobs"):
             wait_for(path, lambda path=path: self.kubectl("get", "--raw", f"/apis/{path}", check=False))
@@ -88,9 +88,7 @@ class ApiServer:
 
     def _run(self, name: str, *words: str) -> None:
         log = (self.folder / f"{name}.log").open("wb")
-        self.processes.append(
-            subprocess.Popen([KUBE / "bin" / name, *words], stdout=log, stderr=subprocess.STDOUT)
-        )
+        self.processes.append(subprocess.Popen([BIN / name, *words], stdout=log, stderr=subprocess.STDOUT))
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -98,7 +96,7 @@ class ApiServer:
             process.wait()
 
     def kubectl(self, *words: str, check: bool = True, input: str | None = None) -> str:
-        command = [KUBE / "bin/kubectl", f"--kubeconfig={self.kubeconfig}", *words]
+        command = [BIN / "kubectl", f"--kubeconfig={self.kubeconfig}", *words]
         done = subprocess.run(command, capture_output=True, text=True, input=input)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout
@@ -145,9 +143,8 @@ class Operator:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    missing = [name for name in BINARIES if not (KUBE / "bin" / name).exists()]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not in {KUBE}/bin: tests/cluster/build.sh makes them")
+    if absent := missing(*PROGRAMS):
+        pytest.skip(f"{', '.join(absent)} not in {BIN}: make programs builds them")
     server = ApiServer(tmp_path_factory.mktemp("kube"))
     try:
         server.start()

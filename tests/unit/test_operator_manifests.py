@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import copy
-import os
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 from operator_world import evaluation, finetune, runtime, study, subject
+from programs import KUBERAY_CRDS
 
 from medsd_ray.errors import InputError
 from medsd_ray.operator.manifests.naming import LONGEST, attempt_name, owner_of
@@ -16,8 +15,6 @@ from medsd_ray.operator.manifests.pods import amount, environment, object_store,
 from medsd_ray.operator.manifests.rayjob import Refused, plan
 from medsd_ray.operator.subject import read_runtime, read_spec
 from medsd_ray.spec.load import parse_run, parse_study
-
-CRDS = Path(os.environ.get("MEDSD_KUBE", Path.home() / ".cache/medsd/kube")) / "kuberay-crds"
 
 
 def planned(made: dict[str, Any], number: int = 1, **changes: Any):
@@ -52,9 +49,9 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def rayjobs() -> jsonschema.Draft202012Validator:
     """KubeRay's own schema of a RayJob."""
-    path = CRDS / "ray.io_rayjobs.yaml"
+    path = KUBERAY_CRDS / "ray.io_rayjobs.yaml"
     if not path.exists():
-        pytest.skip(f"{path} is not there: tests/cluster/build.sh puts it there")
+        pytest.skip(f"{path} is not there: make programs puts it there")
     crd = yaml.load(path.read_text(), yaml.CSafeLoader)  # the other loader takes half a minute for it
     schema = next(v for v in crd["spec"]["versions"] if v["name"] == "v1")["schema"]["openAPIV3Schema"]
     schema["properties"]["metadata"] = {"type": "object"}

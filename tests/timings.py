@@ -1,0 +1,32 @@
+"""Where a run of the tests spent its time, said at its end.
+
+This module is a pytest plugin, which tests/conftest.py registers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+SHOWN, LEAST_S = 12, 0.5
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    tests: Counter[str] = Counter()  # seconds, with the fixtures that were set up for the test
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                tests[report.nodeid] += report.duration
+    files: Counter[str] = Counter()
+    for test, seconds in tests.items():
+        files[test.partition("::")[0]] += seconds
+    terminalreporter.section("where the time went")
+    for what, times in (("files", files), ("tests", tests)):
+        shown = [(name, seconds) for name, seconds in times.most_common(SHOWN) if seconds >= LEAST_S]
+        for name, seconds in shown:
+            terminalreporter.line(f"{seconds:8.1f} s  {name}")
+        if len(times) > len(shown):
+            rest = times.total() - sum(seconds for _, seconds in shown)
+            terminalreporter.line(f"{rest:8.1f} s  {len(times) - len(shown)} other {what}")
+    terminalreporter.line(f"{files.total():8.1f} s  {len(tests)} tests in {len(files)} files")
