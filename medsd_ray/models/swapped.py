@@ -84,7 +84,7 @@ def load(folder: Path) -> SwappedEncoder:
     """What `save` wrote to text_encoder/, in evaluation mode."""
     with safe_open(folder / PROJECTION, framework="pt") as file:
         own, pad_id = (
-            {name: file.get_tensor(name) for name in file.keys()},
+            {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
             int(file.metadata()["pad_token_id"]),
         )
     module = SwappedEncoder(load_encoder(folder), pad_id, len(own["projection.bias"]))
