@@ -158,7 +158,9 @@ def arm(options: dict[str, Any]) -> None:
         stepper.finish(options["device"])
         seconds = time.perf_counter() - began
         trainer.writer.wait()
-        state = 4 * 4 * sum(held.length for _, held in trainer.owned) / 1e6  # weight, average and two moments
+        state = (
+            4 * 4 * sum(owned.length for _, owned in trainer.owned_ranges) / 1e6
+        )  # weight, average and two moments
         return {"waited": waited, "seconds": seconds, "megabytes": round(state)}
 
     serve(answer)

@@ -101,8 +101,8 @@ def images(layout: str, size: int, given: Any) -> list[Row]:
 def arm(options: dict[str, Any]) -> None:
     import torch
 
-    from medsd_ray.generation.generate import Painter, make_plan
-    from medsd_ray.generation.sample import Sampling, build_pipeline
+    from medsd_ray.generation.generate import ImageWorker, make_plan
+    from medsd_ray.generation.sampling import Sampling, build_pipeline
     from medsd_ray.models.load import load_components
     from medsd_ray.storage import open_storage
 
@@ -115,13 +115,13 @@ def arm(options: dict[str, Any]) -> None:
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=options["folder"]) as out:
-            painter = Painter(components, plan, open_storage(out), on_gpu)
+            worker = ImageWorker(components, plan, open_storage(out), on_gpu)
             if options["name"] == "over workers":
-                return {"images_per_second": rate_over_workers(painter, chunks, question["workers"])}
+                return {"images_per_second": rate_over_workers(worker, chunks, question["workers"])}
             began = time.perf_counter()
             if options["name"] == "ours":
                 for chunk in chunks:
-                    painter.run(chunk)
+                    worker.run(chunk)
             else:
                 batch = 1 if options["name"] == "one at a time" else BATCH
                 pipeline_loop(

@@ -198,7 +198,7 @@ def arm(options: dict[str, Any]) -> None:
         return time.perf_counter() - began
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
-        trainer.team.wait()
+        trainer.collectives.barrier()
         if question["profile"]:
             return {"parts": parts.profiled(lambda: steps(question["steps"]))}
         sent = bytes_sent()

@@ -33,7 +33,7 @@ def stepping(trainer: Any) -> Callable[[], None]:
     training = trainer.training
     steps = batches(
         trainer.dataset, first_step=trainer.first, last_step=training.max_steps,
-        rank=trainer.team.rank, world_size=trainer.team.world_size,
+        rank=trainer.collectives.rank, world_size=trainer.collectives.world_size,
         global_batch_size=training.global_batch_size, micro_batch_size=trainer.micro,
     )  # fmt: skip
     numbered = enumerate(steps, start=trainer.first)
@@ -42,7 +42,7 @@ def stepping(trainer: Any) -> Callable[[], None]:
         began = time.monotonic()
         number, micro_batches = next(numbered)
         norm = trainer.step(number, micro_batches)
-        trainer.meter.add(time.monotonic() - began)
+        trainer.throughput.add(time.monotonic() - began)
         _, to_ray = trainer.signals()
         if (number + 1) % training.log_every == 0:
             trainer.log(number + 1, norm, to_ray)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medsd_ray.base_model.architecture import IMAGE_SIZE, build_small
 from medsd_ray.data.sources.phantom import draw_base
-from medsd_ray.training.objective import add_noise, snr_weights, target, weighted_mse
+from medsd_ray.training.unet_objective import add_noise, snr_weights, target, weighted_mse
 from medsd_ray.training.vae_objective import vae_loss
 
 IMAGES = 16_000

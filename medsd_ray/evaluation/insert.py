@@ -29,7 +29,7 @@ from medsd_ray.evaluation.report.format import dumps, number, percent, span
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.generation.edit import edit, editable
 from medsd_ray.generation.png import NOTICE, encode_png
-from medsd_ray.generation.sample import Sampling, image_size, sample_images
+from medsd_ray.generation.sampling import Sampling, image_size, sample_images
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint

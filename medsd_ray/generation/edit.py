@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import InputError
-from medsd_ray.generation.sample import (
+from medsd_ray.generation.sampling import (
     Sampling,
     build_pipeline,
     decode,

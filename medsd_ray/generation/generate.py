@@ -19,7 +19,7 @@ from typing import Any
 
 from medsd_ray.errors import InputError
 from medsd_ray.generation.png import NOTICE, encode_png
-from medsd_ray.generation.sample import Sampling, sample_images
+from medsd_ray.generation.sampling import Sampling, sample_images
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
@@ -67,8 +67,8 @@ def generate(
     present = set(store.list())
     todo = [image["index"] for image in plan["images"] if image["file"] not in present]
     chunks = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    painter = Painter(components, plan, store, use_gpu)
-    done = (count for _, count in run_tasks(painter, chunks, num_workers, use_gpu))
+    worker = ImageWorker(components, plan, store, use_gpu)
+    done = (count for _, count in run_tasks(worker, chunks, num_workers, use_gpu))
     _report(done, num_images - len(todo), num_images)
     store.write(TABLE, _table(plan))
     store.mark_complete(
@@ -127,7 +127,7 @@ def write_images(components: Components, plan: dict[str, Any], indices: list[int
 
 
 @dataclass
-class Painter:
+class ImageWorker:
     """Makes and stores images of a plan; travels to the Ray workers."""
 
     components: Components

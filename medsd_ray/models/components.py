@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from medsd_ray.errors import InputError
-from medsd_ray.models.swapped import SwappedEncoder
+from medsd_ray.models.swapped_encoder import SwappedEncoder
 
 MODULES = ("vae", "text_encoder", "unet")
 

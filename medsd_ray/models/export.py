@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.load import load_components
-from medsd_ray.models.methods.method import Files
-from medsd_ray.models.methods.registry import described, way
+from medsd_ray.models.methods.adaptation import Files
+from medsd_ray.models.methods.registry import adaptation, recorded_settings
 from medsd_ray.models.resolve import find_checkpoint, model_fingerprint, resolve
 from medsd_ray.models.save import save_pipeline
-from medsd_ray.models.swapped import SwappedEncoder
+from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.runs.checkpoints import describe_checkpoint, trained
 from medsd_ray.storage import Storage, open_storage
 
@@ -81,8 +81,8 @@ def method_files(checkpoint: Storage, raw: bool) -> Files:
 
     description, found = describe_checkpoint(checkpoint), {}
     for name, weights in load_weights(checkpoint, raw=raw).items():
-        how = described(description, name)
-        for file, tensors in way(name, how).files(name, how, weights).items():
+        settings = recorded_settings(description, name)
+        for file, tensors in adaptation(name, settings).files(name, settings, weights).items():
             found.setdefault(file, {}).update(tensors)  # the LoRA of U-Net and text encoder share one
     return found
 

@@ -15,9 +15,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from medsd_ray.errors import InputError
-from medsd_ray.models import swapped
+from medsd_ray.models import swapped_encoder
 from medsd_ray.models.components import MODULES, Components
-from medsd_ray.models.methods.registry import described, way
+from medsd_ray.models.methods.registry import adaptation, recorded_settings
 from medsd_ray.models.resolve import CARD, FOLDERS, check_bases, resolve
 from medsd_ray.models.schedulers import load_scheduler
 from medsd_ray.models.weights import load_module, quiet_libraries
@@ -38,7 +38,7 @@ def load_components(model: str, *, raw: bool = False, only: tuple[str, ...] | No
     check_bases(resolved)
     loaded = _load_folder(resolved.folder, only or FOLDERS)
     for store in resolved.checkpoints:
-        _overlay(loaded, store, raw=raw and store is resolved.checkpoints[-1])
+        _merge_checkpoint(loaded, store, raw=raw and store is resolved.checkpoints[-1])
     return loaded
 
 
@@ -46,13 +46,13 @@ def _load_folder(folder: Path, only: tuple[str, ...]) -> Components:
     _check_layout(folder)
     quiet_libraries()
     clip: Callable[[Path], Any] = lambda path: load_module(CLIPTextModel, path, "model", dtype=torch.float32)
-    is_swapped = (folder / "text_encoder" / swapped.PROJECTION).is_file()
+    is_swapped = (folder / "text_encoder" / swapped_encoder.PROJECTION).is_file()
     load: dict[str, Callable[[Path], Any]] = {
         "vae": lambda path: load_module(
             AutoencoderKL, path, "diffusion_pytorch_model", torch_dtype=torch.float32
         ),
-        "text_encoder": swapped.load if is_swapped else clip,
-        "tokenizer": swapped.load_tokenizer if is_swapped else CLIPTokenizer.from_pretrained,
+        "text_encoder": swapped_encoder.load if is_swapped else clip,
+        "tokenizer": swapped_encoder.load_tokenizer if is_swapped else CLIPTokenizer.from_pretrained,
         "unet": lambda path: load_module(
             UNet2DConditionModel, path, "diffusion_pytorch_model", torch_dtype=torch.float32
         ),
@@ -83,7 +83,7 @@ def _check_layout(folder: Path) -> None:
         classes = {name: card[name][1] for name in MODULES if name in card}
         if (
             classes.get("text_encoder", "") is None
-            and (folder / "text_encoder" / swapped.PROJECTION).is_file()
+            and (folder / "text_encoder" / swapped_encoder.PROJECTION).is_file()
         ):
             del classes["text_encoder"]
     except FileNotFoundError as error:
@@ -98,27 +98,27 @@ def _check_layout(folder: Path) -> None:
             )
 
 
-def _overlay(components: Components, store: Storage, raw: bool) -> None:
-    """Lays a checkpoint's trained weights, and what it says of its objective, over the model it was trained
-    from.
+def _merge_checkpoint(components: Components, store: Storage, raw: bool) -> None:
+    """Merges a checkpoint's trained weights into the model that it was trained from, and sets what the
+    checkpoint says of its objective.
     """
     from medsd_ray.runs.checkpoint import load_weights
 
     description = describe_checkpoint(store)
     for name, weights in load_weights(store, raw=raw).items():
-        how = described(description, name)
-        method = way(name, how)
+        settings = recorded_settings(description, name)
+        method = adaptation(name, settings)
         if getattr(components, name) is None and not (
             name == "text_encoder" and components.tokenizer is not None
         ):
             continue
         recorded = description.get("fingerprints", {}).get(name)
-        if method.source and recorded not in (None, method.source(how)):
+        if method.source_fingerprint and recorded not in (None, method.source_fingerprint(settings)):
             raise InputError(
                 f"{store.url}: what its {name} was trained with has changed since; bring back the earlier files"
             )
         try:
-            method.fold(components, name, how, weights)
+            method.merge(components, name, settings, weights)
         except RuntimeError as error:  # shapes differ
             raise InputError(
                 f"{store.url}: its {name} does not fit {description['model']}, which it names as its base"

@@ -7,10 +7,10 @@ from pathlib import Path
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from medsd_ray.models import swapped
+from medsd_ray.models import swapped_encoder
 from medsd_ray.models.components import Components
 from medsd_ray.models.schedulers import sampling_scheduler
-from medsd_ray.models.swapped import SwappedEncoder
+from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.models.weights import quiet_libraries
 
 
@@ -33,7 +33,7 @@ def save_pipeline(components: Components, folder: Path) -> None:
         requires_safety_checker=False,
     ).save_pretrained(folder, safe_serialization=True)
     if isinstance(components.text_encoder, SwappedEncoder):
-        return swapped.save(components.text_encoder, components.tokenizer, folder)
+        return swapped_encoder.save(components.text_encoder, components.tokenizer, folder)
     # transformers 5 reads both names, transformers 4 only those of Stable Diffusion's own files.
     text_encoder = folder / "text_encoder" / "model.safetensors"
     weights = {

@@ -26,7 +26,7 @@ TOP = "self.resources.?max_workers.orValue(self.resources.num_workers)"
 
 
 class Method(StrEnum):
-    """How a component is adapted; `models/methods.py` holds an entry for each that a component knows."""
+    """How a component is adapted; `models/methods/registry.py` holds an entry for each that a component knows."""
 
     frozen = "frozen"
     full = "full"  # all weights, from the model's own
@@ -39,14 +39,14 @@ class Method(StrEnum):
 
 
 class Lora(Strict):
-    """W + alpha/rank·B·A, see models/lora.py."""
+    """W + alpha/rank·B·A, see models/methods/lora.py."""
 
     rank: int = Field(default=16, ge=1, le=1024)
     alpha: float = Field(default=16.0, gt=0)
 
 
 class Swap(Strict):
-    """Another text encoder in place of the model's own, see models/swap.py."""
+    """Another text encoder in place of the model's own, see models/methods/swap.py."""
 
     model: Text = Field(
         description="any transformers AutoModel with its tokenizer: folder, s3:// or hub name; checkpoints refer to it"
@@ -60,7 +60,7 @@ class Swap(Strict):
 
 
 class Token(Strict):
-    """A new word of textual inversion, see models/inversion.py."""
+    """A new word of textual inversion, see models/methods/textual_inversion.py."""
 
     token: str = Field(
         max_length=64, pattern=r"^<[a-z0-9_-]+>$", description="as it stands in captions and prompts"
@@ -200,7 +200,7 @@ class Data(Strict):
 
 
 class Objective(Strict):
-    """What the U-Net learns; see training/objective.py for the equations."""
+    """What the U-Net learns; see training/unet_objective.py for the equations."""
 
     prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
         default=None, description="the model's own where absent"

@@ -17,7 +17,7 @@ from medsd_ray.runs.checkpoint import read_best
 from medsd_ray.runs.checkpoints import DESCRIPTION, saved_steps, step_folder
 from medsd_ray.spec.run import Checkpoint
 from medsd_ray.storage import Storage, describe
-from medsd_ray.training.team import Team
+from medsd_ray.training.collectives import Collectives
 
 
 class CheckpointWriter:
@@ -25,14 +25,14 @@ class CheckpointWriter:
     `before_complete` once all of a checkpoint but its mark is there."""
 
     def __init__(
-        self, output: Storage, team: Team, keep: Checkpoint, warn: Callable[[str], None],
+        self, output: Storage, collectives: Collectives, keep: Checkpoint, warn: Callable[[str], None],
         before_complete: Callable[[], None] = lambda: None,
     ):  # fmt: skip
-        self.output, self.team, self.keep, self.warn = output, team, keep, warn
+        self.output, self.collectives, self.keep, self.warn = output, collectives, keep, warn
         self.before_complete = before_complete
         self.last_step: int | None = None
         """Worker 0: the newest step whose checkpoint is complete."""
-        self._group = team.new_group()
+        self._group = collectives.new_group()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[str | None] | None = None
 
@@ -70,7 +70,7 @@ class CheckpointWriter:
                     with_retries(lambda path=path, name=name: store.upload(path, name))
         except Exception as error:
             failure = f"{error}"
-        reports = self.team.at_first((files, failure), group=self._group)
+        reports = self.collectives.gather((files, failure), group=self._group)
         if reports is None:
             return None
         failures = [f"worker {rank}: {failure}" for rank, (_, failure) in enumerate(reports) if failure]

@@ -25,7 +25,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Held:
+class ParameterRange:
     """One parameter, or this worker's range of it, as it lies in memory.
 
     `tensor` is what the optimizer knows (a parameter, or DeepSpeed's flat partition); elements [start, start
@@ -40,6 +40,10 @@ class Held:
 
     def view(self, tensor: Tensor) -> Tensor:
         return tensor.detach().view(-1).narrow(0, self.offset, self.length)
+
+
+OwnedRanges = list[tuple[Piece, ParameterRange]]
+"""What one worker saves: each range as a checkpoint names it, and where it lies in this worker's memory."""
 
 
 @dataclass
@@ -172,7 +176,7 @@ class Engine:
         self.zero = self.deepspeed.optimizer if training.zero_stage else None
         self.adam: torch.optim.Optimizer = self.zero.optimizer if self.zero else self.deepspeed.optimizer
         self.loss_scale = LossScale(scale=2.0**16 if training.precision == "fp16" else 1.0)
-        self.held = self._held()
+        self.ranges = self._find_ranges()
         self.updates = 0
         """Optimizer steps applied: Adam's own count, which a skipped step does not raise."""
         self.norm: Any = None
@@ -233,49 +237,53 @@ class Engine:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.training.gradient_clipping, norm)
         return norm
 
-    def _held(self) -> list[Held]:
+    def _find_ranges(self) -> list[ParameterRange]:
         """All ranges of trained parameters that this worker has the optimizer's state of."""
-        held = []
+        ranges = []
         for name, parameter in self.module.named_parameters():
             if not parameter.requires_grad:
                 continue
             if self.training.zero_stage == 0:
-                held.append(Held(name, 0, parameter.numel(), parameter, 0))
+                ranges.append(ParameterRange(name, 0, parameter.numel(), parameter, 0))
             elif self.training.zero_stage < 3:
                 if (mapping := parameter._hp_mapping) is not None:
                     flat = self.zero.single_partition_of_fp32_groups[mapping.param_group_index]
                     at, inside = mapping.lp_fragment_address, mapping.hp_fragment_address
-                    held.append(Held(name, at.start, at.numel, flat, inside.start))
+                    ranges.append(ParameterRange(name, at.start, at.numel, flat, inside.start))
             else:
                 group, offset, size = self.zero.grad_position[self.zero.get_param_id(parameter)]
                 start = self.rank * size
                 length = min(size, parameter.ds_numel - start)  # the last partition is padded
                 if length > 0:
-                    held.append(
-                        Held(name, start, length, self.zero.fp32_partitioned_groups_flat[group], offset)
+                    ranges.append(
+                        ParameterRange(
+                            name, start, length, self.zero.fp32_partitioned_groups_flat[group], offset
+                        )
                     )
-        return held
+        return ranges
 
-    def owned(self) -> list[tuple[Piece, Held]]:
+    def owned_ranges(self) -> OwnedRanges:
         """The pieces that this worker saves: all that it holds, at stage 0 (where all hold all) an even share
         of it.
         """
-        owned = []
-        for h in self.held:
+        owned_ranges = []
+        for part in self.ranges:
             start, end = (
-                even_share(h.length, self.rank, self.world_size)
+                even_share(part.length, self.rank, self.world_size)
                 if self.training.zero_stage == 0
-                else (0, h.length)
+                else (0, part.length)
             )
             if end > start:
-                share = Held(h.name, h.start + start, end - start, h.tensor, h.offset + start)
-                owned.append((Piece(h.name, share.start, share.length, self.rank), share))
-        return owned
+                share = ParameterRange(
+                    part.name, part.start + start, end - start, part.tensor, part.offset + start
+                )
+                owned_ranges.append((Piece(part.name, share.start, share.length, self.rank), share))
+        return owned_ranges
 
-    def moments(self, held: Held) -> dict[str, Tensor]:
-        """Live views of Adam's first and second moment for a held range. They exist after the first update."""
-        state = self.adam.state[held.tensor]
-        return {kind: held.view(state[kind]) for kind in MOMENTS}
+    def moments(self, owned: ParameterRange) -> dict[str, Tensor]:
+        """Live views of Adam's first and second moment for one range. They exist after the first update."""
+        state = self.adam.state[owned.tensor]
+        return {kind: owned.view(state[kind]) for kind in MOMENTS}
 
     def restore_moments(self, read, updates: int) -> None:
         """Fills Adam's state: `read(name, kind, start, end)` gives flat float32 moments; `updates` is Adam's
@@ -285,14 +293,16 @@ class Engine:
         if not updates:
             return
         in_tensor = isinstance(self.adam, torch.optim.AdamW)
-        for h in self.held:
-            state = self.adam.state[h.tensor]
+        for part in self.ranges:
+            state = self.adam.state[part.tensor]
             if not state:
-                state["step"] = torch.tensor(float(updates), device=h.tensor.device) if in_tensor else updates
+                state["step"] = (
+                    torch.tensor(float(updates), device=part.tensor.device) if in_tensor else updates
+                )
                 for kind in MOMENTS:
-                    state[kind] = torch.zeros_like(h.tensor, requires_grad=False)
-            for kind, view in self.moments(h).items():
-                view.copy_(read(h.name, kind, h.start, h.start + h.length))
+                    state[kind] = torch.zeros_like(part.tensor, requires_grad=False)
+            for kind, view in self.moments(part).items():
+                view.copy_(read(part.name, kind, part.start, part.start + part.length))
 
     def memory(self) -> dict[str, int]:
         """Bytes on this worker of Adam's two moments, and of float32 master weights kept beside the
@@ -305,7 +315,7 @@ class Engine:
             if kind in s
         )
         separate = self.training.zero_stage in (1, 2) or self.training.offload.optimizer
-        masters = {id(h.tensor): h.tensor for h in self.held} if separate else {}
+        masters = {id(part.tensor): part.tensor for part in self.ranges} if separate else {}
         return {
             "optimizer_bytes": moments,
             "master_weight_bytes": sum(t.numel() * t.element_size() for t in masters.values()),

@@ -26,7 +26,7 @@ def keep_running(fit: Callable[[], Any], limit: int, tell: Callable[[str], None]
             fit()
             return
         except Exception as error:
-            what = lost(error)
+            what = what_was_lost(error)
             if what is None or restart > limit:
                 raise
             tell(
@@ -34,7 +34,7 @@ def keep_running(fit: Callable[[], Any], limit: int, tell: Callable[[str], None]
             )
 
 
-def lost(failure: BaseException) -> str | None:
+def what_was_lost(failure: BaseException) -> str | None:
     """What was lost, in a few words, where a worker, its node or a part of Ray went away; None where the run
     itself failed.
 
@@ -92,14 +92,14 @@ def _dead(error: BaseException) -> str | None:
     return None
 
 
-def in_words(failure: BaseException) -> Exception:
+def as_user_error(failure: BaseException) -> Exception:
     """The error of a failed run as one that a user can act on."""
     causes = [cause for one in _failures(failure) for cause in _chain(one)]
     for kind in (InputError, RunError):
         for cause in causes:
             if isinstance(cause, kind):
                 return cause
-    if what := lost(failure):
+    if what := what_was_lost(failure):
         return RunError(
             f"training failed: a worker was lost ({what}), once more than resources.max_failures allows; --resume goes on from "
             "the newest checkpoint"

@@ -1,4 +1,8 @@
-"""TODO"""
+"""Worker 0's records of a run while it goes on: metrics.jsonl, progress.json and TensorBoard's files.
+
+A thread of its own writes them to the run's storage, so that a slow store does not slow training. The same
+thread looks for the `stop` flag that asks for a checkpoint and an end.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,14 @@ from medsd_ray.runs.progress import METRICS, PROGRESS, STOP, now, read_metrics, 
 from medsd_ray.storage import Storage
 
 WRITE_EVERY_S = 1.0
-
-
-BOARD_EVERY_S = 30.0
+TENSORBOARD_EVERY_S = 30.0
 
 
 class Reporter:
-    """Worker 0's pen. It takes over what workers before it in the same run have written, so that a restart
-    loses no warning; only records of steps after `first_step`, left by workers that were lost, are dropped.
+    """Keeps and writes a run's records, at worker 0.
+
+    It takes over what workers before it in the same run have written, so that a restart loses no warning;
+    only records of steps after `first_step`, left by workers that were lost, are dropped.
     """
 
     def __init__(self, output: Storage, total: int, first_step: int, warnings: list[str]):
@@ -41,8 +45,8 @@ class Reporter:
         """Held while files are written, so that an older state never comes after a newer one."""
         self._dirty = True
         self._folder = tempfile.TemporaryDirectory(prefix="medsd-")
-        self._board: Any = None
-        self._board_at = 0.0
+        self._tensorboard: Any = None
+        self._tensorboard_written = 0.0
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 
@@ -73,37 +77,37 @@ class Reporter:
         """Writes what was logged so far, or raises as the store does."""
         with self._lock:
             self._dirty = True
-        self._write(board=False)
+        self._write(tensorboard=False)
 
     def close(self, state: str) -> None:
         """Writes all that is left; `state` is finished, interrupted or failed."""
         self.update(state=state)
         self._ended.set()
         self._thread.join()
-        if self._board is not None:
-            self._board.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         with_retries(self._write_all)
         self._folder.cleanup()
 
     def _write_all(self) -> None:
         self._dirty = True
-        self._write(board=True)
+        self._write(tensorboard=True)
 
     def _run(self) -> None:
         while not self._ended.wait(WRITE_EVERY_S):
             try:
-                self._write(board=time.monotonic() - self._board_at > BOARD_EVERY_S)
+                self._write(tensorboard=time.monotonic() - self._tensorboard_written > TENSORBOARD_EVERY_S)
                 self.stop_requested = self.stop_requested or self.output.exists(STOP)
             except (
                 Exception
             ):  # the store may answer again; what was not written is written then, or fails in `close`
                 self._dirty = True
 
-    def _write(self, board: bool) -> None:
+    def _write(self, tensorboard: bool) -> None:
         with self._writing:
-            self._write_in_turn(board)
+            self._write_in_turn(tensorboard)
 
-    def _write_in_turn(self, board: bool) -> None:
+    def _write_in_turn(self, tensorboard: bool) -> None:
         with self._lock:
             if not self._dirty:
                 return
@@ -113,20 +117,20 @@ class Reporter:
             progress = dict(self.progress)
         self.output.write(METRICS, metrics.encode())
         self.output.write_json(PROGRESS, progress)
-        if board and self._board is not None:
-            self._board.flush()
+        if tensorboard and self._tensorboard is not None:
+            self._tensorboard.flush()
             for path in Path(self._folder.name).iterdir():
                 self.output.upload(path, f"tensorboard/{path.name}")
-            self._board_at = time.monotonic()
+            self._tensorboard_written = time.monotonic()
 
     def _scalars(self, record: dict[str, Any]) -> None:
-        if self._board is None:
+        if self._tensorboard is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(self._folder.name)
+            self._tensorboard = SummaryWriter(self._folder.name)
         for name, value in record.items():
             if name == "learning_rates":
                 for component, rate in value.items():
-                    self._board.add_scalar(f"learning_rate/{component}", rate, record["step"])
+                    self._tensorboard.add_scalar(f"learning_rate/{component}", rate, record["step"])
             elif name not in ("step", "eta_seconds"):
-                self._board.add_scalar(name, value, record["step"])
+                self._tensorboard.add_scalar(name, value, record["step"])

@@ -25,10 +25,11 @@ from medsd_ray.runs.progress import PROGRESS, STOP, read_metrics, read_progress
 from medsd_ray.spec.load import dump_run, parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage, Storage, open_storage
-from medsd_ray.training.display import Tell, stop_on_signals
-from medsd_ray.training.failures import in_words
-from medsd_ray.training.fit import RAY, fit_and_show
-from medsd_ray.training.job import Job, LatentMeta, check_same_spec
+from medsd_ray.training.checked_run import CheckedRun, LatentMeta
+from medsd_ray.training.failures import as_user_error
+from medsd_ray.training.ray_train import RAY, fit_and_show
+from medsd_ray.training.resume import check_same_spec
+from medsd_ray.training.terminal import RecordCallback, stop_on_signals
 
 
 def train(
@@ -37,7 +38,7 @@ def train(
     auto_resume: bool = False,
     *,
     stop: threading.Event | None = None,
-    tell: Tell | None = None,
+    on_record: RecordCallback | None = None,
 ) -> dict[str, Any]:
     """Trains and returns result.json; `auto_resume` goes on where the output has a run, and ends at once
     where it is finished.
@@ -53,23 +54,23 @@ def train(
             return result
         resume = started(output)
     check_output(output, resume)
-    job = dataclasses.replace(prepare(run), run=absolute(run))
+    checked = dataclasses.replace(prepare(run), run=absolute(run))
     output.write("run.yaml", dump_run(run).encode())
-    output.write_json("manifest.json", manifest(job, run))
+    output.write_json("manifest.json", manifest(checked, run))
     for stale in (STOP, PROGRESS):
         output.delete(stale)
-    seen = len(read_metrics(output)) if resume and tell is None else 0
+    seen = len(read_metrics(output)) if resume and on_record is None else 0
     ensure_ray(run.resources.num_workers * run.resources.cpus_per_worker)
     check_gpus(run)
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as asked:
-        failure = fit_and_show(job, output, asked, seen, tell)
+        failure = fit_and_show(checked, output, asked, seen, on_record)
     with contextlib.suppress(
         Exception
     ):  # of no harm where they stay; what the run ended with is the thing to tell
         output.delete(STOP)
         output.delete_tree(RAY)
     if failure is not None:
-        raise in_words(failure)
+        raise as_user_error(failure)
     progress = with_retries(lambda: read_progress(output))
     if progress.get("state") == "interrupted":
         raise Interrupted(
@@ -133,14 +134,14 @@ def absolute(run: RunSpec) -> RunSpec:
     return absolute
 
 
-def prepare(run: RunSpec) -> Job:
+def prepare(run: RunSpec) -> CheckedRun:
     """All that can be checked before a worker starts. Raises InputError."""
     vae_run = run.components.vae.trained
     wanted = "image" if vae_run else "latent"
     train, index = _split(run.data.train, "train", wanted)
     validation = _validation(run, wanted)
     # Here, as they import diffusers, which takes longer than all that is checked before.
-    from medsd_ray.models.methods.registry import way
+    from medsd_ray.models.methods.registry import adaptation
     from medsd_ray.training.adapted import load_adapted
 
     load_adapted(run)
@@ -151,10 +152,10 @@ def prepare(run: RunSpec) -> Job:
         latent_meta(run, run.prior.data, prior)
         fingerprints["prior"] = _data_fingerprint(prior)
     for name in run.components.trained:
-        how = getattr(run.components, name)
-        if source := way(name, how).source:
-            fingerprints[name] = source(how)
-    return Job(run, run.model, train, validation, latents, fingerprints)
+        settings = getattr(run.components, name)
+        if source := adaptation(name, settings).source_fingerprint:
+            fingerprints[name] = source(settings)
+    return CheckedRun(run, run.model, train, validation, latents, fingerprints)
 
 
 def _data_fingerprint(index: Index) -> str:
@@ -164,9 +165,9 @@ def _data_fingerprint(index: Index) -> str:
 def _split(url: str, split: str, wanted: str) -> tuple[tuple[str, str], Index]:
     store, index = open_split(url, split)
     if index.kind != wanted:
-        how = "encode them first" if wanted == "latent" else "name the shards that prepare wrote"
+        settings = "encode them first" if wanted == "latent" else "name the shards that prepare wrote"
         part = "the U-Net and text encoder train" if wanted == "latent" else "the vae trains"
-        raise InputError(f"{store.url}: {index.kind} shards, but {part} on {wanted} shards; {how}")
+        raise InputError(f"{store.url}: {index.kind} shards, but {part} on {wanted} shards; {settings}")
     if not index.samples:
         raise InputError(f"{store.url}: no samples in this split; prepare it from more images")
     where = str(store.root.absolute()) if isinstance(store, FolderStorage) else store.url
@@ -217,13 +218,13 @@ def latent_meta(run: RunSpec, where: str, index: Index) -> LatentMeta:
     return LatentMeta(meta["scaling_factor"], meta["empty_embedding"] if frozen_text else None)
 
 
-def manifest(job: Job, run: RunSpec) -> dict[str, Any]:
+def manifest(checked: CheckedRun, run: RunSpec) -> dict[str, Any]:
     """What was run: on which data, model, code and versions."""
     packages = ("medsd", "torch", "ray", "deepspeed", "diffusers", "transformers", "numpy")
     return {
         "spec": run.model_dump(mode="json"),
-        "data_sha256": job.fingerprints["data"],
-        "model_sha256": job.fingerprints["model"],
+        "data_sha256": checked.fingerprints["data"],
+        "model_sha256": checked.fingerprints["model"],
         "code_sha256": code_fingerprint(),
         "image_digest": os.environ.get("MEDSD_IMAGE_DIGEST"),
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},

@@ -7,9 +7,9 @@ from __future__ import annotations
 import torch
 
 from medsd_ray.data.loader import ShardedDataset, batches
+from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.engine import Engine
 from medsd_ray.training.stages.build import Stage
-from medsd_ray.training.team import Team
 
 SAMPLES_AT_MOST = 256
 
@@ -18,9 +18,14 @@ class Validation:
     """The loss of the weights as they are (not their average) over the first samples of the validation split."""
 
     def __init__(
-        self, dataset: ShardedDataset, stage: Stage, engine: Engine, team: Team, micro_batch_size: int
+        self,
+        dataset: ShardedDataset,
+        stage: Stage,
+        engine: Engine,
+        collectives: Collectives,
+        micro_batch_size: int,
     ):
-        self.dataset, self.stage, self.engine, self.team = dataset, stage, engine, team
+        self.dataset, self.stage, self.engine, self.collectives = dataset, stage, engine, collectives
         self.micro = micro_batch_size
         self.count = min(dataset.samples, SAMPLES_AT_MOST)
 
@@ -30,23 +35,25 @@ class Validation:
         modes = {module: module.training for module in self.stage.modules()}
         self.stage.eval()
         total = torch.zeros(2, dtype=torch.float64)
-        per_step = self.micro * self.team.world_size
+        per_step = self.micro * self.collectives.world_size
         steps = -(-self.count // per_step)
         for (sample,) in batches(
             self.dataset, first_step=0, last_step=steps, global_batch_size=per_step, micro_batch_size=self.micro,
-            rank=self.team.rank, world_size=self.team.world_size,
+            rank=self.collectives.rank, world_size=self.collectives.world_size,
         ):  # fmt: skip
             wanted = sample["positions"] < self.count
             # All workers make as many forward passes, as ZeRO 3 needs; one that is left with no sample
             # discards it.
             chosen = wanted if wanted.any() else torch.arange(len(wanted)) == 0
             loss = self.engine(
-                self.stage.prepare({k: v[chosen] for k, v in sample.items()}, "validation", self.team.device)
+                self.stage.prepare(
+                    {k: v[chosen] for k, v in sample.items()}, "validation", self.collectives.device
+                )
             )
             if wanted.any():
                 count = int(wanted.sum())
                 total += torch.tensor([float(loss) * count, count], dtype=torch.float64)
         for module, mode in modes.items():
             module.training = mode
-        loss_sum, count = self.team.total(total).tolist()
+        loss_sum, count = self.collectives.sum(total).tolist()
         return loss_sum / count

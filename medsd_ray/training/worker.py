@@ -20,20 +20,21 @@ from medsd_ray.errors import RunError
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.fragments import by_name
 from medsd_ray.storage import open_storage
+from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.checkpoint_writer import CheckpointWriter
+from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.compile_cache import CompileCache
 from medsd_ray.training.datasets import open_dataset, with_prior
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import Engine
-from medsd_ray.training.job import Job
-from medsd_ray.training.meter import LossWindow, Meter
-from medsd_ray.training.micro_batch import choose_micro_batch_size
+from medsd_ray.training.learning_rate import learning_rate_factor
+from medsd_ray.training.metrics import LossWindow, ThroughputMeter
+from medsd_ray.training.micro_batch_size import choose_micro_batch_size
 from medsd_ray.training.reporter import Reporter
-from medsd_ray.training.restart import Snapshot, describe, load_weights, newest_usable, restore
-from medsd_ray.training.samples import Sampler
-from medsd_ray.training.schedule import learning_rate_factor
+from medsd_ray.training.restore import load_weights, newest_usable, restore
+from medsd_ray.training.sample_writer import SampleWriter
+from medsd_ray.training.snapshot import Snapshot, checkpoint_description
 from medsd_ray.training.stages.build import build_stage, peak_rates
-from medsd_ray.training.team import Team
 from medsd_ray.training.validation import Validation
 
 SKIPPED_AT_MOST = 5
@@ -51,48 +52,50 @@ class Trainer:
     `report` tells Ray Train a step's metrics. Raises InputError and RunError.
     """
 
-    def __init__(self, job: Job, device: torch.device, report: Callable[[dict[str, Any]], None]):
-        self.job, self.device, self.report = job, device, report
-        run = self.run = job.run
+    def __init__(self, checked: CheckedRun, device: torch.device, report: Callable[[dict[str, Any]], None]):
+        self.checked, self.device, self.report = checked, device, report
+        run = self.run = checked.run
         self.training = run.training
-        self.team, self.output = Team(device), open_storage(run.output)
+        self.collectives, self.output = Collectives(device), open_storage(run.output)
         warnings: list[str] = []
-        self.stage = build_stage(run, job.latents)
-        shown = open_dataset(run, job.train, self.stage.tokenizer)
+        self.stage = build_stage(run, checked.latents)
+        shown = open_dataset(run, checked.train, self.stage.tokenizer)
         self.dataset = with_prior(run, shown, self.stage.tokenizer)
         with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
-            found = newest_usable(job, self.output, Path(folder), self.team, warnings.append)
+            found = newest_usable(checked, self.output, Path(folder), self.collectives, warnings.append)
             if found:
                 load_weights(self.stage, found)
-            self.micro = choose_micro_batch_size(run, self.stage, self.dataset, self.team)
+            self.micro = choose_micro_batch_size(run, self.stage, self.dataset, self.collectives)
             self.engine = Engine(self.stage.to(device), run, peak_rates(run), self.micro, device)
-            self.owned = self.engine.owned()
-            views = [held.view(held.tensor) for _, held in self.owned]
+            self.owned_ranges = self.engine.owned_ranges()
+            views = [owned.view(owned.tensor) for _, owned in self.owned_ranges]
             self.ema = Ema(views, self.training.ema.decay) if self.training.ema else None
-            self.first = restore(self.engine, self.owned, self.ema, found) if found else 0
-        self.snapshot = Snapshot(self.engine, self.owned, self.ema)
-        everyones = self.team.everywhere([piece for piece, _ in self.owned])
+            self.first = restore(self.engine, self.owned_ranges, self.ema, found) if found else 0
+        self.snapshot = Snapshot(self.engine, self.owned_ranges, self.ema)
+        everyones = self.collectives.all_gather([piece for piece, _ in self.owned_ranges])
         self.pieces = by_name(piece for part in everyones for piece in part)
         self.reporter = (
             Reporter(self.output, self.training.max_steps, self.first, warnings)
-            if self.team.rank == 0
+            if self.collectives.rank == 0
             else None
         )
         self.compiled = CompileCache(self.output, device) if self.training.compile else None
         if self.compiled:
             with_retries(self.compiled.load)
         self.writer = CheckpointWriter(
-            self.output, self.team, run.checkpoint,
+            self.output, self.collectives, run.checkpoint,
             warn=self.reporter.warn if self.reporter else warnings.append,
             before_complete=self._before_complete,
         )  # fmt: skip
-        held_out = open_dataset(run, job.validation, self.stage.tokenizer) if job.validation else None
+        held_out = open_dataset(run, checked.validation, self.stage.tokenizer) if checked.validation else None
         self.validation = (
-            Validation(held_out, self.stage, self.engine, self.team, self.micro) if held_out else None
+            Validation(held_out, self.stage, self.engine, self.collectives, self.micro) if held_out else None
         )
-        self.sampler = Sampler(run, self.engine, self.owned, self.ema, self.pieces, self.team)
+        self.sampler = SampleWriter(
+            run, self.engine, self.owned_ranges, self.ema, self.pieces, self.collectives
+        )
         self.shown = held_out or shown
-        self.meter, self.window = Meter(self.training.global_batch_size), LossWindow(device)
+        self.throughput, self.window = ThroughputMeter(self.training.global_batch_size), LossWindow(device)
         self.skipped, self.reported = 0, time.monotonic()
 
     def train(self) -> None:
@@ -100,12 +103,12 @@ class Trainer:
         steps = batches(
             self.dataset, first_step=self.first, last_step=self.training.max_steps,
             global_batch_size=self.training.global_batch_size, micro_batch_size=self.micro,
-            rank=self.team.rank, world_size=self.team.world_size,
+            rank=self.collectives.rank, world_size=self.collectives.world_size,
         )  # fmt: skip
         stop, began = False, time.monotonic()
         for step, micro_batches in enumerate(steps, start=self.first):
             norm = self.step(step, micro_batches)
-            self.meter.add(time.monotonic() - began)
+            self.throughput.add(time.monotonic() - began)
             done = step + 1
             stop, to_ray = self.signals()
             last = stop or done == self.training.max_steps
@@ -125,9 +128,9 @@ class Trainer:
         clipping.
         """
         # What a model draws for itself (dropout layers) is a function of the step too.
-        seed = keyed_generator(self.run.seed, step * self.team.world_size + self.team.rank, "model").integers(
-            2**63
-        )
+        seed = keyed_generator(
+            self.run.seed, step * self.collectives.world_size + self.collectives.rank, "model"
+        ).integers(2**63)
         torch.manual_seed(int(seed))
         factor = learning_rate_factor(step, self.training.warmup_steps, self.training.max_steps)
         for index, sample in enumerate(micro_batches, start=1):
@@ -152,13 +155,13 @@ class Trainer:
         """
         wants_stop = bool(self.reporter and self.reporter.stop_requested)
         wants_report = bool(self.reporter and time.monotonic() - self.reported > REPORT_EVERY_S)
-        stop, to_ray = self.team.highest(wants_stop, wants_report)
+        stop, to_ray = self.collectives.max(wants_stop, wants_report)
         return bool(stop), bool(to_ray)
 
     def log(self, done: int, norm: Any, to_ray: bool) -> None:
         factor = learning_rate_factor(done - 1, self.training.warmup_steps, self.training.max_steps)
-        loss_sum, count = self.team.total(self.window.close()).tolist()
-        images_per_second, step_seconds = self.meter.window()
+        loss_sum, count = self.collectives.sum(self.window.close()).tolist()
+        images_per_second, step_seconds = self.throughput.window()
         record = {
             "step": done,
             "position": done * self.training.global_batch_size,
@@ -191,8 +194,8 @@ class Trainer:
             self.sampler.save(self.output, done, self.shown)
 
     def save(self, done: int, validation_loss: float | None) -> None:
-        about = describe(
-            self.job, self.engine, bool(self.ema), self.pieces, done, validation_loss, self.stage.prediction_type,
+        about = checkpoint_description(
+            self.checked, self.engine, bool(self.ema), self.pieces, done, validation_loss, self.stage.prediction_type,
             self.stage.scaling_factor,
         )  # fmt: skip
         self.writer.save(done, self.snapshot.take, about)
@@ -215,12 +218,12 @@ class Trainer:
         """Waits for the last checkpoint and writes result.json. Raises RunError where the checkpoint was not
         saved.
         """
-        failure = self.team.from_first(self.writer.wait())
+        failure = self.collectives.broadcast(self.writer.wait())
         if failure:
             raise RunError(
                 f"training ended, but its last checkpoint could not be saved to {self.output.url}: {failure}"
             )
-        memory = self.team.everywhere(self.engine.memory())
+        memory = self.collectives.all_gather(self.engine.memory())
         if not self.reporter:
             return
         losses = {
@@ -229,12 +232,12 @@ class Trainer:
         }
         result = losses | {
             "step": self.reporter.progress["step"],
-            "images_per_second": self.meter.steady(),
+            "images_per_second": self.throughput.steady(),
             "optimizer_bytes_per_worker": max(m["optimizer_bytes"] for m in memory),
             "optimizer_bytes": [m["optimizer_bytes"] for m in memory],
             "optimizer_bytes_are": "Adam's two moments, float32, measured from the tensors on each worker",
             "master_weight_bytes_per_worker": max(m["master_weight_bytes"] for m in memory),
-            "world_size": self.team.world_size,
+            "world_size": self.collectives.world_size,
             "zero_stage": self.training.zero_stage,
             "micro_batch_size": self.micro,
             "global_batch_size": self.training.global_batch_size,
@@ -255,11 +258,11 @@ def is_due(done: int, every: int | None) -> bool:
     return every is not None and done % every == 0
 
 
-def work(job: Job, device: torch.device, report: Callable[[dict[str, Any]], None]) -> None:
+def work(checked: CheckedRun, device: torch.device, report: Callable[[dict[str, Any]], None]) -> None:
     """One worker's whole run; torch.distributed is up. Raises InputError and RunError."""
     if device.type == "cpu":
-        torch.set_num_threads(job.run.resources.cpus_per_worker)
-    trainer = Trainer(job, device, report)
+        torch.set_num_threads(checked.run.resources.cpus_per_worker)
+    trainer = Trainer(checked, device, report)
     try:
         trainer.train()
     except BaseException:

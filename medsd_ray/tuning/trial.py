@@ -94,7 +94,7 @@ class Work:
         if pbt:
             take_over(run, self.store)
 
-        def tell(record: dict[str, Any]) -> None:
+        def on_record(record: dict[str, Any]) -> None:
             if "validation_loss" not in record:
                 return
             seen = as_seen(record)
@@ -103,7 +103,7 @@ class Work:
             elif record["step"] < run.training.max_steps:  # at the end there is nothing to take over any more
                 self._report_checkpoint(run, seen, report)
 
-        result = train(run, auto_resume=True, stop=self.stop, tell=tell)
+        result = train(run, auto_resume=True, stop=self.stop, on_record=on_record)
         return {
             "steps": result["step"],
             "validation_loss": result["validation_loss"],

@@ -33,8 +33,8 @@ from medsd_ray.spec.space import Combination, Dimension, combinations
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage import absolute as absolute_store
-from medsd_ray.training.display import stop_on_signals
 from medsd_ray.training.run import train
+from medsd_ray.training.terminal import stop_on_signals
 from medsd_ray.tuning import results, suggest
 from medsd_ray.tuning import tensorboard as board
 from medsd_ray.tuning.ledger import BEST, STUDY, TABLE, Ledger

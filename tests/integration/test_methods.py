@@ -25,14 +25,14 @@ from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.data.shards import Sample, ShardWriter
 from medsd_ray.errors import InputError
 from medsd_ray.generation.encode import encode
-from medsd_ray.generation.sample import Sampling, sample_images
+from medsd_ray.generation.sampling import Sampling, sample_images
 from medsd_ray.models.components import Components
 from medsd_ray.models.export import export
 from medsd_ray.models.load import load_components
 from medsd_ray.models.methods.lora import TARGETS
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.models.save import save_pipeline
-from medsd_ray.models.swapped import SwappedEncoder
+from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import open_storage

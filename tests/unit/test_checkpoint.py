@@ -17,17 +17,18 @@ from medsd_ray.runs.checkpoints import newest_complete, saved_steps
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import Checkpoint
 from medsd_ray.storage import COMPLETE, FolderStorage
+from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.checkpoint_writer import CheckpointWriter, drop_unusable
-from medsd_ray.training.job import Job, check_same_run
-from medsd_ray.training.team import Team
+from medsd_ray.training.collectives import Collectives
+from medsd_ray.training.resume import check_same_run
 
 WEIGHTS = {"unet.a": torch.arange(6.0).view(2, 3), "text_encoder.b": torch.arange(3.0) + 10}
 
 
 @pytest.fixture(scope="module")
-def team() -> Iterator[Team]:
+def collectives() -> Iterator[Collectives]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield Team(torch.device("cpu"))
+    yield Collectives(torch.device("cpu"))
     dist.destroy_process_group()
 
 
@@ -37,10 +38,10 @@ def output(tmp_path: Path) -> FolderStorage:
 
 
 def writer_for(
-    output: FolderStorage, team: Team, warnings: list[str] | None = None, **keep: Any
+    output: FolderStorage, collectives: Collectives, warnings: list[str] | None = None, **keep: Any
 ) -> CheckpointWriter:
     return CheckpointWriter(
-        output, team, Checkpoint(**keep), warn=(warnings if warnings is not None else []).append
+        output, collectives, Checkpoint(**keep), warn=(warnings if warnings is not None else []).append
     )
 
 
@@ -66,9 +67,9 @@ def save(
     return writer.wait()
 
 
-def test_weights_come_back_averaged_or_raw(output: FolderStorage, team: Team):
+def test_weights_come_back_averaged_or_raw(output: FolderStorage, collectives: Collectives):
     assert newest_complete(output) is None
-    writer = writer_for(output, team)
+    writer = writer_for(output, collectives)
     assert save(writer, 3) is None and writer.last_step == 3
     store = newest_complete(output)
     assert store is not None
@@ -79,8 +80,8 @@ def test_weights_come_back_averaged_or_raw(output: FolderStorage, team: Team):
         assert torch.equal(weights["text_encoder"]["b"], WEIGHTS["text_encoder.b"] + shift)
 
 
-def test_any_range_of_moments(output: FolderStorage, team: Team, tmp_path: Path):
-    save(writer_for(output, team), 1)
+def test_any_range_of_moments(output: FolderStorage, collectives: Collectives, tmp_path: Path):
+    save(writer_for(output, collectives), 1)
     store = newest_complete(output)
     assert store is not None
     reader = CheckpointReader(store, tmp_path / "copy")
@@ -89,28 +90,34 @@ def test_any_range_of_moments(output: FolderStorage, team: Team, tmp_path: Path)
         reader.read("unet.a", "exp_avg", 1, 7)
 
 
-def test_no_averages_means_raw_weights(output: FolderStorage, team: Team):
-    save(writer_for(output, team), 1, ema=False)
+def test_no_averages_means_raw_weights(output: FolderStorage, collectives: Collectives):
+    save(writer_for(output, collectives), 1, ema=False)
     store = newest_complete(output)
     assert store is not None
     assert torch.equal(load_weights(store, raw=False)["unet"]["a"], WEIGHTS["unet.a"] + 1)
 
 
-def test_last_ones_and_best_are_kept(output: FolderStorage, team: Team):
-    writer = writer_for(output, team, keep_last=2)
+def test_last_ones_and_best_are_kept(output: FolderStorage, collectives: Collectives):
+    writer = writer_for(output, collectives, keep_last=2)
     for step, loss in enumerate([0.5, 0.2, 0.4, None, 0.3], start=1):
         save(writer, step, loss)
     assert saved_steps(output) == ([2, 4, 5], [])
     assert read_best(output) == {"step": 2, "validation_loss": 0.2}
-    writer = writer_for(output, team, keep_last=1, keep_best=False)
+    writer = writer_for(output, collectives, keep_last=1, keep_best=False)
     save(writer, 6, 0.9)
     assert saved_steps(output) == ([6], [])
 
 
-def test_what_belongs_to_a_checkpoint_is_written_before_its_mark(output: FolderStorage, team: Team):
+def test_what_belongs_to_a_checkpoint_is_written_before_its_mark(
+    output: FolderStorage, collectives: Collectives
+):
     seen: list[list[str]] = []
     writer = CheckpointWriter(
-        output, team, Checkpoint(), warn=seen.append, before_complete=lambda: seen.append(output.list())
+        output,
+        collectives,
+        Checkpoint(),
+        warn=seen.append,
+        before_complete=lambda: seen.append(output.list()),
     )  # type: ignore
     save(writer, 5)
     writer.wait()
@@ -118,8 +125,8 @@ def test_what_belongs_to_a_checkpoint_is_written_before_its_mark(output: FolderS
     assert output.exists("checkpoints/step-00000005/COMPLETE")
 
 
-def test_a_checkpoint_without_its_mark_is_not_there(output: FolderStorage, team: Team):
-    writer = writer_for(output, team)
+def test_a_checkpoint_without_its_mark_is_not_there(output: FolderStorage, collectives: Collectives):
+    writer = writer_for(output, collectives)
     save(writer, 1)
     save(writer, 2)
     output.delete(f"checkpoints/step-00000002/{COMPLETE}")
@@ -135,9 +142,9 @@ def test_a_checkpoint_without_its_mark_is_not_there(output: FolderStorage, team:
 )
 @pytest.mark.parametrize("damage", ["flip", "remove"])
 def test_a_damaged_newest_is_told_and_the_one_before_is_taken(
-    output: FolderStorage, team: Team, tmp_path: Path, file: str, damage: str
+    output: FolderStorage, collectives: Collectives, tmp_path: Path, file: str, damage: str
 ):
-    writer, warnings = writer_for(output, team), []
+    writer, warnings = writer_for(output, collectives), []
     save(writer, 1)
     save(writer, 2)
     path = output.root / "checkpoints/step-00000002" / file
@@ -152,22 +159,22 @@ def test_a_damaged_newest_is_told_and_the_one_before_is_taken(
     assert len(warnings) == 1 and "step 2" in warnings[0] and file in warnings[0] and "\n" not in warnings[0]
 
 
-def test_all_damaged_is_bad_input(output: FolderStorage, team: Team, tmp_path: Path):
-    save(writer_for(output, team), 1)
+def test_all_damaged_is_bad_input(output: FolderStorage, collectives: Collectives, tmp_path: Path):
+    save(writer_for(output, collectives), 1)
     (output.root / "checkpoints/step-00000001/rank-00000.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="damaged"):
         choose_checkpoint(output, tmp_path / "copy", lambda text: None)
 
 
 def test_a_failed_save_is_told_and_the_next_one_works(
-    output: FolderStorage, team: Team, monkeypatch: pytest.MonkeyPatch
+    output: FolderStorage, collectives: Collectives, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(retries.time, "sleep", lambda seconds: None)
     output.root.mkdir()
     blocker = output.root / "checkpoints"
     blocker.write_text("a file where the folder should be")
     warnings: list[str] = []
-    writer = writer_for(output, team, warnings)
+    writer = writer_for(output, collectives, warnings)
     assert save(writer, 1) is not None
     assert len(warnings) == 1 and "step 1" in warnings[0]
     blocker.unlink()
@@ -225,15 +232,15 @@ def description_of(values: dict[str, Any], fingerprints: dict[str, str]) -> dict
 def test_a_resumed_run_is_the_same_run(change: dict[str, Any], named: str | None):
     fingerprints = {"model": "m", "data": "d"}
     description = description_of(run_values(), fingerprints)
-    job = Job(parse_run(run_values() | change), "", ("", ""), None, None, fingerprints)
+    checked = CheckedRun(parse_run(run_values() | change), "", ("", ""), None, None, fingerprints)
     if named is None:
-        check_same_run(job, description, "it")
+        check_same_run(checked, description, "it")
     else:
         with pytest.raises(InputError, match=named):
-            check_same_run(job, description, "it")
+            check_same_run(checked, description, "it")
     with pytest.raises(InputError, match="data is not the one"):
         check_same_run(
-            Job(parse_run(run_values()), "", ("", ""), None, None, fingerprints | {"data": "e"}),
+            CheckedRun(parse_run(run_values()), "", ("", ""), None, None, fingerprints | {"data": "e"}),
             description,
             "it",
         )

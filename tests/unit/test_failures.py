@@ -8,7 +8,7 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
 from medsd_ray.errors import InputError, RunError
-from medsd_ray.training.failures import in_words, keep_running, lost
+from medsd_ray.training.failures import as_user_error, keep_running, what_was_lost
 
 GLOO = (
     "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1450."
@@ -47,7 +47,7 @@ def group(*failures: Exception) -> WorkerGroupError:
     ],
 )
 def test_what_was_lost(failure: Exception, what: str | None):
-    assert lost(failure) == what
+    assert what_was_lost(failure) == what
 
 
 def test_a_lost_worker_is_let_off_so_many_times():
@@ -82,8 +82,8 @@ def test_the_runs_own_error_ends_it_at_once():
 
 def test_words():
     error = InputError("shard 3 is corrupt")
-    assert in_words(group(RuntimeError(GLOO), error)) is error
-    assert "max_failures" in str(in_words(group(dead())))
-    assert str(in_words(group(ValueError("first line\nthe last one")))).startswith(
+    assert as_user_error(group(RuntimeError(GLOO), error)) is error
+    assert "max_failures" in str(as_user_error(group(dead())))
+    assert str(as_user_error(group(ValueError("first line\nthe last one")))).startswith(
         "training failed: the last one;"
     )

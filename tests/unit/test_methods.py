@@ -16,8 +16,8 @@ from transformers import BertConfig, BertModel
 from medsd_ray.errors import InputError
 from medsd_ray.models.components import Components, token_ids
 from medsd_ray.models.methods.lora import TARGETS
-from medsd_ray.models.methods.registry import METHODS, adapt, described, way
-from medsd_ray.models.swapped import SwappedEncoder
+from medsd_ray.models.methods.registry import METHODS, adapt, adaptation, recorded_settings
+from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.spec.run import Component, Method, TextEncoder, Unet, Vae
 
 PARTS = ["vae", "text_encoder", "unet"]
@@ -110,7 +110,7 @@ def test_trained_weights_fold_into_a_component_like_any_other(name: str, how: An
         if parameter.requires_grad:
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
             weights[key] = parameter.detach().clone()
-    way(name, how).fold(folded, name, how, weights)
+    adaptation(name, how).merge(folded, name, how, weights)
     result = folded.modules()[name]
     wanted = output(name, module, components.tokenizer)
     torch.testing.assert_close(output(name, result, folded.tokenizer), wanted, atol=1e-5, rtol=1e-5)
@@ -128,7 +128,7 @@ def test_textual_inversion_adds_rows_and_leaves_all_else_as_it_was():
     ids = base.tokenizer("pleural effusion", add_special_tokens=False).input_ids
     rows = module.get_input_embeddings().rows
     torch.testing.assert_close(rows[0], table[ids].mean(0))
-    way("text_encoder", INVERSION).fold(
+    adaptation("text_encoder", INVERSION).merge(
         folded, "text_encoder", INVERSION, {"embeddings.token_embedding.rows": rows}
     )
     for key, value in folded.text_encoder.state_dict().items():
@@ -143,7 +143,7 @@ def test_textual_inversion_adds_rows_and_leaves_all_else_as_it_was():
 
 def test_one_word_is_exported_under_the_name_that_diffusers_looks_for():
     one = TextEncoder.model_validate({"method": "textual_inversion", "tokens": WORDS[:1]})
-    (found,) = way("text_encoder", one).files("text_encoder", one, {"rows": torch.ones(1, 4)}).items()
+    (found,) = adaptation("text_encoder", one).files("text_encoder", one, {"rows": torch.ones(1, 4)}).items()
     assert found[0] == "learned_embeds.safetensors" and found[1]["<effusion>"].shape == (1, 4)
 
 
@@ -199,9 +199,9 @@ def test_a_swapped_encoder_is_not_for_the_methods_of_clip():
 
 
 def test_a_checkpoint_says_how_its_components_were_adapted():
-    assert described({"components": {"unet": "full"}}, "unet") == Unet(method=Method.full)
+    assert recorded_settings({"components": {"unet": "full"}}, "unet") == Unet(method=Method.full)
     spec = {"components": {"unet": {"method": "lora", "lora": {"rank": 2}}}}
-    how: Any = described({"components": {"unet": "lora"}, "spec": spec}, "unet")
+    how: Any = recorded_settings({"components": {"unet": "lora"}, "spec": spec}, "unet")
     assert how.lora.rank == 2
     with pytest.raises(InputError, match="does not know"):
-        described({"components": {"unet": "magic"}}, "unet")
+        recorded_settings({"components": {"unet": "magic"}}, "unet")

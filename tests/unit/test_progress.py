@@ -12,7 +12,7 @@ import pytest
 
 from medsd_ray.runs.progress import STOP, add_warning, read_metrics, read_progress
 from medsd_ray.storage import FolderStorage, Storage
-from medsd_ray.training import display
+from medsd_ray.training import terminal
 from medsd_ray.training.reporter import Reporter
 
 LOST = "a worker was lost (its process died); going on from the newest checkpoint, restart 1 of 3"
@@ -99,18 +99,18 @@ def wait_for_step(output: Storage, step: int) -> None:
 
 
 def test_a_wish_to_stop_that_arrives_twice_is_one(monkeypatch: pytest.MonkeyPatch):
-    with display.stop_on_signals() as stop:
+    with terminal.stop_on_signals() as stop:
         assert not stop.is_set()
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()
-        monkeypatch.setattr(display, "SAME_STOP_S", 0.0)
+        monkeypatch.setattr(terminal, "SAME_STOP_S", 0.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
 
 def test_signals_that_were_blocked_are_heard():
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    with display.stop_on_signals() as stop:
+    with terminal.stop_on_signals() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()

@@ -16,7 +16,7 @@ from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.prompts import read_prompts
-from medsd_ray.generation.sample import SCHEDULERS, Sampling, image_size, sample_images
+from medsd_ray.generation.sampling import SCHEDULERS, Sampling, image_size, sample_images
 from medsd_ray.models.schedulers import sampling_scheduler
 
 WORDS = ["a chest x-ray", "The heart is enlarged.", ""]

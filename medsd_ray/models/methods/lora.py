@@ -12,8 +12,8 @@ from typing import Any
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.components import Components
-from medsd_ray.models.methods.method import Files, Weights, seeded
-from medsd_ray.models.weights import lay_over
+from medsd_ray.models.methods.adaptation import Files, Weights, seeded
+from medsd_ray.models.weights import load_partial_state
 from medsd_ray.spec.run import Lora
 
 TARGETS = {
@@ -30,10 +30,10 @@ FILE = "pytorch_lora_weights.safetensors"
 PREFIXES = {"unet": "unet.", "text_encoder": "text_encoder.text_model."}
 
 
-def adapt(components: Components, name: str, how: Any, seed: int) -> None:
+def adapt(components: Components, name: str, settings: Any, seed: int) -> None:
     """Puts A and B, the only parameters to train, beside each projection."""
     try:
-        seeded(seed, lambda: _inject(components, name, how))
+        seeded(seed, lambda: _inject(components, name, settings))
     except ValueError as error:  # peft found none of the targets
         raise InputError(
             f"components.{name}: lora finds no {', '.join(TARGETS[name])} in this model; choose full"
@@ -41,18 +41,18 @@ def adapt(components: Components, name: str, how: Any, seed: int) -> None:
     getattr(components, name).train()
 
 
-def fold(components: Components, name: str, how: Any, weights: Weights) -> None:
+def merge(components: Components, name: str, settings: Any, weights: Weights) -> None:
     """Adds alpha/rank·B·A to the base model's projections."""
     if getattr(components, name) is None:
         return
-    tuner = _inject(components, name, how)
-    lay_over(tuner.model, weights)
+    tuner = _inject(components, name, settings)
+    load_partial_state(tuner.model, weights)
     setattr(components, name, tuner.merge_and_unload().eval())
 
 
-def files(name: str, how: Any, weights: Weights) -> Files:
+def files(name: str, settings: Any, weights: Weights) -> Files:
     """A and alpha/rank·B: with the factor in B, a reader needs no alpha of its own."""
-    lora = how.lora or Lora()
+    lora = settings.lora or Lora()
     tensors = {}
     for key, value in weights.items():
         scale = lora.alpha / lora.rank if ".lora_B." in key else 1.0
@@ -60,9 +60,9 @@ def files(name: str, how: Any, weights: Weights) -> Files:
     return {FILE: tensors}
 
 
-def _inject(components: Components, name: str, how: Any):
+def _inject(components: Components, name: str, settings: Any):
     from peft import LoraConfig, LoraModel
 
-    lora = how.lora or Lora()
+    lora = settings.lora or Lora()
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=TARGETS[name])  # type: ignore[arg-type]
     return LoraModel(getattr(components, name), config, "default")

@@ -14,21 +14,28 @@ from pydantic import ValidationError
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.components import Components
-from medsd_ray.models.methods import inversion, lora, swap
-from medsd_ray.models.methods.method import Way
-from medsd_ray.models.methods.whole import cross_attention, decoder, frozen, full, scratch
+from medsd_ray.models.methods import lora, swap, textual_inversion
+from medsd_ray.models.methods.adaptation import Adaptation
+from medsd_ray.models.methods.own_weights import cross_attention, decoder, frozen, full, scratch
 from medsd_ray.spec.run import Component, Method
-from medsd_ray.spec.run import Components as HowAll
+from medsd_ray.spec.run import Components as ComponentSettings
 
-METHODS: dict[tuple[str, Method], Way] = {
-    **{(name, Method.frozen): Way(frozen) for name in ("vae", "text_encoder", "unet")},
-    **{(name, Method.full): Way(full) for name in ("vae", "text_encoder", "unet")},
-    **{(name, Method.scratch): Way(scratch) for name in ("vae", "text_encoder", "unet")},
-    **{(name, Method.lora): Way(lora.adapt, lora.fold, lora.files) for name in ("text_encoder", "unet")},
-    ("vae", Method.decoder): Way(decoder),
-    ("unet", Method.cross_attention): Way(cross_attention),
-    ("text_encoder", Method.swap): Way(swap.adapt, swap.fold, source=swap.source),
-    ("text_encoder", Method.textual_inversion): Way(inversion.adapt, inversion.fold, inversion.files),
+METHODS: dict[tuple[str, Method], Adaptation] = {
+    **{(name, Method.frozen): Adaptation(frozen) for name in ("vae", "text_encoder", "unet")},
+    **{(name, Method.full): Adaptation(full) for name in ("vae", "text_encoder", "unet")},
+    **{(name, Method.scratch): Adaptation(scratch) for name in ("vae", "text_encoder", "unet")},
+    **{
+        (name, Method.lora): Adaptation(lora.adapt, lora.merge, lora.files)
+        for name in ("text_encoder", "unet")
+    },
+    ("vae", Method.decoder): Adaptation(decoder),
+    ("unet", Method.cross_attention): Adaptation(cross_attention),
+    ("text_encoder", Method.swap): Adaptation(
+        swap.adapt, swap.merge, source_fingerprint=swap.source_fingerprint
+    ),
+    ("text_encoder", Method.textual_inversion): Adaptation(
+        textual_inversion.adapt, textual_inversion.merge, textual_inversion.files
+    ),
 }
 
 
@@ -36,33 +43,34 @@ ON_SWAPPED = (Method.frozen, Method.full, Method.swap)
 """What a text encoder that an earlier run has swapped can be: the other methods are made for CLIP's."""
 
 
-def way(name: str, how: Component) -> Way:
-    return METHODS[name, how.method]
+def adaptation(name: str, settings: Component) -> Adaptation:
+    """The registry's entry for a component and the method that its settings name."""
+    return METHODS[name, settings.method]
 
 
-def adapt(components: Components, name: str, how: Component, seed: int) -> None:
+def adapt(components: Components, name: str, settings: Component, seed: int) -> None:
     """Makes a component ready to train; `seed` is the run's, from which each component draws its own.
 
     Raises InputError where the model does not fit the method.
     """
-    if isinstance(getattr(components, name), swap.SwappedEncoder) and how.method not in ON_SWAPPED:
+    if isinstance(getattr(components, name), swap.SwappedEncoder) and settings.method not in ON_SWAPPED:
         raise InputError(
-            f"components.text_encoder: {how.method} is not for the model's swapped encoder; choose frozen, full or swap"
+            f"components.text_encoder: {settings.method} is not for the model's swapped encoder; choose frozen, full or swap"
         )
     own = int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:4], "big")
-    way(name, how).adapt(components, name, how, own)
+    adaptation(name, settings).adapt(components, name, settings, own)
 
 
-def described(description: dict[str, Any], name: str) -> Component:
-    """How a checkpoint's run adapted a component, from its checkpoint.json. Raises InputError where that says
-    nonsense.
+def recorded_settings(description: dict[str, Any], name: str) -> Component:
+    """A component's settings in a checkpoint's run, from its checkpoint.json. Raises InputError where they are
+    none that this version knows.
     """
-    settings = description.get("spec", {}).get("components", {}).get(name) or {
+    recorded = description.get("spec", {}).get("components", {}).get(name) or {
         "method": description["components"][name]
     }
-    kind: Any = HowAll.model_fields[name].annotation
+    kind: Any = ComponentSettings.model_fields[name].annotation
     try:
-        return kind.model_validate(settings)
+        return kind.model_validate(recorded)
     except ValidationError as error:
         raise InputError(
             f"checkpoint.json: {name} is adapted in a way that this version of medsd does not know"

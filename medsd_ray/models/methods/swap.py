@@ -18,38 +18,38 @@ import torch
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.components import Components
-from medsd_ray.models.methods.method import Weights, seeded
+from medsd_ray.models.methods.adaptation import Weights, seeded
 from medsd_ray.models.resolve import ENCODER_FILES, resolve_encoder
-from medsd_ray.models.swapped import SwappedEncoder, hidden_states, load_encoder, load_tokenizer
-from medsd_ray.models.weights import lay_over
+from medsd_ray.models.swapped_encoder import SwappedEncoder, hidden_states, load_encoder, load_tokenizer
+from medsd_ray.models.weights import load_partial_state
 from medsd_ray.spec.run import Swap
 from medsd_ray.storage import sha256_file
 
 LONGEST = 8192  # tokenizers that know no limit say 10^30
 
 
-def adapt(components: Components, name: str, how: Any, seed: int) -> None:
+def adapt(components: Components, name: str, settings: Any, seed: int) -> None:
     """The swapped encoder and its tokenizer; P and the norm are trained, and f where the spec says so."""
-    encoder, tokenizer = _of_spec(how.swap)
+    encoder, tokenizer = _of_spec(settings.swap)
     width: Any = components.unet.config["cross_attention_dim"]
     module = seeded(seed, lambda: SwappedEncoder(encoder, tokenizer.pad_token_id, width))
-    encoder.requires_grad_(how.swap.train).train(how.swap.train)
+    encoder.requires_grad_(settings.swap.train).train(settings.swap.train)
     components.text_encoder, components.tokenizer = module, tokenizer
 
 
-def fold(components: Components, name: str, how: Any, weights: Weights) -> None:
-    encoder, tokenizer = _of_spec(how.swap)
+def merge(components: Components, name: str, settings: Any, weights: Weights) -> None:
+    encoder, tokenizer = _of_spec(settings.swap)
     if components.text_encoder is not None:
         module = SwappedEncoder(encoder, tokenizer.pad_token_id, len(weights["projection.bias"]))
-        lay_over(module, weights)
+        load_partial_state(module, weights)
         components.text_encoder = module.eval()
     if components.tokenizer is not None:
         components.tokenizer = tokenizer
 
 
-def source(how: Any) -> str:
+def source_fingerprint(settings: Any) -> str:
     """SHA-256 over the encoder's files."""
-    folder = resolve_encoder(how.swap.model)
+    folder = resolve_encoder(settings.swap.model)
     sums = {
         path.name: sha256_file(path)
         for path in sorted(folder.iterdir())

@@ -8,7 +8,7 @@ from torch import nn
 from medsd_ray.models.components import Components
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.adapted import load_adapted
-from medsd_ray.training.job import LatentMeta
+from medsd_ray.training.checked_run import LatentMeta
 from medsd_ray.training.stages.unet import UnetStage
 from medsd_ray.training.stages.vae import VaeStage
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medsd_ray.data.randomness import keyed_integers, keyed_noise, keyed_uniform
 from medsd_ray.models.components import Components, token_ids
 from medsd_ray.spec.run import RunSpec
-from medsd_ray.training.objective import add_noise, offset_noise, snr_weights, target, weighted_mse
+from medsd_ray.training.unet_objective import add_noise, offset_noise, snr_weights, target, weighted_mse
 
 
 class UnetStage(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 from medsd_ray.runs.progress import line, read_metrics, read_progress
 from medsd_ray.storage import Storage
 
-Tell = Callable[[dict[str, Any]], None]
+RecordCallback = Callable[[dict[str, Any]], None]
 """Gets the records of metrics.jsonl, one at a time."""
 SAME_STOP_S = 1.0
 """`ray job stop` sends SIGTERM to a job's process and to its children, who may pass it on: within this time
@@ -48,14 +48,14 @@ def stop_on_signals() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-class Display:
+class RecordPrinter:
     """Prints what is new in a run's records, one line each, or gives it to `tell`. `seen` records were there
     before.
     """
 
-    def __init__(self, output: Storage, total: int, seen: int, tell: Tell | None = None):
+    def __init__(self, output: Storage, total: int, seen: int, on_record: RecordCallback | None = None):
         self.output, self.seen = output, seen
-        self.tell = tell or (lambda record: print(line(record, total), flush=True))
+        self.on_record = on_record or (lambda record: print(line(record, total), flush=True))
         self._warned: set[str] = set()
 
     def warn(self, text: str) -> None:
@@ -74,7 +74,7 @@ class Display:
             return
         self.seen = min(self.seen, len(records))
         for record in records[self.seen :]:
-            self.tell(record)
+            self.on_record(record)
         self.seen = len(records)
         for warning in progress.get("warnings", []):
             self.warn(warning)

@@ -1,4 +1,6 @@
-"""TODO"""
+"""A text encoder in the place of Stable Diffusion's own, in memory and in a pipeline's folder; see
+methods/swap.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medsd_ray.errors import InputError
-from medsd_ray.models.weights import lay_over
+from medsd_ray.models.weights import load_partial_state
 
 PROJECTION = "projection.safetensors"
 
@@ -83,10 +85,8 @@ def save(module: SwappedEncoder, tokenizer: Any, folder: Path) -> None:
 def load(folder: Path) -> SwappedEncoder:
     """What `save` wrote to text_encoder/, in evaluation mode."""
     with safe_open(folder / PROJECTION, framework="pt") as file:
-        own, pad_id = (
-            {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
-            int(file.metadata()["pad_token_id"]),
-        )
+        own = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        pad_id = int(file.metadata()["pad_token_id"])
     module = SwappedEncoder(load_encoder(folder), pad_id, len(own["projection.bias"]))
-    lay_over(module, own)
+    load_partial_state(module, own)
     return module.eval()

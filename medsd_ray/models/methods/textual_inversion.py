@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.components import Components
-from medsd_ray.models.methods.method import Files, Weights, freeze
+from medsd_ray.models.methods.adaptation import Files, Weights, freeze
 
 
 class NewWords(nn.Module):
@@ -35,28 +35,28 @@ class NewWords(nn.Module):
         return torch.where((ids >= self.first)[..., None], new, known)
 
 
-def adapt(components: Components, name: str, how: Any, seed: int) -> None:
+def adapt(components: Components, name: str, settings: Any, seed: int) -> None:
     """New words for the tokenizer; their rows start from the mean embedding of their initializer's tokens."""
     encoder, tokenizer = freeze(components.text_encoder).train(), components.tokenizer
     embedding: Any = encoder.get_input_embeddings()  # type: ignore[operator]
     rows = []
-    for one in how.tokens:
-        ids = tokenizer(one.initializer, add_special_tokens=False).input_ids
+    for new_word in settings.tokens:
+        ids = tokenizer(new_word.initializer, add_special_tokens=False).input_ids
         if not ids:
             raise InputError(
-                f"components.text_encoder.tokens: {one.token}'s initializer has no word that the tokenizer knows"
+                f"components.text_encoder.tokens: {new_word.token}'s initializer has no word that the tokenizer knows"
             )
         rows.append(embedding.weight.detach()[ids].mean(dim=0))
-    _add_words(tokenizer, [one.token for one in how.tokens], embedding.num_embeddings)
+    _add_words(tokenizer, [new_word.token for new_word in settings.tokens], embedding.num_embeddings)
     encoder.set_input_embeddings(NewWords(embedding, torch.stack(rows)))  # type: ignore[operator]
 
 
-def fold(components: Components, name: str, how: Any, weights: Weights) -> None:
+def merge(components: Components, name: str, settings: Any, weights: Weights) -> None:
     """The rows become the last of the encoder's own embedding, its words the tokenizer's own."""
     (rows,) = weights.values()
     encoder: Any = components.text_encoder
     if components.tokenizer is not None:
-        words = [one.token for one in how.tokens]
+        words = [new_word.token for new_word in settings.tokens]
         _add_words(
             components.tokenizer,
             words,
@@ -68,14 +68,15 @@ def fold(components: Components, name: str, how: Any, weights: Weights) -> None:
         encoder.config.vocab_size = len(weight)
 
 
-def files(name: str, how: Any, weights: Weights) -> Files:
+def files(name: str, settings: Any, weights: Weights) -> Files:
     """Each word's embedding (1, D) in diffusers' format, which has one word to a file."""
     (rows,) = weights.values()
     names = ["learned_embeds.safetensors"]
-    if len(how.tokens) > 1:
-        names = [f"learned_embeds-{one.token.strip('<>')}.safetensors" for one in how.tokens]
+    if len(settings.tokens) > 1:
+        names = [f"learned_embeds-{new_word.token.strip('<>')}.safetensors" for new_word in settings.tokens]
     return {
-        file: {one.token: row[None].clone()} for file, one, row in zip(names, how.tokens, rows, strict=True)
+        file: {new_word.token: row[None].clone()}
+        for file, new_word, row in zip(names, settings.tokens, rows, strict=True)
     }
 
 

@@ -1,14 +1,12 @@
-"""What the driver finds out once and tells every worker, and what of it a resumed run must share with its
-checkpoint.
-"""
+"""What a resumed run must share with the run that it goes on from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from medsd_ray.errors import InputError
 from medsd_ray.spec.run import RunSpec
+from medsd_ray.training.checked_run import CheckedRun
 
 MAY_CHANGE = {
     "name", "model", "data", "prior.data", "components.text_encoder.swap.model", "output", "checkpoint", "resources",
@@ -21,36 +19,10 @@ address.
 """
 
 
-@dataclass(frozen=True)
-class LatentMeta:
-    """What the index of latents says beyond the samples: the VAE's scaling factor and, where text embeddings
-    are stored, the empty caption's (L, D).
-    """
-
-    scaling_factor: float
-    empty_embedding: list[list[float]] | None
-
-
-@dataclass(frozen=True)
-class Job:
-    """`run` names folders from the root; `model` is the model's address as the user wrote it, which a
-    checkpoint keeps, so that a folder with models and runs can be moved. Data is (address, split).
-    `fingerprints` has `model` and `data`, and `prior` and `text_encoder` where the run has a prior or swaps
-    the encoder.
-    """
-
-    run: RunSpec
-    model: str
-    train: tuple[str, str]
-    validation: tuple[str, str] | None
-    latents: LatentMeta | None
-    fingerprints: dict[str, str]
-
-
-def check_same_run(job: Job, description: dict[str, Any], where: str) -> None:
+def check_same_run(checked: CheckedRun, description: dict[str, Any], where: str) -> None:
     """Raises InputError naming the first field in which the run is not the one that wrote a checkpoint."""
-    check_same_spec(job.run, description["spec"], where)
-    for name, fingerprint in job.fingerprints.items():
+    check_same_spec(checked.run, description["spec"], where)
+    for name, fingerprint in checked.fingerprints.items():
         if fingerprint != description["fingerprints"][name]:
             raise InputError(
                 f"--resume: the {name} is not the one that {where} was trained on; choose another output"

@@ -7,21 +7,21 @@ from __future__ import annotations
 from typing import Any
 
 from medsd_ray.models.components import Components
-from medsd_ray.models.methods.method import freeze, seeded
+from medsd_ray.models.methods.adaptation import freeze, seeded
 from medsd_ray.spec.run import Component
 
 
-def frozen(components: Components, name: str, how: Component, seed: int) -> None:
+def frozen(components: Components, name: str, settings: Component, seed: int) -> None:
     """Nothing is trained."""
     freeze(getattr(components, name))
 
 
-def full(components: Components, name: str, how: Component, seed: int) -> None:
+def full(components: Components, name: str, settings: Component, seed: int) -> None:
     """All weights, from the model's own."""
     getattr(components, name).requires_grad_(True).train()
 
 
-def scratch(components: Components, name: str, how: Component, seed: int) -> None:
+def scratch(components: Components, name: str, settings: Component, seed: int) -> None:
     """All weights, of the same architecture, drawn anew from `seed`."""
     module: Any = getattr(components, name)
     kind, config = type(module), module.config
@@ -30,7 +30,7 @@ def scratch(components: Components, name: str, how: Component, seed: int) -> Non
     setattr(components, name, fresh.requires_grad_(True).train())
 
 
-def decoder(components: Components, name: str, how: Component, seed: int) -> None:
+def decoder(components: Components, name: str, settings: Component, seed: int) -> None:
     """The VAE's decoder alone: latents that its encoder made stay valid, as does a U-Net that was trained on
     them.
     """
@@ -41,7 +41,7 @@ def decoder(components: Components, name: str, how: Component, seed: int) -> Non
             child.requires_grad_(True).train()
 
 
-def cross_attention(components: Components, name: str, how: Component, seed: int) -> None:
+def cross_attention(components: Components, name: str, settings: Component, seed: int) -> None:
     """All four projections of the U-Net's attention to the text (`attn2`), softmax(Q(x) K(c)ᵀ/√d) V(c).
 
     Custom Diffusion (Kumari et al. 2023, arXiv 2212.04488, sec. 3.2) trains K and V of it alone, for a

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from medsd_ray.training.schedule import learning_rate_factor
+from medsd_ray.training.learning_rate import learning_rate_factor
 
 
 def test_warm_up_is_linear_and_ends_at_the_peak():

@@ -7,13 +7,13 @@ import torch
 from medsd_ray.data.loader import ShardedDataset, WithPrior, batches
 from medsd_ray.errors import InputError
 from medsd_ray.spec.run import RunSpec
+from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.engine import autocast
 from medsd_ray.training.stages.build import Stage
-from medsd_ray.training.team import Team
 
 
 def choose_micro_batch_size(
-    run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, team: Team
+    run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, collectives: Collectives
 ) -> int:
     """Samples of a forward pass: the spec's, else the largest divisor of a worker's share that fits; all
     workers agree.
@@ -24,13 +24,13 @@ def choose_micro_batch_size(
     training = run.training
     if training.micro_batch_size:
         return training.micro_batch_size
-    share = training.global_batch_size // team.world_size
+    share = training.global_batch_size // collectives.world_size
     divisors = [size for size in range(share, 0, -1) if share % size == 0]
-    if team.device.type == "cpu":
+    if collectives.device.type == "cpu":
         return next(size for size in divisors if size <= 64)
-    stage.to(team.device)
-    fitting = next((size for size in divisors if _fits(run, stage, dataset, size, team)), 0)
-    smallest = -int(team.highest(-fitting)[0])
+    stage.to(collectives.device)
+    fitting = next((size for size in divisors if _fits(run, stage, dataset, size, collectives)), 0)
+    smallest = -int(collectives.max(-fitting)[0])
     if not smallest:
         raise InputError(
             "not even one sample fits in the GPU's memory; set training.gradient_checkpointing, precision bf16 or offload"
@@ -38,8 +38,10 @@ def choose_micro_batch_size(
     return smallest
 
 
-def _fits(run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, size: int, team: Team) -> bool:
-    device = team.device
+def _fits(
+    run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, size: int, collectives: Collectives
+) -> bool:
+    device = collectives.device
     torch.cuda.reset_peak_memory_stats(device)
     try:
         steps = batches(

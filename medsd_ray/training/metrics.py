@@ -9,7 +9,7 @@ WARM_UP_STEPS = 3
 """First steps of an attempt that the steady speed leaves out: compilation, cold caches."""
 
 
-class Meter:
+class ThroughputMeter:
     """Images per second of the steps alone, without validation, samples and saving."""
 
     def __init__(self, global_batch_size: int):

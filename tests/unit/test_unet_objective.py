@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from medsd_ray.training.objective import add_noise, offset_noise, snr_weights, target, weighted_mse
+from medsd_ray.training.unet_objective import add_noise, offset_noise, snr_weights, target, weighted_mse
 
 
 @pytest.fixture

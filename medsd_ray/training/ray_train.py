@@ -13,9 +13,9 @@ from medsd_ray.retries import with_retries
 from medsd_ray.runs.progress import STOP, add_warning
 from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import Storage, pyarrow_filesystem
-from medsd_ray.training.display import Display, Tell
+from medsd_ray.training.checked_run import CheckedRun, LatentMeta
 from medsd_ray.training.failures import keep_running
-from medsd_ray.training.job import Job, LatentMeta
+from medsd_ray.training.terminal import RecordCallback, RecordPrinter
 
 POLL_S = 1.0
 RESIZE_EVERY_S = 60.0
@@ -27,20 +27,26 @@ RAY = "ray"
 
 
 def fit_and_show(
-    job: Job, output: Storage, stop: threading.Event, seen: int, tell: Tell | None = None
+    checked: CheckedRun,
+    output: Storage,
+    stop: threading.Event,
+    seen: int,
+    on_record: RecordCallback | None = None,
 ) -> BaseException | None:
     """Runs the workers and prints their progress, or tells it, until they end. Returns what they failed with."""
     failures: list[BaseException] = []
-    show, told = Display(output, job.run.training.max_steps, seen, tell), False
+    show, told = RecordPrinter(output, checked.run.training.max_steps, seen, on_record), False
 
     def restarting(text: str) -> None:
         show.warn(text)
         with contextlib.suppress(Exception):  # it was printed; a store that is away must not end the run
-            with_retries(lambda: add_warning(output, job.run.training.max_steps, text))
+            with_retries(lambda: add_warning(output, checked.run.training.max_steps, text))
 
     def fit() -> None:
         try:
-            keep_running(lambda: _trainer(job, output).fit(), job.run.resources.max_failures, restarting)
+            keep_running(
+                lambda: _trainer(checked, output).fit(), checked.run.resources.max_failures, restarting
+            )
         except BaseException as error:
             failures.append(error)
 
@@ -59,17 +65,17 @@ def fit_and_show(
     return failures[0] if failures else None
 
 
-def _trainer(job: Job, output: Storage):
+def _trainer(checked: CheckedRun, output: Storage):
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    run = job.run
+    run = checked.run
     path, filesystem = pyarrow_filesystem(output)
     sizes = run.resources.sizes
     resources = {"CPU": run.resources.cpus_per_worker} | ({"GPU": 1} if run.resources.use_gpu else {})
     return TorchTrainer(
         worker_entry,
-        train_loop_config={"spec": run.model_dump(mode="json"), **_plain(job)},
+        train_loop_config={"spec": run.model_dump(mode="json"), **_plain(checked)},
         scaling_config=ScalingConfig(
             num_workers=(sizes[0], sizes[-1]) if len(sizes) > 1 else sizes[0],
             elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
@@ -89,13 +95,13 @@ def _trainer(job: Job, output: Storage):
     )
 
 
-def _plain(job: Job) -> dict[str, Any]:
+def _plain(checked: CheckedRun) -> dict[str, Any]:
     return {
-        "model": job.model,
-        "train": job.train,
-        "validation": job.validation,
-        "latents": job.latents and dataclasses.asdict(job.latents),
-        "fingerprints": job.fingerprints,
+        "model": checked.model,
+        "train": checked.train,
+        "validation": checked.validation,
+        "latents": checked.latents and dataclasses.asdict(checked.latents),
+        "fingerprints": checked.fingerprints,
     }
 
 
@@ -111,5 +117,7 @@ def worker_entry(config: dict[str, Any]) -> None:
     )  # else a line for each report to Ray Train, and for each S3 client
     latents = LatentMeta(**config["latents"]) if config["latents"] else None
     run = parse_run(config["spec"])
-    job = Job(run, config["model"], config["train"], config["validation"], latents, config["fingerprints"])
-    work(job, ray.train.torch.get_device(), ray.train.report)
+    checked = CheckedRun(
+        run, config["model"], config["train"], config["validation"], latents, config["fingerprints"]
+    )
+    work(checked, ray.train.torch.get_device(), ray.train.report)

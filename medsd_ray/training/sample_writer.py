@@ -15,38 +15,37 @@ from torch import Tensor
 
 from medsd_ray.data.loader import ShardedDataset
 from medsd_ray.generation.png import NOTICE, encode_png
-from medsd_ray.generation.sample import sample_images
+from medsd_ray.generation.sampling import sample_images
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
-from medsd_ray.models.methods.registry import way
+from medsd_ray.models.methods.registry import adaptation
 from medsd_ray.runs.fragments import Piece, assemble
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import Storage
+from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.ema import Ema
-from medsd_ray.training.engine import Engine
-from medsd_ray.training.restart import Owned
-from medsd_ray.training.team import Team
+from medsd_ray.training.engine import Engine, OwnedRanges
 
 RECONSTRUCTIONS = 4
 
 
-class Sampler:
+class SampleWriter:
     def __init__(
         self,
         run: RunSpec,
         engine: Engine,
-        owned: Owned,
+        owned_ranges: OwnedRanges,
         ema: Ema | None,
         pieces: dict[str, list[Piece]],
-        team: Team,
+        collectives: Collectives,
     ):
-        self.run, self.engine, self.owned, self.ema, self.pieces, self.team = (
+        self.run, self.engine, self.owned_ranges, self.ema, self.pieces, self.collectives = (
             run,
             engine,
-            owned,
+            owned_ranges,
             ema,
             pieces,
-            team,
+            collectives,
         )
         self._base: Components | None = None
 
@@ -77,9 +76,11 @@ class Sampler:
 
     def _gather(self) -> dict[str, Tensor] | None:
         """At worker 0 parameter name -> tensor, on the CPU."""
-        averages = self.ema.averages if self.ema else [held.view(held.tensor) for _, held in self.owned]
-        mine = {piece: average.cpu() for (piece, _), average in zip(self.owned, averages, strict=True)}
-        parts = self.team.at_first(mine)
+        averages = (
+            self.ema.averages if self.ema else [owned.view(owned.tensor) for _, owned in self.owned_ranges]
+        )
+        mine = {piece: average.cpu() for (piece, _), average in zip(self.owned_ranges, averages, strict=True)}
+        parts = self.collectives.gather(mine)
         if parts is None:
             return None
         by_piece = {piece: tensor for part in parts for piece, tensor in part.items()}
@@ -95,13 +96,13 @@ class Sampler:
             self._base = load_components(self.run.model)
             if self.run.objective.prediction_type:
                 self._base.scheduler.register_to_config(prediction_type=self.run.objective.prediction_type)
-        components = copy.deepcopy(self._base)  # a method may fold its weights into the base's own
+        components = copy.deepcopy(self._base)  # a method may merge its weights into the base's own
         for name in self.run.components.trained:
-            prefix, how = f"{name}.", getattr(self.run.components, name)
+            prefix, settings = f"{name}.", getattr(self.run.components, name)
             own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-            way(name, how).fold(components, name, how, own)
+            adaptation(name, settings).merge(components, name, settings, own)
         for module in components.modules().values():
-            module.to(self.team.device)
+            module.to(self.collectives.device)
         return components
 
     def _reconstruct(self, components: Components, dataset: ShardedDataset) -> np.ndarray:
@@ -110,7 +111,7 @@ class Sampler:
             [dataset.sample_at(position)["pixel_values"] for position in range(RECONSTRUCTIONS)]
         )
         with torch.inference_mode():
-            x = pixels.float().to(self.team.device)
+            x = pixels.float().to(self.collectives.device)
             both = torch.cat(
                 [x, components.vae.decode(components.vae.encode(x).latent_dist.mean).sample], dim=-1
             )

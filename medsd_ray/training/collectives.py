@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-class Team:
+class Collectives:
     """All workers of a run, seen from one of them. Every method is collective: all workers call it, in the
     same order.
     """
@@ -28,35 +28,35 @@ class Team:
         """
         return dist.new_group(backend="gloo", timeout=timedelta(hours=2))
 
-    def highest(self, *values: float) -> list[float]:
+    def max(self, *values: float) -> list[float]:
         """Of each value the highest among the workers."""
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group)
         return tensor.tolist()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all workers are here."""
         dist.barrier(group=self._group)
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def sum(self, tensor: Tensor) -> Tensor:
         """The sum over workers, float64 on the CPU."""
         tensor = tensor.detach().to("cpu", torch.float64)
         dist.all_reduce(tensor, group=self._group)
         return tensor
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Worker 0's value, at all workers."""
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 
-    def at_first(self, value: Any, group: Any = None) -> list[Any] | None:
+    def gather(self, value: Any, group: Any = None) -> list[Any] | None:
         """All workers' values by rank, at worker 0; None elsewhere."""
         box: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
         dist.gather_object(value, box, dst=0, group=group or self._group)
         return box
 
-    def everywhere(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """All workers' values by rank, at all of them."""
         box: list[Any] = [None] * self.world_size
         dist.all_gather_object(box, value, group=self._group)

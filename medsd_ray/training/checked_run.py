@@ -1,0 +1,33 @@
+"""A run whose spec, data and model were checked: what the driver finds out once and tells every worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medsd_ray.spec.run import RunSpec
+
+
+@dataclass(frozen=True)
+class LatentMeta:
+    """What the index of latents says beyond the samples: the VAE's scaling factor and, where text embeddings
+    are stored, the empty caption's (L, D).
+    """
+
+    scaling_factor: float
+    empty_embedding: list[list[float]] | None
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """`run` names folders from the root; `model` is the model's address as the user wrote it, which a
+    checkpoint keeps, so that a folder with models and runs can be moved. Data is (address, split).
+    `fingerprints` has `model` and `data`, and `prior` and `text_encoder` where the run has a prior or swaps
+    the encoder.
+    """
+
+    run: RunSpec
+    model: str
+    train: tuple[str, str]
+    validation: tuple[str, str] | None
+    latents: LatentMeta | None
+    fingerprints: dict[str, str]
