@@ -101,7 +101,7 @@ def demo(data: Path | None, out: Path) -> None:
     metadata.csv.
     """
     from medsd_ray.data.prepare import prepare
-    from medsd_ray.evaluation.evaluate import evaluate
+    from medsd_ray.evaluation.evaluate import EvaluationOptions, evaluate
     from medsd_ray.generation.encode import encode
     from medsd_ray.generation.generate import generate
     from medsd_ray.training.run import train
@@ -159,8 +159,8 @@ def demo(data: Path | None, out: Path) -> None:
     )
     watch("generate, before adaptation", lambda: generated(BASE, paths["base"]))
     watch("generate, after adaptation", lambda: generated(paths["unet"], paths["generated"]))
-    evaluate(
-        paths["shards"], paths["generated"], paths["report"], base=paths["base"], label="finding", inception=None, xrv=None,
-        clip=None, run=paths["unet"], seed=0, extra={"seconds": watch.seconds},
-    )  # fmt: skip
+    options = EvaluationOptions(
+        paths["shards"], paths["generated"], paths["report"], base=paths["base"], run=paths["unet"]
+    )
+    evaluate(options, extra={"seconds": watch.seconds})
     print(f"Open {(out / 'report' / 'report.html').resolve()}")

@@ -71,13 +71,27 @@ def evaluate(
     others = (rad_dino, alignment, siamese, reidentify)
     if protocol is None and any(others):
         raise InputError("--rad-dino, --alignment, --siamese and --reidentify belong to --protocol; name one")
-    from medsd_ray.evaluation.evaluate import Asked
+    from medsd_ray.evaluation.evaluate import EvaluationOptions
     from medsd_ray.evaluation.evaluate import evaluate as measure
+    from medsd_ray.evaluation.protocols import ProtocolOptions
 
     measure(
-        real, generated, out, base=base, label=label, inception=inception, xrv=xrv, clip=clip, run=run, vae=vae, lpips=lpips,
-        protocol=Asked(protocol.value, *others) if protocol else None, seed=seed,
-    )  # fmt: skip
+        EvaluationOptions(
+            real=real,
+            generated=generated,
+            out=out,
+            base=base,
+            label=label,
+            inception=inception,
+            xrv=xrv,
+            clip=clip,
+            run=run,
+            vae=vae,
+            lpips=lpips,
+            protocol=ProtocolOptions(protocol.value, *others) if protocol else None,
+            seed=seed,
+        )
+    )
 
 
 def insert(
@@ -178,6 +192,6 @@ def prompts(
 
     Example: medsd prompts chexgenbench --real shards/ --out prompts.txt
     """
-    from medsd_ray.evaluation.protocols import write_prompts
+    from medsd_ray.evaluation.prompts import write_prompts
 
     write_prompts(protocol.value, real, out, reidentify=reidentify, seed=seed)

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing, mean_t, put
-from medsd_ray.evaluation.figures.accuracy import auroc, prompt_labels
+from medsd_ray.evaluation.figures.accuracy import auroc, judge, prompt_labels
 from medsd_ray.evaluation.figures.distances import draw
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
+from medsd_ray.evaluation.messages import Say, print_line
 from medsd_ray.evaluation.networks.classifier import Classifier, train_classifier, usable_classes
 from medsd_ray.evaluation.report.format import dumps, number, span
 from medsd_ray.evaluation.report.plots import COLOURS, new_figure
@@ -33,7 +33,6 @@ from medsd_ray.storage.outputs import finished, write_whole
 RESULT = "augmentation.json"
 FIGURES = ("accuracy", "auroc")
 VALIDATION = "the epoch is chosen on the real validation split in every case"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def cases(ratios: Sequence[float]) -> list[Case]:
 
 def augment(
     real: str, generated: str, out: str, *, ratios: Sequence[float] = (0.5, 1.0, 2.0), num_seeds: int = 3, seed: int = 0,
-    label: str = "finding", say: Say = partial(print, flush=True),
+    label: str = "finding", say: Say = print_line,
 ) -> dict:  # fmt: skip
     """Trains len(cases) x num_seeds classifiers and returns what augmentation.json holds.
 
@@ -151,11 +150,7 @@ def _run(
 
 def score(classifier: Classifier, images: ImageSet) -> dict[str, Any]:
     """Accuracy and AUROC on the images that have one of the classifier's labels."""
-    some = images.take([i for i, label in enumerate(images.labels) if label in classifier.classes])
-    if not len(some):
-        raise ValueError("no held-out image has one of the classifier's labels")
-    truth = np.array([classifier.classes.index(label) for label in some.labels if label is not None])
-    probabilities = classifier.probabilities(some.pixels)
+    _, probabilities, truth = judge(classifier, images)
     area = auroc(probabilities, truth)
     accuracy = float((probabilities.argmax(1) == truth).mean())
     return {

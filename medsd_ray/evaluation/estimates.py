@@ -14,6 +14,19 @@ class Missing(str):
     """Why a figure was not computed, in words."""
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> list[float]:
+        return [self.low, self.high]
+
+
 def put(section: dict, name: str, value: Any) -> None:
     """Writes a figure: an Estimate with its interval, a number, or for Missing null with the reason beside
     it.
@@ -30,17 +43,13 @@ def put(section: dict, name: str, value: Any) -> None:
         section[name] = value
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def interval(self) -> list[float]:
-        return [self.low, self.high]
+def figure_row(
+    figure: str, features: str | None, finding: str | None, value: Any, **counts: int
+) -> dict[str, Any]:
+    """A figure of a protocol as a row of its table, or null and why not, with the counts that it is from."""
+    row: dict[str, Any] = {"figure": figure, "features": features, "finding": finding}
+    put(row, "value", value)
+    return row | counts
 
 
 def wilson(successes: int, count: int) -> Estimate:

@@ -8,22 +8,28 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing
-from medsd_ray.evaluation.figures import memorisation, reconstruction, sections
-from medsd_ray.evaluation.figures import protocol as protocol_figures
-from medsd_ray.evaluation.figures.protocol import Asked
-from medsd_ray.evaluation.figures.sections import NO_TRAIN, Sets
-from medsd_ray.evaluation.inputs import ImageSet, Inputs, concatenate, read_inputs, read_made
-from medsd_ray.evaluation.networks import classifier as classifying
-from medsd_ray.evaluation.networks import features
+from medsd_ray.evaluation.figures.accuracy import classifier_section, insertion_section
+from medsd_ray.evaluation.figures.clip_score import clip_section
+from medsd_ray.evaluation.figures.counts import count_section
+from medsd_ray.evaluation.figures.distances import distance_sections
+from medsd_ray.evaluation.figures.diversity import diversity_section
+from medsd_ray.evaluation.figures.memorisation import SpaceCheck, memorisation_section
+from medsd_ray.evaluation.figures.protocol import LoadedProtocol, load_protocol, protocol_section
+from medsd_ray.evaluation.figures.reconstruction import Lpips, Vae, checked, vae_section
+from medsd_ray.evaluation.figures.sets import NO_TRAIN, Sets, assign
+from medsd_ray.evaluation.figures.training_record import train_section
+from medsd_ray.evaluation.inputs import ImageSet, Inputs, read_inputs, read_made
+from medsd_ray.evaluation.messages import Say, print_line
+from medsd_ray.evaluation.networks.classifier import Classifier, train_classifier
 from medsd_ray.evaluation.networks.encoders import fetched
+from medsd_ray.evaluation.networks.features import EXTRACTORS, Extractor, of_classifier
+from medsd_ray.evaluation.protocols import ProtocolOptions
 from medsd_ray.evaluation.report import page, plots
 from medsd_ray.evaluation.report.format import dumps
 from medsd_ray.evaluation.versions import versions
@@ -31,56 +37,120 @@ from medsd_ray.runs.record import RunRecord, read_run
 from medsd_ray.storage import Storage, open_storage
 
 TITLE = "Generated medical images: evaluation"
-Say = Callable[[str], None]
 
 
-def evaluate(
-    real: str, generated: str, out: str, *, base: str | None = None, label: str = "finding", inception: str | None = None,
-    xrv: str | None = None, clip: str | None = None, run: str | None = None, vae: str | None = None,
-    lpips: str | None = None, protocol: Asked | None = None, seed: int = 0,
-    held_out: Sequence[str] = ("test",), title: str = TITLE, extra: dict | None = None, say: Say = partial(print, flush=True),
-) -> dict:  # fmt: skip
-    """Measures generated images against real ones; writes report.html and report.json to `out` and returns
-    the latter.
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What `medsd evaluate` is asked for. Addresses are paths or s3://.
 
-    Arguments are those of `medsd evaluate`. `held_out` names the splits that distances refer to; `extra` adds
-    sections to the report, each a dict of figures or a list of dicts. Where `out` holds a report of the same
-    images and settings, nothing is computed. Raises InputError for unreadable or missing inputs.
+    Attributes:
+        real: Image shards that `prepare` wrote, or a folder of images.
+        generated: A folder that `generate` wrote, or one of images.
+        out: Where report.json and report.html go.
+        base: Images of the model before adaptation.
+        label: The field of the shards' labels that the classifier learns.
+        inception: Weight file of FID's Inception, of torch-fidelity.
+        xrv: Weight file of a torchxrayvision DenseNet-121.
+        clip: Folder of a CLIP model.
+        run: Output of the training run.
+        vae: Model whose VAE's reconstructions are measured.
+        lpips: Weight file of torchvision's AlexNet, for LPIPS of `vae`.
+        protocol: A protocol of the field, computed in a section of its own.
+        seed: Of the classifier and the resampling.
+        held_out: The splits that distances refer to.
+        title: Of the page.
     """
-    started, store = time.monotonic(), open_storage(out)
-    loaded: dict[str, features.Extractor | Missing] = {
-        name: features.EXTRACTORS[name](fetched(address))
-        if address
-        else Missing(f"no weight file was given (--{name})")
-        for name, address in (("inception", inception), ("xrv", xrv))
-    }
-    clip_folder = str(fetched(clip)) if clip else None
-    given = protocol_figures.load(protocol, loaded, clip) if protocol else None
-    carrier, perceptual = reconstruction.checked(vae, fetched(lpips) if lpips else None)
-    inputs, record = read_inputs(real, generated, base, label), read_run(run)
-    words = {name: str(one if isinstance(one, Missing) else one.description) for name, one in loaded.items()}
-    options = {"label": label, "seed": seed, "held_out": list(held_out), "clip": clip, "title": title} | words
-    seeds = _seeds(given, inputs)
-    options["protocol"] = given and [
-        *given.words(),
-        seeds if isinstance(seeds, Missing) else seeds.checksum(),
-    ]
-    options["vae"] = carrier if isinstance(carrier, Missing) else [carrier.model, carrier.fingerprint]
-    options["lpips"] = perceptual if isinstance(perceptual, Missing) else perceptual.description
-    checksum = _checksum(inputs, record, options)
+
+    real: str
+    generated: str
+    out: str
+    base: str | None = None
+    label: str = "finding"
+    inception: str | None = None
+    xrv: str | None = None
+    clip: str | None = None
+    run: str | None = None
+    vae: str | None = None
+    lpips: str | None = None
+    protocol: ProtocolOptions | None = None
+    seed: int = 0
+    held_out: tuple[str, ...] = ("test",)
+    title: str = TITLE
+
+    def command(self) -> str:
+        """The command line that asks for the same figures."""
+        arguments = {name: getattr(self, name) for name in ("real", "generated", "out", "label", "seed")}
+        optional = {
+            name: getattr(self, name) for name in ("base", "inception", "xrv", "clip", "run", "vae", "lpips")
+        }
+        if self.protocol:
+            optional |= {
+                "protocol": self.protocol.name,
+                "rad-dino": self.protocol.rad_dino,
+                "alignment": self.protocol.alignment,
+                "siamese": self.protocol.siamese,
+                "reidentify": self.protocol.reidentify,
+            }
+        arguments |= {name: value for name, value in optional.items() if value}
+        words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+        return shlex.join(["medsd", "evaluate", *words])
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that the options name, loaded, or why each is not there. `clip` is a local folder."""
+
+    extractors: dict[str, Extractor | Missing]
+    clip: str | None
+    protocol: LoadedProtocol | None
+    vae: Vae | Missing
+    lpips: Lpips | Missing
+
+    def descriptions(self) -> dict[str, Any]:
+        """What the figures depend on besides the images."""
+        extractors = {
+            n: str(e if isinstance(e, Missing) else e.description) for n, e in self.extractors.items()
+        }
+        return extractors | {
+            "protocol": self.protocol and self.protocol.descriptions(),
+            "vae": self.vae if isinstance(self.vae, Missing) else [self.vae.model, self.vae.fingerprint],
+            "lpips": self.lpips if isinstance(self.lpips, Missing) else self.lpips.description,
+        }
+
+
+def evaluate(options: EvaluationOptions, *, extra: dict | None = None, say: Say = print_line) -> dict:
+    """Measures generated images against real ones and writes report.json and report.html.
+
+    Where `options.out` holds a report of the same images and settings, nothing is computed.
+
+    Args:
+        options: The images, the networks and the settings.
+        extra: Sections to add to the report by name, each a dict of figures or a list of dicts.
+        say: Is told where the computation stands, a line at a time.
+
+    Returns:
+        What report.json holds.
+
+    Raises:
+        InputError: Images, weights or the run's record are missing or cannot be read.
+    """
+    started, store = time.monotonic(), open_storage(options.out)
+    networks = load_networks(options)
+    inputs = read_inputs(options.real, options.generated, options.base, options.label)
+    record = read_run(options.run)
+    seed_images = _seed_images(networks.protocol, inputs)
+    checksum = _checksum(inputs, seed_images, record, options, networks)
     known = _finished(store, checksum)
     if known is not None:
-        say(f"{out}: this report is already there\n{page.summary(known)}")
+        say(f"{options.out}: this report is already there\n{page.summary(known)}")
         return known
-    sets = assign(inputs, held_out)
+    sets = assign(inputs, options.held_out)
     say(f"evaluate: {len(sets.generated)} generated images against {sets.reference}")
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "format": page.FORMAT,
-        "title": title,
+        "title": options.title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _command(
-            real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, protocol, seed
-        ),
+        "command": options.command(),
         "inputs_sha256": checksum,
         "model": inputs.manifest.get("model"),
         "model_fingerprint": inputs.manifest.get("model_fingerprint"),
@@ -88,84 +158,72 @@ def evaluate(
         "reference": sets.reference,
         "notes": inputs.notes,
     }
-    measured, checks = measure(sets, loaded, label, clip_folder, seed, say)
-    found |= measured
-    found["protocol"] = given and protocol_figures.section(given, sets, seeds, seed, say)
-    found["vae"] = reconstruction.vae_section(carrier, perceptual, sets.held_out.pixels)
-    found["train"] = sections.train_section(record)
-    found["run"] = {
+    sections, checks = measure(sets, networks, options, say)
+    report |= sections
+    protocol, seed = networks.protocol, options.seed
+    report["protocol"] = protocol and protocol_section(protocol, sets, seed_images, seed, say)
+    report["vae"] = vae_section(networks.vae, networks.lpips, sets.held_out.pixels)
+    report["train"] = train_section(record)
+    report["run"] = {
         "output": record.url,
         "spec": record.spec,
         "manifest": record.manifest,
         "result": record.result,
     }
-    found["extra"], found["versions"] = extra or {}, versions()
-    found["cautions"] = page.cautions(found)
-    found["seconds"] = round(time.monotonic() - started, 1)
-    _write(store, found, _view(found, sets, record, checks))
-    say(page.summary(found))
-    return found
+    report["extra"], report["versions"] = extra or {}, versions()
+    report["cautions"] = page.cautions(report)
+    report["seconds"] = round(time.monotonic() - started, 1)
+    _write(store, report, _view(report, sets, record, checks))
+    say(page.summary(report))
+    return report
+
+
+def load_networks(options: EvaluationOptions) -> Networks:
+    """Raises InputError for what is named and cannot be loaded."""
+    addresses = {"inception": options.inception, "xrv": options.xrv}
+    extractors: dict[str, Extractor | Missing] = {
+        name: EXTRACTORS[name](fetched(address))
+        if address
+        else Missing(f"no weight file was given (--{name})")
+        for name, address in addresses.items()
+    }
+    clip = str(fetched(options.clip)) if options.clip else None
+    protocol = load_protocol(options.protocol, extractors, options.clip) if options.protocol else None
+    vae, lpips = checked(options.vae, fetched(options.lpips) if options.lpips else None)
+    return Networks(extractors, clip, protocol, vae, lpips)
 
 
 def measure(
-    sets: Sets,
-    loaded: dict[str, features.Extractor | Missing],
-    label: str,
-    clip: str | None,
-    seed: int,
-    say: Say,
-) -> tuple[dict, dict[str, memorisation.SpaceCheck]]:
+    sets: Sets, networks: Networks, options: EvaluationOptions, say: Say
+) -> tuple[dict[str, Any], dict[str, SpaceCheck]]:
     """Every section that the images decide, and the memorisation checks behind its own section."""
+    seed = options.seed
     trained = _train(sets, seed, say)
-    loaded = loaded | {
-        "classifier": trained if isinstance(trained, Missing) else features.of_classifier(trained)
+    own = trained if isinstance(trained, Missing) else of_classifier(trained)
+    extractors = networks.extractors | {"classifier": own}
+    sections: dict[str, Any] = {
+        "counts": count_section(sets),
+        "classifier": classifier_section(trained, sets, options.label, seed),
     }
-    found: dict[str, Any] = {
-        "counts": sections.count_section(sets),
-        "classifier": sections.classifier_section(trained, sets, label, seed),
-    }
-    found["insertion"] = sections.insertion_section(found["classifier"])
-    found |= sections.distance_sections(loaded, sets, seed, say)
+    sections["insertion"] = insertion_section(sections["classifier"])
+    sections |= distance_sections(extractors, sets, seed, say)
     say("evaluate: diversity and memorisation")
-    found["ms_ssim"] = sections.diversity_section(sets, seed)
-    found["clip"] = sections.clip_section(clip, sets)
-    found["memorisation"], checks = sections.memorisation_section(loaded, sets)
-    return found, checks
+    sections["ms_ssim"] = diversity_section(sets, seed)
+    sections["clip"] = clip_section(networks.clip, sets)
+    sections["memorisation"], checks = memorisation_section(extractors, sets)
+    return sections, checks
 
 
-def assign(inputs: Inputs, held_out: Sequence[str]) -> Sets:
-    """Which real images train, choose and judge. Raises InputError where no split named in `held_out` has
-    images.
-    """
-    real = inputs.real
-    if set(real) == {"all"}:
-        reference = f"all {len(real['all'])} real images (a plain folder: no split, no labels)"
-        return Sets(None, None, real["all"], inputs.generated, inputs.base, reference)
-    names = [name for name in held_out if name in real]
-    note = ""
-    if not names and "validation" in real:
-        names, note = ["validation"], " (there is no test split; it also chose the classifier's epoch)"
-    if not names:
-        raise InputError(
-            f"the real shards have no {' or '.join(held_out)} split to judge by; prepare with a test split"
-        )
-    judge = concatenate([real[name] for name in names])
-    reference = (
-        f"the {' and '.join(names)} split{note}: {len(judge)} real images of {judge.patients} patients"
-    )
-    return Sets(real.get("train"), real.get("validation"), judge, inputs.generated, inputs.base, reference)
-
-
-def _train(sets: Sets, seed: int, say: Say) -> classifying.Classifier | Missing:
+def _train(sets: Sets, seed: int, say: Say) -> Classifier | Missing:
     if sets.train is None:
         return NO_TRAIN
     try:
-        return classifying.train_classifier(sets.train, sets.validation, seed, say)
+        return train_classifier(sets.train, sets.validation, seed, say)
     except ValueError as error:
         return Missing(str(error))
 
 
-def _view(found: dict, sets: Sets, record: RunRecord, checks: dict[str, memorisation.SpaceCheck]) -> dict:
+def _view(found: dict, sets: Sets, record: RunRecord, checks: dict[str, SpaceCheck]) -> dict:
     shown = {
         name: {
             "plot": plots.ratio_plot(check),
@@ -204,50 +262,33 @@ def _finished(store: Storage, checksum: str) -> dict | None:
     return known if isinstance(known, dict) and known.get("inputs_sha256") == checksum else None
 
 
-def _checksum(inputs: Inputs, record: RunRecord, options: dict) -> str:
-    """Of all that a report follows from: images, run, options and this package's own code."""
+def _seed_images(protocol: LoadedProtocol | None, inputs: Inputs) -> ImageSet | Missing:
+    """The images of training prompts, from several seeds each, that a protocol compares with training images."""
+    if protocol is None or protocol.reidentify is None:
+        return Missing("no images of training prompts were given (--reidentify)")
+    height, width, channels = inputs.generated.pixels.shape[1:]
+    return read_made(protocol.reidentify, (height, width), channels)
+
+
+def _checksum(
+    inputs: Inputs,
+    seed_images: ImageSet | Missing,
+    record: RunRecord,
+    options: EvaluationOptions,
+    networks: Networks,
+) -> str:
+    """Of all that a report follows from: images, run, options, networks and this package's own code."""
+    settings = {
+        "label": options.label,
+        "seed": options.seed,
+        "held_out": options.held_out,
+        "clip": options.clip,
+        "title": options.title,
+        "seed_images": seed_images if isinstance(seed_images, Missing) else seed_images.checksum(),
+    }
+    settings |= networks.descriptions()
     code = [
         path.read_text() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in (".py", ".j2")
     ]
-    parts = [inputs.checksum(), inputs.manifest, record.result, record.metrics, options, code]
+    parts = [inputs.checksum(), inputs.manifest, record.result, record.metrics, settings, code]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _seeds(given: protocol_figures.Given | None, inputs: Inputs) -> ImageSet | Missing:
-    """The images of training prompts that a protocol compares with their training images."""
-    if given is None or given.reidentify is None:
-        return Missing("no images of training prompts were given (--reidentify)")
-    height, width, channels = inputs.generated.pixels.shape[1:]
-    return read_made(given.reidentify, (height, width), channels)
-
-
-def _command(real, generated, out, base, label, inception, xrv, clip, run, vae, lpips, protocol, seed) -> str:
-    parts = [
-        "medsd",
-        "evaluate",
-        "--real",
-        real,
-        "--generated",
-        generated,
-        "--out",
-        out,
-        "--label",
-        label,
-        "--seed",
-        str(seed),
-    ]
-    named = {
-        "base": base,
-        "inception": inception,
-        "xrv": xrv,
-        "clip": clip,
-        "run": run,
-        "vae": vae,
-        "lpips": lpips,
-    }
-    if protocol:
-        named |= {"protocol": protocol.name, "rad-dino": protocol.rad_dino, "alignment": protocol.alignment}
-        named |= {"siamese": protocol.siamese, "reidentify": protocol.reidentify}
-    for name, value in named.items():
-        parts += [f"--{name}", str(value)] if value else []
-    return shlex.join(map(str, parts))

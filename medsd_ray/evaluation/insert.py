@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.evaluation.figures import insertion
 from medsd_ray.evaluation.figures.accuracy import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, decode, read_real, resized
+from medsd_ray.evaluation.messages import Say, print_line
 from medsd_ray.evaluation.networks.classifier import Classifier, train_classifier
 from medsd_ray.evaluation.networks.detector import read, train_once
 from medsd_ray.evaluation.report.format import dumps, number, percent, span
@@ -40,7 +39,6 @@ RESULT = "insertion.json"
 METHODS = ("prompt", "sdedit", "inpaint")
 EDITED = "research use only: a real image changed by a model, not as it was taken"
 SHOWN = 8  # rows of pictures.png
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def insert(
     target: str | None = None, mask: Path | None = None, strength: float | None = None, label: str = "finding",
     normal: str = "No Finding", num_images: int = 16, seed: int = 0, guidance_scale: float = 4.0,
     scheduler: str = "dpm-solver++", steps: int = 25, use_gpu: bool = False, detector: str | None = None,
-    say: Say = partial(print, flush=True),
+    say: Say = print_line,
 ) -> dict:  # fmt: skip
     """Puts the finding of `prompt` into images and measures them; returns what insertion.json holds.
 

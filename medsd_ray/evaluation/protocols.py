@@ -9,20 +9,30 @@ there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-
-from medsd_ray.data.shards import iter_samples, list_splits
-from medsd_ray.errors import InputError
-from medsd_ray.evaluation.estimates import put
-from medsd_ray.storage import FolderStorage
 
 
 @dataclass(frozen=True)
-class Similarity:
-    """MS-SSIM over `prompts` prompts with `images` images each, all pairs of a prompt's."""
+class ProtocolOptions:
+    """A protocol by name, and the addresses (path or s3://) of what only protocols use.
+
+    Attributes:
+        name: One of PROTOCOLS.
+        rad_dino: Folder of RadDINO.
+        alignment: Folder of an image-text encoder in CLIP's layout.
+        siamese: Weight file of the siamese ResNet-50 that says whether two X-rays are of one patient.
+        reidentify: Images of training prompts, from several seeds each.
+    """
+
+    name: str
+    rad_dino: str | None = None
+    alignment: str | None = None
+    siamese: str | None = None
+    reidentify: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptSimilarity:
+    """MS-SSIM over `prompts` prompts with `images` images each, over all pairs of a prompt's images."""
 
     prompts: int
     images: int
@@ -40,9 +50,21 @@ class Reidentification:
 
 @dataclass(frozen=True)
 class Protocol:
-    """`images`: of each side at most, None for all. `per_prompt`: images to generate of a prompt, of which
-    the first one enters the distances. `unique_real`: one real image of each caption. `fid`, `kid`, `prdc`
-    name extractors.
+    """What a paper measures.
+
+    Attributes:
+        name: What `--protocol` calls it.
+        paper: Where it is from.
+        images: How many images of each side are compared at most; None for all.
+        per_prompt: How many images to generate of a prompt; the first one enters the distances.
+        unique_real: Whether one real image of each caption is compared, or every one.
+        fid: Extractors that FID is computed with.
+        kid: Extractors that KID is computed with.
+        prdc: Extractors that precision, recall, density and coverage are computed with.
+        ms_ssim: How the similarity of images of one prompt is measured.
+        alignment: Whether images are compared with their prompts by an image-text encoder.
+        per_finding: Whether the distances are also computed for each finding alone.
+        reidentification: How images of training prompts are compared with training images.
     """
 
     name: str
@@ -53,7 +75,7 @@ class Protocol:
     fid: tuple[str, ...]
     kid: tuple[str, ...] = ()
     prdc: tuple[str, ...] = ()
-    ms_ssim: Similarity | None = None
+    ms_ssim: PromptSimilarity | None = None
     alignment: bool = False
     per_finding: bool = False
     reidentification: Reidentification | None = None
@@ -69,7 +91,7 @@ PROTOCOLS = {
             per_prompt=4,
             unique_real=False,
             fid=("inception", "clip", "xrv"),
-            ms_ssim=Similarity(prompts=2000, images=4),
+            ms_ssim=PromptSimilarity(prompts=2000, images=4),
         ),
         Protocol(
             name="chexgenbench",
@@ -88,43 +110,6 @@ PROTOCOLS = {
 }
 
 
-def key(caption: str) -> str:
-    """A caption as a file of prompts, one a line, can hold it."""
+def prompt_key(caption: str) -> str:
+    """A caption as a file of prompts, one a line, can hold it: so captions and prompts are compared."""
     return " ".join(caption.split())
-
-
-def row(figure: str, features: str | None, finding: str | None, value: Any, **counts: int) -> dict[str, Any]:
-    """One figure, or null and why not, with the counts that it is from."""
-    one: dict[str, Any] = {"figure": figure, "features": features, "finding": finding}
-    put(one, "value", value)
-    return one | counts
-
-
-def write_prompts(name: str, real: str, out: Path, *, reidentify: bool = False, seed: int = 0) -> list[str]:
-    """Writes the captions that the protocol generates images of, one a line, and prints the command that
-    does.
-
-    They are of held-out images, or to `reidentify` of training images. Raises InputError for shards without
-    them.
-    """
-    protocol = PROTOCOLS[name]
-    if reidentify and protocol.reidentification is None:
-        raise InputError(f"{name} has no re-identification; leave out --reidentify")
-    splits = list_splits(real)
-    split = "train" if reidentify else next((one for one in ("test", "validation") if one in splits), "test")
-    captions = list(
-        dict.fromkeys(key(sample.caption) for sample in iter_samples(real, split) if sample.caption.strip())
-    )
-    if not captions:
-        raise InputError(f"{real}: no captions in the {split} split; prepare images with reports")
-    limit = protocol.reidentification.prompts if reidentify and protocol.reidentification else protocol.images
-    if limit is not None and len(captions) > limit:
-        chosen = np.random.default_rng([seed, 59]).permutation(len(captions))[:limit]
-        captions = [captions[i] for i in sorted(chosen)]
-    each = (
-        protocol.reidentification.images if reidentify and protocol.reidentification else protocol.per_prompt
-    )
-    FolderStorage(out.parent).write(out.name, ("\n".join(captions) + "\n").encode())
-    print(f"{out}: {len(captions)} captions of the {split} split, {each} images of each:")
-    print(f"medsd generate MODEL --prompts {out} --num-images {each * len(captions)} --out DIR")
-    return captions

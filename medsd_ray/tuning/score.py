@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from medsd_ray.evaluation.estimates import Missing
-from medsd_ray.evaluation.evaluate import assign
-from medsd_ray.evaluation.figures import sections
+from medsd_ray.evaluation.figures.accuracy import classifier_section, insertion_section
+from medsd_ray.evaluation.figures.distances import distance_sections
+from medsd_ray.evaluation.figures.sets import assign
 from medsd_ray.evaluation.inputs import read_inputs
+from medsd_ray.evaluation.messages import print_line
 from medsd_ray.evaluation.networks.classifier import Classifier
 from medsd_ray.evaluation.networks.features import of_classifier
 
@@ -20,9 +20,9 @@ def score(shards: str, images: str, detector: Classifier, label: str) -> dict[st
     whole.
     """
     sets = assign(read_inputs(shards, images, None, label), HELD_OUT)
-    insertion = sections.insertion_section(sections.classifier_section(detector, sets, label, seed=0))
+    insertion = insertion_section(classifier_section(detector, sets, label, seed=0))
     extractors = {"inception": NO_WEIGHTS, "xrv": NO_WEIGHTS, "classifier": of_classifier(detector)}
-    distances = sections.distance_sections(extractors, sets, 0, partial(print, flush=True))
+    distances = distance_sections(extractors, sets, 0, print_line)
     prdc = distances["prdc"]["generated"] or {}
     return {
         "insertion_accuracy": insertion["accuracy"],

@@ -18,8 +18,10 @@ from safetensors.torch import save_file
 from medsd_ray.data.shards import Sample, ShardWriter
 from medsd_ray.data.sources.phantom import phantom_samples
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.evaluate import Asked, evaluate
+from medsd_ray.evaluation.evaluate import EvaluationOptions, evaluate
+from medsd_ray.evaluation.figures.clip_score import clip_score
 from medsd_ray.evaluation.networks import classifier, features
+from medsd_ray.evaluation.protocols import ProtocolOptions
 from medsd_ray.storage import open_storage
 
 SIZE = 32
@@ -86,14 +88,17 @@ def short_training():
         yield
 
 
+def options_of(inputs: Inputs, out: Path) -> EvaluationOptions:
+    return EvaluationOptions(
+        str(inputs.shards), str(inputs.generated), str(out), base=str(inputs.base), run=str(inputs.run), vae="medsd-small"
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def report(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     out = tmp_path_factory.mktemp("report")
     extra = {"seconds": {"prepare": 1.0}}
-    found = evaluate(
-        str(inputs.shards), str(inputs.generated), str(out), base=str(inputs.base), run=str(inputs.run), vae="medsd-small",
-        extra=extra, say=quiet,
-    )  # fmt: skip
+    found = evaluate(options_of(inputs, out), extra=extra, say=quiet)
     return found, out
 
 
@@ -154,10 +159,7 @@ def test_the_page_is_one_file_with_the_pictures(report: tuple[dict, Path]):
 
 def test_the_same_evaluation_is_not_done_twice(report: tuple[dict, Path], inputs: Inputs):
     said: list[str] = []
-    again = evaluate(
-        str(inputs.shards), str(inputs.generated), str(report[1]), base=str(inputs.base), run=str(inputs.run), vae="medsd-small",
-        say=said.append,
-    )  # fmt: skip
+    again = evaluate(options_of(inputs, report[1]), say=said.append)
     assert again == report[0]
     assert "already there" in said[0]
 
@@ -169,7 +171,9 @@ def test_copies_of_training_images_are_flagged_and_fail_the_check(inputs: Inputs
     noised = np.clip(other.image + rng.normal(0, 5, other.image.shape), 0, 255).astype(np.uint8)
     new = [s.image for s in phantom_samples(10, SIZE, seed=3) if s.image is not None]
     write_generated(tmp_path / "generated", [*new, one.image, noised], ["an unknown prompt"] * 12)
-    found = evaluate(str(inputs.shards), str(tmp_path / "generated"), f"{s3}/report", say=quiet)
+    found = evaluate(
+        EvaluationOptions(str(inputs.shards), str(tmp_path / "generated"), f"{s3}/report"), say=quiet
+    )
     assert found["memorisation"]["passed"] is False
     flagged = {(f["file"], f["neighbour"]) for f in found["memorisation"]["flagged"]}
     assert flagged == {("00010.png", one.key), ("00011.png", other.key)}
@@ -185,7 +189,9 @@ def test_plain_folders_give_what_they_can(inputs: Inputs, tmp_path: Path):
         (tmp_path / name).mkdir()
         for sample in phantom_samples(8, 48 if name == "real" else SIZE, seed=seed):
             Image.fromarray(np.asarray(sample.image)).save(tmp_path / name / f"{sample.key}.png")
-    found = evaluate(str(tmp_path / "real"), str(tmp_path / "made"), str(tmp_path / "out"), say=quiet)
+    found = evaluate(
+        EvaluationOptions(str(tmp_path / "real"), str(tmp_path / "made"), str(tmp_path / "out")), say=quiet
+    )
     assert found["fid"]["generated"] is None and "no training split" in found["fid"]["generated_reason"]
     assert found["memorisation"]["passed"] is None and found["memorisation"]["passed_reason"]
     assert found["ms_ssim"]["generated"] is not None
@@ -202,9 +208,13 @@ def test_a_protocol_has_a_section_of_its_own(inputs: Inputs, tmp_path: Path):
         [np.asarray(s.image) for s in phantom_samples(8, SIZE, seed=5)],
         ["<b>one", "two"] * 4,
     )
-    found = evaluate(
-        str(tmp_path / "real"), str(tmp_path / "made"), str(tmp_path / "out"), protocol=Asked("roentgen"), say=quiet
-    )  # fmt: skip
+    roentgen = EvaluationOptions(
+        str(tmp_path / "real"),
+        str(tmp_path / "made"),
+        str(tmp_path / "out"),
+        protocol=ProtocolOptions("roentgen"),
+    )
+    found = evaluate(roentgen, say=quiet)
     figures = {(one["figure"], one["features"]): one for one in found["protocol"]["figures"]}
     assert figures["fid", "clip"]["value"] is None and "--clip" in figures["fid", "clip"]["value_reason"]
     assert figures["ms_ssim", None]["value"] > 0 and figures["ms_ssim", None]["pairs"] == 12
@@ -280,12 +290,12 @@ def test_clip_score_of_a_local_model(tmp_path: Path):
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPProcessor(images, tokenizer).save_pretrained(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1), dtype=np.uint8)
-    mean, deviation = features.clip_score(
+    mean, deviation = clip_score(
         str(tmp_path), pixels, ["a lung", "no lung", "a much longer text of a lung " * 9]
     )
     assert 0 <= mean <= 100 and deviation >= 0
     with pytest.raises(InputError, match="no such folder"):
-        features.clip_score(str(tmp_path / "absent"), pixels, ["a"] * 3)
+        clip_score(str(tmp_path / "absent"), pixels, ["a"] * 3)
 
 
 def test_bad_input_is_one_clear_line(inputs: Inputs, tmp_path: Path):
@@ -309,6 +319,6 @@ def test_bad_input_is_one_clear_line(inputs: Inputs, tmp_path: Path):
         (*good, {"run": str(tmp_path / "empty")}, "neither metrics.jsonl nor result.json"),
     ]:
         with pytest.raises(InputError, match=words) as caught:
-            evaluate(real, made, str(tmp_path / "out"), **options, say=quiet)
+            evaluate(EvaluationOptions(real, made, str(tmp_path / "out"), **options), say=quiet)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -17,22 +17,15 @@ from medsd_ray.data.sources.phantom import phantom_samples
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.evaluation.figures import distances, diversity
-from medsd_ray.evaluation.figures import protocol as protocol_figures
-from medsd_ray.evaluation.figures.protocol import (
-    Asked,
-    Given,
-    by_finding,
-    chosen,
-    first_of_each,
-    section,
-    square,
-)
+from medsd_ray.evaluation.figures.protocol import LoadedProtocol, load_protocol, protocol_section
+from medsd_ray.evaluation.figures.protocol_images import by_finding, first_of_each, select_images, square
 from medsd_ray.evaluation.figures.reidentification import pixel_distance, reidentify
-from medsd_ray.evaluation.figures.sections import Sets
+from medsd_ray.evaluation.figures.sets import Sets
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.networks import encoders
 from medsd_ray.evaluation.networks.features import Extractor
-from medsd_ray.evaluation.protocols import PROTOCOLS, Reidentification, write_prompts
+from medsd_ray.evaluation.prompts import write_prompts
+from medsd_ray.evaluation.protocols import PROTOCOLS, ProtocolOptions, Reidentification
 from medsd_ray.storage import open_storage
 
 SIZE = 32
@@ -53,12 +46,12 @@ def grey(name: str) -> Extractor:
     return Extractor(name, 4, f"the {name} of a test", quarters)
 
 
-def given(name: str, **extractors: Extractor | Missing) -> Given:
+def given(name: str, **extractors: Extractor | Missing) -> LoadedProtocol:
     protocol = PROTOCOLS[name]
     named = {
         n: extractors.get(n.replace("-", "_"), Missing(f"no {n}")) for n in (*protocol.fid, *protocol.prdc)
     }
-    return Given(protocol, named, Missing("no encoder"), Missing("no siamese network"), None)
+    return LoadedProtocol(protocol, named, Missing("no encoder"), Missing("no siamese network"), None)
 
 
 def rows_of(found: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
@@ -88,17 +81,17 @@ def test_the_first_image_of_each_prompt():
 
 def test_roentgen_takes_the_first_of_four_and_says_what_is_short():
     generated = images([f"prompt {i % 6}" for i in range(24)])
-    real, some, deviations = chosen(PROTOCOLS["roentgen"], images(["x"] * 10), generated, 0)
+    real, some, deviations = select_images(PROTOCOLS["roentgen"], images(["x"] * 10), generated, 0)
     assert some.keys == [f"i{i}" for i in range(6)] and len(real) == 10
     assert deviations == ["it asks for 5000 images a side; there are 10 real and 6 generated"]
     few = replace(PROTOCOLS["roentgen"], images=4)
-    real, some, deviations = chosen(few, images(["x"] * 10), generated, 0)
+    real, some, deviations = select_images(few, images(["x"] * 10), generated, 0)
     assert (len(real), len(some), deviations) == (4, 4, [])
 
 
 def test_chexgenbench_takes_one_image_of_each_unique_test_caption():
     held_out = images(["a", "b", "a", "c"])
-    real, generated, deviations = chosen(
+    real, generated, deviations = select_images(
         PROTOCOLS["chexgenbench"], held_out, images(["b", "a", "b", "z"], name="g"), 0
     )
     assert real.captions == ["a", "b", "c"] and generated.keys == ["g0", "g1"]
@@ -120,7 +113,7 @@ def test_figures_are_those_of_the_chosen_images_and_a_missing_extractor_stops_no
     generated = images([f"c{i % 12}" for i in range(20)], seed=1)
     sets = Sets(None, None, held_out, generated, None, "held out")
     dino = grey("rad-dino")
-    found = section(given("chexgenbench", rad_dino=dino), sets, Missing("none given"), 0, quiet)
+    found = protocol_section(given("chexgenbench", rad_dino=dino), sets, Missing("none given"), 0, quiet)
     x, y = dino(held_out.pixels[:12]), dino(generated.pixels[:12])
     assert value_of(found, figure="fid", features="rad-dino", finding=None) == pytest.approx(
         distances.frechet_distance(x, y)
@@ -148,7 +141,7 @@ def test_figures_are_those_of_the_chosen_images_and_a_missing_extractor_stops_no
 def test_ms_ssim_is_over_all_six_pairs_of_each_prompts_four():
     generated = images([f"p{i % 3}" for i in range(14)], seed=2)  # the third prompt has four, the others five
     sets = Sets(None, None, images(["x"] * 6), generated, None, "held out")
-    found = section(given("roentgen", inception=grey("inception")), sets, Missing("none"), 0, quiet)
+    found = protocol_section(given("roentgen", inception=grey("inception")), sets, Missing("none"), 0, quiet)
     (one,) = rows_of(found, figure="ms_ssim")
     assert (one["prompts"], one["pairs"]) == (3, 18)
     betas = diversity.scales(SIZE)
@@ -305,13 +298,13 @@ def test_clip_images_are_the_projected_features(tmp_path: Path):
 
 
 def test_loading_names_what_was_not_given():
-    found = protocol_figures.load(
-        Asked("chexgenbench"), {"inception": Missing("no --inception"), "xrv": Missing("x")}, None
+    found = load_protocol(
+        ProtocolOptions("chexgenbench"), {"inception": Missing("no --inception"), "xrv": Missing("x")}, None
     )
     assert "--rad-dino" in str(found.extractors["rad-dino"]) and "--siamese" in str(found.siamese)
     assert "--alignment" in found.alignment and set(found.extractors) == {"inception", "rad-dino"}
     with pytest.raises(InputError, match="choose roentgen or chexgenbench"):
-        protocol_figures.load(Asked("other"), {}, None)
+        load_protocol(ProtocolOptions("other"), {}, None)
 
 
 # --- prompts

@@ -11,12 +11,20 @@ import numpy as np
 import pytest
 
 from medsd_ray.evaluation.estimates import Estimate, Missing, put
-from medsd_ray.evaluation.figures import reconstruction, sections
-from medsd_ray.evaluation.figures.sections import Sets
+from medsd_ray.evaluation.figures import reconstruction
+from medsd_ray.evaluation.figures.accuracy import classifier_section, insertion_section
+from medsd_ray.evaluation.figures.clip_score import clip_section
+from medsd_ray.evaluation.figures.counts import count_section
+from medsd_ray.evaluation.figures.distances import ORDER, distance_sections
+from medsd_ray.evaluation.figures.diversity import diversity_section
+from medsd_ray.evaluation.figures.memorisation import memorisation_section
+from medsd_ray.evaluation.figures.sets import Sets
+from medsd_ray.evaluation.figures.training_record import train_section
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.report import format, plots
 from medsd_ray.evaluation.report import page as report
 from medsd_ray.evaluation.versions import versions
+from medsd_ray.runs.record import RunRecord
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 
@@ -38,15 +46,15 @@ def bare_report(sets: Sets, **changes: Any) -> dict:
     found = {
         "title": "A title", "created": "2030-01-02T03:04:05+00:00", "command": "medsd evaluate", "model": None,
         "model_fingerprint": None, "generation": {}, "reference": "some images", "notes": [], "seconds": 1.0, "extra": {},
-        "counts": sections.count_section(sets), "classifier": sections.classifier_section(no, sets, "finding", 0),
-        "ms_ssim": sections.diversity_section(sets, 0), "clip": sections.clip_section(None, sets),
-        "train": sections.train_section(sections.RunRecord()),
+        "counts": count_section(sets), "classifier": classifier_section(no, sets, "finding", 0),
+        "ms_ssim": diversity_section(sets, 0), "clip": clip_section(None, sets),
+        "train": train_section(RunRecord()),
         "vae": reconstruction.vae_section(Missing("no model"), Missing("no weights"), sets.held_out.pixels),
         "run": {"output": None, "spec": "", "manifest": {}, "result": {}}, "versions": versions(),
     }  # fmt: skip
-    found |= sections.distance_sections({name: no for name in sections.ORDER}, sets, 0, lambda _: None)
-    found["insertion"] = sections.insertion_section(found["classifier"])
-    found["memorisation"] = sections.memorisation_section({"classifier": no}, sets)[0]
+    found |= distance_sections({name: no for name in ORDER}, sets, 0, lambda _: None)
+    found["insertion"] = insertion_section(found["classifier"])
+    found["memorisation"] = memorisation_section({"classifier": no}, sets)[0]
     found |= changes
     return found | {"cautions": report.cautions(found)}
 
@@ -57,7 +65,7 @@ def page(found: dict, sets: Sets, **view: Any) -> str:
         "fid_plot": None,
         "kid_plot": None,
         "checks": {},
-        "extractors": list(sections.ORDER),
+        "extractors": list(ORDER),
     }
     rows = plots.picture_rows(sets.held_out, sets.generated, sets.base)
     return report.render(found, empty | {"rows": rows} | view).decode()

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_auroc, multiclass_auroc
 
-from medsd_ray.evaluation.estimates import Estimate
+from medsd_ray.evaluation.estimates import Estimate, Missing, put, wilson
+from medsd_ray.evaluation.figures.sets import NO_BASE, NO_TRAIN, Sets
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.networks.classifier import Classifier
 
@@ -34,15 +36,10 @@ def score_held_out(classifier: Classifier, images: ImageSet, seed: int) -> HeldO
     Patients are drawn with replacement, all images of each together. Raises ValueError without a labelled
     image.
     """
-    known = [i for i, label in enumerate(images.labels) if label in classifier.classes]
-    if not known:
-        raise ValueError("no held-out image has one of the classifier's labels")
-    some = images.take(known)
-    truth = np.array([classifier.classes.index(label) for label in some.labels if label is not None])
-    probabilities = classifier.probabilities(some.pixels)
+    judged, probabilities, truth = judge(classifier, images)
     right = probabilities.argmax(1) == truth
     members = defaultdict(list)
-    for index, patient in enumerate(some.groups):
+    for index, patient in enumerate(judged.groups):
         members[patient].append(index)
     rng = np.random.default_rng([seed, 29])
     accuracies, areas, blocks = [], [], list(members.values())
@@ -54,8 +51,8 @@ def score_held_out(classifier: Classifier, images: ImageSet, seed: int) -> HeldO
             areas.append(area)
     area = auroc(probabilities, truth)
     return HeldOutScore(
-        count=len(some),
-        patients=some.patients,
+        count=len(judged),
+        patients=judged.patients,
         accuracy=_interval(float(right.mean()), accuracies),
         auroc=_interval(area, areas) if area is not None and areas else None,
         by_class={
@@ -63,6 +60,18 @@ def score_held_out(classifier: Classifier, images: ImageSet, seed: int) -> HeldO
             for i, c in enumerate(classifier.classes)
         },
     )
+
+
+def judge(classifier: Classifier, images: ImageSet) -> tuple[ImageSet, np.ndarray, np.ndarray]:
+    """The images that have one of the classifier's labels, its probabilities for them (N, classes) float64,
+    and the true classes' numbers (N,). Raises ValueError where there are none.
+    """
+    labelled = [i for i, label in enumerate(images.labels) if label in classifier.classes]
+    if not labelled:
+        raise ValueError("no held-out image has one of the classifier's labels")
+    judged = images.take(labelled)
+    truth = np.array([classifier.classes.index(label) for label in judged.labels if label is not None])
+    return judged, classifier.probabilities(judged.pixels), truth
 
 
 def auroc(probabilities: np.ndarray, truth: np.ndarray) -> float | None:
@@ -121,3 +130,86 @@ def score_prompts(classifier: Classifier, images: ImageSet, wanted: dict[str, st
         len(images) - len(some),
         {c: v for c, v in by_class.items() if v[1]},
     )
+
+
+def classifier_section(trained: Classifier | Missing, sets: Sets, label: str, seed: int) -> dict:
+    """The classifier itself, how often it is right on held-out real images, and how often generated and base
+    images show it what their prompts ask for.
+    """
+    section: dict[str, Any] = {"label": label}
+    if isinstance(trained, Missing) or sets.train is None:
+        why = Missing(f"no classifier: {trained if isinstance(trained, Missing) else NO_TRAIN}")
+        for name in ("real_heldout_accuracy", "real_heldout_auroc", "generated_accuracy", "base_accuracy"):
+            put(section, name, why)
+        return section
+    section |= {
+        "network": trained.name,
+        "input_size": trained.size,
+        "classes": trained.classes,
+        "epochs": trained.epochs,
+        "best_epoch": trained.best_epoch,
+        "seconds": round(trained.seconds, 1),
+    }
+    section |= _held_out_figures(trained, sets.held_out, seed)
+    wanted = prompt_labels(sets.train.captions, sets.train.labels, trained.classes)
+    for name, images in (("generated", sets.generated), ("base", sets.base)):
+        section |= _prompt_figures(name, trained, images, wanted)
+    return section
+
+
+def _held_out_figures(classifier: Classifier, held_out: ImageSet, seed: int) -> dict[str, Any]:
+    section: dict[str, Any] = {}
+    try:
+        score = score_held_out(classifier, held_out, seed)
+    except ValueError as error:
+        put(section, "real_heldout_accuracy", Missing(str(error)))
+        put(section, "real_heldout_auroc", Missing(str(error)))
+        return section
+    put(section, "real_heldout_accuracy", score.accuracy)
+    put(section, "real_heldout_auroc", score.auroc or Missing("the held-out images show one class only"))
+    return section | {
+        "real_heldout_count": score.count,
+        "real_heldout_patients": score.patients,
+        "real_heldout_by_class": _lists(score.by_class),
+    }
+
+
+def _prompt_figures(
+    name: str, classifier: Classifier, images: ImageSet | None, wanted: dict[str, str]
+) -> dict[str, Any]:
+    section: dict[str, Any] = {}
+    if images is None:
+        put(section, f"{name}_accuracy", NO_BASE)
+        return section
+    try:
+        score = score_prompts(classifier, images, wanted)
+    except ValueError as error:
+        put(section, f"{name}_accuracy", Missing(str(error)))
+        return section
+    put(section, f"{name}_accuracy", wilson(score.right, score.count))
+    return section | {
+        f"{name}_count": score.count,
+        f"{name}_unknown": score.unknown,
+        f"{name}_by_class": _lists(score.by_class),
+    }
+
+
+def _lists(by_class: dict[str, tuple[int, int]]) -> dict[str, list[int]]:
+    """[right, all] of each label, as JSON has it."""
+    return {name: list(both) for name, both in by_class.items()}
+
+
+def insertion_section(classifier: dict) -> dict:
+    """The same answers as the paper's headline: does an image show what its prompt says, before and after
+    adaptation?
+    """
+    section: dict[str, Any] = {}
+    for name, source in (
+        ("accuracy", "generated"),
+        ("base_accuracy", "base"),
+        ("detector_accuracy", "real_heldout"),
+    ):
+        for suffix in ("", "_interval", "_reason"):
+            if f"{source}_accuracy{suffix}" in classifier:
+                section[f"{name}{suffix}"] = classifier[f"{source}_accuracy{suffix}"]
+    return section

@@ -8,18 +8,22 @@ because FID falls with more samples, and gives intervals from repeated random ha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
-from medsd_ray.evaluation.estimates import Estimate
+from medsd_ray.evaluation.estimates import Estimate, Missing, put
+from medsd_ray.evaluation.figures.sets import NO_BASE, NO_TRAIN, Sets
+from medsd_ray.evaluation.messages import Say
+from medsd_ray.evaluation.networks.features import Extractor
 
-REPEATS = 200
-
-
-NEIGHBOURS = 5
+REPEATS = 200  # random halves, for the intervals
+NEIGHBOURS = 5  # of precision, recall, density and coverage
+ORDER = ("inception", "xrv", "classifier")
+"""Extractors by name; the first one at hand gives the report's main FID."""
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -190,3 +194,97 @@ def _at_count(reference: Features, candidate: Features, count: int, rng: np.rand
 def _centred(value: float, spread: np.ndarray, floor: float = -np.inf) -> Estimate:
     low, high = np.quantile(spread - spread.mean(), [0.025, 0.975])
     return Estimate(value, float(max(floor, value + low)), float(value + high))
+
+
+def distance_sections(
+    loaded: dict[str, Extractor | Missing], sets: Sets, seed: int, say: Say
+) -> dict[str, dict]:
+    """The report's `fid`, `kid` and `prdc`, each with the main extractor's figures on top and every
+    extractor's in `by_extractor`.
+    """
+    each = {name: _distances(loaded[name], sets, seed, say) for name in ORDER}
+    usable = [name for name in ORDER if each[name]["fid"]["generated"] is not None]
+    main = usable[0] if usable else None
+    sections = {}
+    for kind in ("fid", "kid", "prdc"):
+        top = dict(each[main or "classifier"][kind])
+        sections[kind] = top | {"extractor": main, "by_extractor": {name: each[name][kind] for name in ORDER}}
+    if main is None:
+        reasons = "; ".join(f"{name}: {each[name]['fid']['generated_reason']}" for name in ORDER)
+        for section in sections.values():
+            put(section, "extractor", Missing("none could be used"))
+            for figure in ("generated", "real", "base"):
+                put(section, figure, Missing(f"no feature extractor ({reasons})"))
+    return sections
+
+
+def _distances(extractor: Extractor | Missing, sets: Sets, seed: int, say: Say) -> dict[str, dict]:
+    """`fid`, `kid` and `prdc` of one extractor."""
+    if isinstance(extractor, Missing):
+        return _not_measured(extractor)
+    say(f"evaluate: features of {extractor.name}")
+    candidates = _features(extractor, sets, seed)
+    reference = candidates.pop("held_out")
+    try:
+        comparison = compare(reference, candidates, seed)
+    except ValueError as error:
+        return _not_measured(Missing(str(error)))
+    about = {
+        "dimensions": extractor.dimensions,
+        "description": extractor.description,
+        "samples": comparison.samples,
+        "reference_samples": comparison.reference,
+        "repeats": comparison.repeats,
+    }
+    sections: dict[str, dict[str, Any]] = {kind: dict(about) for kind in ("fid", "kid", "prdc")}
+    for name, absent in (("generated", NO_TRAIN), ("real", NO_TRAIN), ("base", NO_BASE)):
+        if name not in candidates:
+            for section in sections.values():
+                put(section, name, absent)
+            continue
+        put(sections["fid"], name, comparison.fid[name])
+        put(sections["kid"], name, comparison.kid[name])
+        sections["kid"][f"{name}_std"] = comparison.kid_std[name]
+        put(sections["prdc"], name, _prdc(reference.values, candidates[name], comparison.samples, seed))
+    put(sections["fid"], "generated_below_base", _criterion(comparison.fid_difference))
+    put(sections["kid"], "generated_below_base", _criterion(comparison.kid_difference))
+    if comparison.share_below is not None:
+        sections["fid"]["generated_below_base"]["share_of_halves"] = comparison.share_below
+    return sections
+
+
+def _not_measured(why: Missing) -> dict[str, dict]:
+    sections: dict[str, dict] = {"fid": {}, "kid": {}, "prdc": {}}
+    for kind, section in sections.items():
+        for name in ("generated", "real", "base", *(() if kind == "prdc" else ("generated_below_base",))):
+            put(section, name, why)
+    return sections
+
+
+def _criterion(difference: Estimate | None) -> dict | Missing:
+    """Generated minus base: it holds where the whole interval is below zero."""
+    if difference is None:
+        return NO_BASE
+    return {"difference": difference.value, "interval": difference.interval, "holds": difference.high < 0}
+
+
+def _features(extractor: Extractor, sets: Sets, seed: int) -> dict[str, Features]:
+    """Of every set; of the training images no more than a fair comparison and its intervals use."""
+    compared = {"held_out": sets.held_out, "generated": sets.generated}
+    if sets.train is not None:
+        train, enough = sets.train, 2 * max(len(sets.generated), len(sets.held_out))
+        if len(train) > enough:
+            train = train.take(draw(train.groups, enough, np.random.default_rng([seed, 31])))
+        compared["real"] = train
+    if sets.base is not None:
+        compared["base"] = sets.base
+    return {name: Features(extractor(images.pixels), images.groups) for name, images in compared.items()}
+
+
+def _prdc(real: np.ndarray, fake: Features, count: int, seed: int) -> dict | Missing:
+    """`prdc` with `count` fakes, or why there is none."""
+    drawn = draw(fake.groups, count, np.random.default_rng([seed, 37]))
+    try:
+        return prdc(real, fake.values[drawn])
+    except ValueError as error:
+        return Missing(str(error))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
-BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+from medsd_ray.evaluation.estimates import Missing, put
+from medsd_ray.evaluation.figures.sets import NO_BASE, Sets
 
-
+BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of the five scales (Wang et al. 2003, sec. 3.2)
 WINDOW = 11  # pixels, of SSIM's Gaussian
-
-
 PAIRS = 300
 
 
@@ -91,3 +91,31 @@ def of_pairs(pixels: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
         one, other = (torch.from_numpy(pixels[some[:, i]]).permute(0, 3, 1, 2).float() / 255 for i in (0, 1))
         values.append(ms_ssim(one, other, data_range=1.0, betas=betas, reduction=None))
     return torch.cat(values).double().numpy()
+
+
+def diversity_section(sets: Sets, seed: int) -> dict:
+    """MS-SSIM between images of one prompt (generated, base) and of one caption (real held-out, different
+    patients).
+    """
+    betas = scales(min(sets.generated.pixels.shape[1:3]))
+    section: dict[str, Any] = {
+        "scales": len(betas),
+        "betas": [round(b, 4) for b in betas],
+        "published_scales": len(BETAS),
+    }
+    for name, images in (("generated", sets.generated), ("real", sets.held_out), ("base", sets.base)):
+        if images is None:
+            put(section, name, NO_BASE)
+            continue
+        try:
+            found = similarity(images.pixels, images.captions, images.groups, seed)
+        except ValueError as error:
+            put(section, name, Missing(str(error)))
+            continue
+        section |= {
+            name: found.mean,
+            f"{name}_std": found.std,
+            f"{name}_pairs": found.pairs,
+            f"{name}_prompts": found.prompts,
+        }
+    return section

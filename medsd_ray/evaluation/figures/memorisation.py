@@ -9,23 +9,23 @@ Held-out real images of other patients show which ratios occur without any copyi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from medsd_ray.evaluation.estimates import Missing, put
 from medsd_ray.evaluation.figures.distances import pairwise_distances
+from medsd_ray.evaluation.figures.sets import NO_TRAIN, Sets
+from medsd_ray.evaluation.inputs import ImageSet
+from medsd_ray.evaluation.networks.features import Extractor
 
 NEIGHBOURS = 50
-
-
 PIXELS = 64
-
-
 DEVIATIONS = 6.0
-
-
 MIN_TRAIN, MIN_HELD_OUT = 10, 10
 
 
@@ -101,3 +101,57 @@ def pixel_features(pixels: np.ndarray) -> np.ndarray:
         x = functional.interpolate(x, size=(PIXELS, PIXELS), mode="bilinear", antialias=True)
     flat = x.flatten(1).double().numpy()
     return flat / np.sqrt(flat.shape[1])
+
+
+def memorisation_section(
+    loaded: dict[str, Extractor | Missing], sets: Sets
+) -> tuple[dict, dict[str, SpaceCheck]]:
+    """Near-copies of training images, by brightness and in one extractor's features, and the checks behind
+    them. `passed` is null where it is unknown.
+    """
+    section: dict[str, Any] = {"flagged": [], "spaces": {}}
+    if sets.train is None:
+        put(section, "passed", NO_TRAIN)
+        return section, {}
+    spaces: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pixels": pixel_features}
+    # The classifier sees a shifted copy as the same image; other extractors serve where there is none.
+    extractors = [loaded[name] for name in ("classifier", "xrv", "inception")]
+    spaces |= {e.name: e for e in extractors if isinstance(e, Extractor)}
+    checks: dict[str, SpaceCheck] = {}
+    for name, extract in list(spaces.items())[:2]:
+        features = [extract(images.pixels) for images in (sets.generated, sets.train, sets.held_out)]
+        try:
+            checks[name] = check(name, *features)
+        except ValueError as error:
+            put(section, "passed", Missing(str(error)))
+            return section, {}
+    for name, space in checks.items():
+        section["spaces"][name] = _ratios(space)
+        section["flagged"] += _flagged(space, sets.generated, sets.train)
+    section["passed"] = not section["flagged"]
+    return section, checks
+
+
+def _ratios(space: SpaceCheck) -> dict[str, Any]:
+    return {
+        "threshold": space.threshold,
+        "held_out_smallest": float(space.held_out.ratio.min()),
+        "held_out_median": float(np.median(space.held_out.ratio)),
+        "generated_smallest": float(space.generated.ratio.min()),
+        "generated_median": float(np.median(space.generated.ratio)),
+        "flagged": len(space.flagged),
+    }
+
+
+def _flagged(space: SpaceCheck, generated: ImageSet, train: ImageSet) -> list[dict[str, Any]]:
+    """Each flagged image with the training image that it is nearest to."""
+    return [
+        {
+            "file": generated.keys[i],
+            "neighbour": train.keys[space.generated.index[i]],
+            "space": space.space,
+            "distance": float(space.generated.distance[i]),
+            "ratio": float(space.generated.ratio[i]),
+        }
+        for i in space.flagged
+    ]

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from medsd_ray.evaluation.estimates import Missing
-from medsd_ray.evaluation.figures.sections import NO_TRAIN
+from medsd_ray.evaluation.estimates import Missing, figure_row
+from medsd_ray.evaluation.figures.sets import NO_TRAIN
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.networks.encoders import Siamese
 from medsd_ray.evaluation.networks.features import Extractor
-from medsd_ray.evaluation.protocols import Reidentification, key, row
+from medsd_ray.evaluation.protocols import Reidentification, prompt_key
 
 Group = tuple[int, list[int]]  # a training image, and the generated images of its prompt
 
@@ -59,7 +59,7 @@ def reidentify(
             pick = {"mean": np.mean, "max": np.max, "min": np.min}[how]
             value = values if isinstance(values, Missing) else float(np.mean([pick(some) for some in values]))
             counts = {"prompts": len(groups), "generated": sum(len(made) for _, made in groups)}
-            rows.append(row(f"{name}_{how}", features, None, value, **counts))
+            rows.append(figure_row(f"{name}_{how}", features, None, value, **counts))
     return rows
 
 
@@ -96,9 +96,9 @@ def _groups(asks: Reidentification, train: ImageSet, seeds: ImageSet, deviations
     """(training image, its prompt's generated images) of each prompt: the first training image with that
     caption.
     """
-    first = {key(train.captions[i]): i for i in reversed(range(len(train))) if train.captions[i]}
+    first = {prompt_key(train.captions[i]): i for i in reversed(range(len(train))) if train.captions[i]}
     made: dict[str, list[int]] = {}
-    for index, prompt in enumerate(map(key, seeds.captions)):
+    for index, prompt in enumerate(map(prompt_key, seeds.captions)):
         if prompt in first:
             made.setdefault(prompt, []).append(index)
     groups = [(first[prompt], some[: asks.images]) for prompt, some in made.items()][: asks.prompts]

@@ -18,25 +18,14 @@ from torch.nn import functional
 from torchvision.models import DenseNet
 
 from medsd_ray.evaluation.inputs import ImageSet
+from medsd_ray.evaluation.messages import Say, print_line
 
 SMALL = {"growth_rate": 12, "block_config": (4, 4, 4), "num_init_features": 24}
-
-
 LARGE = {"growth_rate": 32, "block_config": (6, 12, 24, 16), "num_init_features": 64}  # DenseNet-121
-
-
 LARGE_FROM = 224  # px
-
-
 SMALL_UP_TO = 128  # px; larger images are shrunk to it for the small network
-
-
 BATCH = 32
-
-
 PASSES = 15_000  # training images seen, whatever their number: it sets the epochs
-
-
 MIN_PER_CLASS = 5
 
 
@@ -104,7 +93,7 @@ def usable_classes(labels: list[str | None]) -> list[str]:
 
 
 def train_classifier(
-    train: ImageSet, validation: ImageSet | None, seed: int, say: Callable[[str], None] = print
+    train: ImageSet, validation: ImageSet | None, seed: int, say: Say = print_line
 ) -> Classifier:
     """Trains on the labelled images of `train` and keeps the epoch with the lowest validation loss (the last
     without one).
@@ -150,7 +139,7 @@ def _fit(
     held_x: Tensor,
     held_y: Tensor,
     epochs: int,
-    say: Callable[[str], None],
+    say: Say,
 ) -> tuple[int, float | None]:
     """Trains in place and loads the best epoch's weights; (best epoch from 1, its validation loss or None)."""
     weights = (len(y) / (y.bincount() * len(y.bincount()))).float().to(device())

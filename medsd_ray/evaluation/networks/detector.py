@@ -5,7 +5,6 @@ pickle.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -14,13 +13,14 @@ from torchvision.models import DenseNet
 
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.inputs import read_real
+from medsd_ray.evaluation.messages import Say
 from medsd_ray.evaluation.networks.classifier import LARGE, SMALL, Classifier, device, train_classifier
 from medsd_ray.storage import Storage
 
 WEIGHTS, ABOUT = "network.safetensors", "classifier.json"
 
 
-def train_once(shards: str, label: str, seed: int, store: Storage, say: Callable[[str], None]) -> None:
+def train_once(shards: str, label: str, seed: int, store: Storage, say: Say) -> None:
     """Trains the classifier of the real training split into `store`; nothing where it is there already.
 
     Raises InputError where the training images have no two labels to learn.

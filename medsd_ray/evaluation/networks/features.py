@@ -216,11 +216,3 @@ def cosines(folder: str | Path, pixels: np.ndarray, texts: list[str]) -> np.ndar
 def rgb(pixels: np.ndarray) -> list[np.ndarray]:
     """(N, H, W, C) uint8, C 1 or 3, as the list of (H, W, 3) that transformers' processors take."""
     return list(np.broadcast_to(pixels, (*pixels.shape[:3], 3)))
-
-
-def clip_score(folder: str | Path, pixels: np.ndarray, prompts: list[str]) -> tuple[float, float]:
-    """Mean and deviation of 100·max(cos(image, prompt), 0) over images (Hessel et al. 2021, arXiv 2104.08718,
-    unscaled).
-    """
-    found = 100 * cosines(folder, pixels, prompts).clip(min=0)
-    return float(found.mean()), float(found.std())
