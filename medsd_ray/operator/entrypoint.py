@@ -1,4 +1,4 @@
-"""The driver's former address, which images and RayJobs in flight still name: see `medsd_ray.driver.main`."""
+"""The driver by its former name, which RayJobs go on naming: see `medsd_ray.operator.manifests.rayjob`."""
 
 from medsd_ray.driver.main import main
 

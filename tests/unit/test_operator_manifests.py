@@ -107,6 +107,7 @@ def test_one_attempt_has_one_name_and_belongs_to_its_object():
             "app.kubernetes.io/instance": "x",
             "app.kubernetes.io/component": "finetune",
             "app.kubernetes.io/managed-by": "medsd",
+            "medsd.io/owner-uid": "uid-x",
             "medsd.io/attempt": "3",
         }
     (owner,) = made.rayjob["metadata"]["ownerReferences"]

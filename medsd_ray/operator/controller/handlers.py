@@ -30,6 +30,10 @@ GATHER_S = 0.3
 HUNG_S = 120.0
 
 
+START_AGAIN_S = 5.0
+"""Until another try where the API server did not answer as the operator started."""
+
+
 RUNTIMES, RAYJOBS, PODS, EVENTS = (
     (GROUP, VERSION, "runtimes"),
     ("ray.io", "v1", "rayjobs"),
@@ -50,9 +54,10 @@ class Operator:
 
     async def start(self) -> None:
         self._api = await Api.connect()
+        self.sweep = Sweep(self._api, self.index, self.queue, self.namespaces or [None])
+        await self.sweep.fill()
         self._session = aiohttp.ClientSession()
         reconcile = Reconciler(self._api, self.index, self._session)
-        self.sweep = Sweep(self._api, self.index, self.queue, self.namespaces or [None])
         self._tasks = [
             asyncio.create_task(self.queue.work(reconcile), name=f"worker {i}") for i in range(WORKERS)
         ]
@@ -82,12 +87,22 @@ class Operator:
         if key is not None:
             self.queue.add(key, delay)
 
+    def see_object(self, event: Any) -> None:
+        """News of a FineTune, Study or Evaluation."""
+        deleted = _deleted(event)
+        key = self.index.see_object(event["object"], deleted)
+        if deleted:
+            if key not in self.index.objects:  # else there is another of this name by now
+                self.queue.forget(key)
+        elif event["type"] is None or _spec_changed(event["object"]):  # not by its own writes to the status
+            self.add(key, 0.0)
+
 
 def registry(operator: Operator) -> kopf.OperatorRegistry:
     """kopf's handlers for one operator."""
     handlers = kopf.OperatorRegistry()
 
-    @kopf.on.startup(registry=handlers)
+    @kopf.on.startup(registry=handlers, backoff=START_AGAIN_S)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
         configure(settings)
         await operator.start()
@@ -111,16 +126,11 @@ def registry(operator: Operator) -> kopf.OperatorRegistry:
         for key in operator.index.see_runtime(event["object"], _deleted(event)):
             operator.add(key)
 
-    async def one(event: Any, **_: Any) -> None:
-        made, deleted = event["object"], _deleted(event)
-        key = operator.index.see_object(made, deleted)
-        if deleted:
-            operator.queue.forget(key)
-        elif event["type"] is None or _spec_changed(made):  # its own writes to the status tell it nothing
-            operator.add(key, 0.0)
+    async def finetune_study_or_evaluation(event: Any, **_: Any) -> None:
+        operator.see_object(event)
 
     for plural in PLURALS.values():
-        kopf.on.event(GROUP, VERSION, plural, id=plural, registry=handlers)(one)
+        kopf.on.event(GROUP, VERSION, plural, id=plural, registry=handlers)(finetune_study_or_evaluation)
 
     @kopf.on.event(*RAYJOBS, registry=handlers)
     async def rayjob(event: Any, **_: Any) -> None:

@@ -76,7 +76,9 @@ class Index:
     def see_object(self, made: Made, deleted: bool) -> Key:
         key = Key(made["kind"], made["metadata"]["namespace"], made["metadata"]["name"])
         if deleted:
-            self.objects.pop(key, None)
+            # News of two objects of one name may come in any order: the deleted one may be another.
+            if (self.objects.get(key) or {}).get("uid") == made["metadata"]["uid"]:
+                del self.objects[key]
             self._tidy(key)
         else:
             self.objects[key] = {
@@ -95,12 +97,13 @@ class Index:
         key = _key(made)
         if key is None:
             return None
-        jobs = self._owned[key].rayjobs
+        jobs, name = self._owned[key].rayjobs, made["metadata"]["name"]
         if deleted:
-            jobs.pop(made["metadata"]["name"], None)
+            if name in jobs and jobs[name].made["metadata"]["uid"] == made["metadata"]["uid"]:
+                del jobs[name]
             self._tidy(key)
         else:
-            jobs[made["metadata"]["name"]] = Seen(slim_rayjob(made), time.monotonic())
+            jobs[name] = Seen(slim_rayjob(made), time.monotonic())
         return key
 
     def see_pod(self, made: Made, deleted: bool) -> Key | None:

@@ -75,6 +75,7 @@ CONFIGMAPS, PODS, EVENTS = (
 )
 
 
+RUNTIMES = Resource(GROUP, VERSION, "runtimes")
 OBJECTS = {kind: Resource(GROUP, VERSION, plural) for kind, plural in PLURALS.items()}
 
 

@@ -42,7 +42,14 @@ from medsd_ray.operator.lifecycle.decision import (
 )
 from medsd_ray.operator.lifecycle.failures import ended, head_loss
 from medsd_ray.operator.lifecycle.pods import is_over
-from medsd_ray.operator.manifests.naming import MANAGER, PROGRESS_MANAGER, attempt_of, owned_by, owner_of
+from medsd_ray.operator.manifests.naming import (
+    MANAGER,
+    PROGRESS_MANAGER,
+    attempt_of,
+    made_for,
+    owned_by,
+    owner_of,
+)
 from medsd_ray.operator.manifests.rayjob import Plan, output_of
 from medsd_ray.operator.subject import Subject, read_runtime, read_subject
 from medsd_ray.spec.objects import API_VERSION, Status
@@ -69,7 +76,6 @@ class NotMade(Exception):
 class Reconciler:
     def __init__(self, api: Api, index: Index, session: aiohttp.ClientSession):
         self.api, self.index, self.session = api, index, session
-        self._met: set[Key] = set()
 
     async def __call__(self, key: Key) -> float | None:
         """Seconds until it is due again. Raises ApiError, and whatever goes wrong."""
@@ -86,11 +92,8 @@ class Reconciler:
     async def _reconcile(self, key: Key) -> float | None:
         made = await self.api.get(OBJECTS[key.kind], key.namespace, key.name)
         if made is None or made["metadata"].get("deletionTimestamp"):
-            self._met.discard(key)
             return None  # what it owns goes with it
         subject = read_subject(made)
-        if key not in self._met:
-            await self._meet(key, subject)
         decision = decide(subject, await self._gather(key, subject), datetime.now(UTC))
         try:
             decision = await self._carry_out(subject, decision, made["metadata"]["resourceVersion"])
@@ -104,35 +107,35 @@ class Reconciler:
         """The status first, then the actions. Returns what came of it: where an attempt cannot be made, the
         words why.
         """
-        version = await self._write(subject, decision.status, version)
+        version, refusal = await self._write(subject, decision.status, version), None
         try:
             for action in decision.actions:
                 await self._act(subject, action)
-        except NotMade as refusal:
+        except NotMade as error:
+            refusal = error
+        finally:  # the status is on record: the next turn would not tell of it
             await self._tell(subject, decision)
-            subject = dataclasses.replace(subject, status=decision.status)
-            decision = not_made(subject, str(refusal), refusal.wait, datetime.now(UTC))
-            await self._write(subject, decision.status, version)
+        if refusal is None:
+            return decision
+        subject = dataclasses.replace(subject, status=decision.status)
+        decision = not_made(subject, str(refusal), refusal.wait, datetime.now(UTC))
+        await self._write(subject, decision.status, version)
         await self._tell(subject, decision)
         return decision
 
     # --- what is there
 
-    async def _meet(self, key: Key, subject: Subject) -> None:
-        """An attempt of an operator before this one: its pods may be there before the watch tells of them."""
-        if subject.status.attempt.number and subject.status.phase not in FINISHED:
-            for pod in await self._list_pods(subject):
-                self.index.see_pod(pod, deleted=False)
-        self._met.add(key)
-
     async def _gather(self, key: Key, subject: Subject) -> Facts:
         runtime, runtime_refusal = self._runtime(subject)
         attempt, index = subject.status.attempt, self.index
-        rayjobs, pods = index.rayjobs(key), index.pods(key)
+        # The index goes by names: what a deleted object of the same name has left is not this one's.
+        rayjobs = {name: job for name, job in index.rayjobs(key).items() if owned_by(job, subject.uid)}
+        pods = [pod for pod in index.pods(key) if made_for(pod, subject.uid)]
+        gone = [pod for pod in index.gone(key) if made_for(pod, subject.uid)]
         rayjob = rayjobs.get(attempt.rayJob or "")
         if attempt.rayJob and rayjob is None and subject.status.phase not in FINISHED:
             rayjob = await self._live_rayjob(subject)
-        if self._seems_gone(subject, rayjob, pods, index.gone(key)):
+        if self._seems_gone(subject, rayjob, pods, gone):
             # In this order: KubeRay deletes the pods of a job that ended after it said so in the RayJob.
             pods = [slim_pod(pod) for pod in await self._list_pods(subject)]
             rayjob = await self._live_rayjob(subject)
@@ -143,7 +146,7 @@ class Reconciler:
             rayjob=rayjob,
             older=tuple(job for job in rayjobs.values() if attempt_of(job) < attempt.number),
             pods=tuple(pods),
-            gone=tuple(index.gone(key)),
+            gone=tuple(gone),
             events=tuple(events),
             driver=await self._ask_driver(subject, rayjob, pods, events),
             holder=self._holder(key, subject),
@@ -180,7 +183,8 @@ class Reconciler:
         selector = (
             f"app.kubernetes.io/component={subject.kind.lower()},app.kubernetes.io/instance={subject.name}"
         )
-        return await self.api.list(PODS, subject.namespace, selector, whole=True)
+        pods = await self.api.list(PODS, subject.namespace, selector, whole=True)
+        return [pod for pod in pods if made_for(pod, subject.uid)]
 
     async def _ask_driver(self, subject: Subject, rayjob: dict | None, pods: list[dict], events: list[dict]):
         uid = subject.status.attempt.headPodUID
@@ -200,14 +204,17 @@ class Reconciler:
     async def _write(self, subject: Subject, status: Status, version: str) -> str:
         """Only what has changed. Returns the object's version after it. Raises ApiError 409 where another has
         changed it.
+
+        Progress comes first: of a phase on record the next turn would tell nothing, were the second write to
+        fail.
         """
         before, after = _plain(subject.status), _plain(status)
         was, progress = before.pop("progress", None), after.pop("progress", None)
-        if after != before:
-            made = await self._apply(subject, after, MANAGER, version)
-            version = made["metadata"]["resourceVersion"]
         if progress is not None and progress != was:
             made = await self._apply(subject, {"progress": progress}, PROGRESS_MANAGER, version)
+            version = made["metadata"]["resourceVersion"]
+        if after != before:
+            made = await self._apply(subject, after, MANAGER, version)
             version = made["metadata"]["resourceVersion"]
         return version
 

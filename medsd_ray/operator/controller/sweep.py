@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medsd_ray.operator.controller.index import Index, Key
-from medsd_ray.operator.controller.kube_api import OBJECTS, PODS, RAYJOBS, Api, ApiError, Resource
+from medsd_ray.operator.controller.kube_api import OBJECTS, PODS, RAYJOBS, RUNTIMES, Api, ApiError, Resource
 from medsd_ray.operator.controller.metrics import SWEPT
 from medsd_ray.operator.controller.queue import Queue
 from medsd_ray.operator.manifests.naming import SELECTOR, owner_of
@@ -38,6 +38,21 @@ class Sweep:
                 await self.once()
             except Exception:  # the API server may answer again at the next one
                 log.exception("sweep failed; again in %.0f s", EVERY_S)
+
+    async def fill(self) -> None:
+        """Puts into the index what is there before the first turn. The watches tell of it one by one, and a
+        turn that comes in between would take the Runtime, the pods or another writer to its output for
+        missing.
+        """
+        for runtime in await self.api.list(RUNTIMES, None, whole=True):
+            self.index.see_runtime(runtime, deleted=False)
+        for kind, resource in OBJECTS.items():
+            for made in await self._list(resource, whole=True):
+                self.index.see_object(made | {"kind": kind}, deleted=False)
+        for rayjob in await self._list(RAYJOBS, SELECTOR, whole=True):
+            self.index.see_rayjob(rayjob, deleted=False)
+        for pod in await self._list(PODS, SELECTOR, whole=True):
+            self.index.see_pod(pod, deleted=False)
 
     async def once(self) -> None:
         at = time.monotonic()
@@ -83,11 +98,13 @@ class Sweep:
             await self.api.delete(RAYJOBS, namespace, meta["name"], meta["uid"], "Foreground")
             SWEPT.inc()
 
-    async def _list(self, resource: Resource, selector: str = "") -> list[dict[str, Any]]:
+    async def _list(
+        self, resource: Resource, selector: str = "", whole: bool = False
+    ) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         for namespace in self.namespaces:
             try:
-                found += await self.api.list(resource, namespace, selector)
+                found += await self.api.list(resource, namespace, selector, whole)
             except ApiError as error:
                 if error.code != 404:  # KubeRay is not installed yet
                     raise

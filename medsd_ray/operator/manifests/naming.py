@@ -11,7 +11,7 @@ from medsd_ray.spec.objects import API_VERSION, GROUP
 MANAGER, PROGRESS_MANAGER = "medsd", "medsd-progress"
 """Field managers of server-side apply: the controller's, and the one of status.progress alone."""
 
-ATTEMPT = f"{GROUP}/attempt"
+ATTEMPT, OWNER_UID = f"{GROUP}/attempt", f"{GROUP}/owner-uid"
 
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "medsd"}
@@ -42,12 +42,14 @@ def attempt_name(kind: str, name: str, number: int) -> str:
     return name + tail
 
 
-def labels(kind: str, name: str, number: int) -> dict[str, str]:
+def labels(kind: str, name: str, uid: str, number: int) -> dict[str, str]:
+    """Of all that is made for attempt `number` of the object with this name and uid."""
     return {
         "app.kubernetes.io/name": "medsd",
         "app.kubernetes.io/instance": name,
         "app.kubernetes.io/component": kind.lower(),
         **MANAGED_BY,
+        OWNER_UID: uid,
         ATTEMPT: str(number),
     }
 
@@ -71,6 +73,15 @@ def attempt_of(made: dict[str, Any]) -> int:
 
 def owner_reference(kind: str, name: str, uid: str) -> dict[str, Any]:
     return {"apiVersion": API_VERSION, "kind": kind, "name": name, "uid": uid, "controller": True}
+
+
+def made_for(pod: dict[str, Any], uid: str) -> bool:
+    """Whether a pod was made for the object with this uid, rather than for an earlier one of the same name.
+
+    A pod's owner reference names the RayCluster, so that a label has to say it. Pods of attempts that were
+    made before there was this label do not have it, and count.
+    """
+    return (pod["metadata"].get("labels") or {}).get(OWNER_UID, uid) == uid
 
 
 def owned_by(made: dict[str, Any], uid: str) -> bool:

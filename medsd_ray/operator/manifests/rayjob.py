@@ -16,7 +16,10 @@ from medsd_ray.spec.objects import EvaluationSpec, JobSpec, Pool, RuntimeSpec, S
 JOB_FILE = "/etc/medsd/job.yaml"
 
 
-ENTRYPOINT = f"python -m medsd_ray.driver.main {JOB_FILE}"
+ENTRYPOINT = f"python -m medsd_ray.operator.entrypoint {JOB_FILE}"
+"""The driver by its former name: a Runtime's image may be older than this operator, and without
+`medsd_ray.driver`.
+"""
 
 
 NO_SECOND_HEAD = {"ray.io/disable-provisioned-head-restart": "true"}
@@ -60,7 +63,7 @@ def plan(subject: Subject, runtime: RuntimeSpec, number: int) -> Plan:
     meta = {
         "name": name,
         "namespace": subject.namespace,
-        "labels": labels(subject.kind, subject.name, number),
+        "labels": labels(subject.kind, subject.name, subject.uid, number),
         "ownerReferences": [owner_reference(subject.kind, subject.name, subject.uid)],
     }
     configmap = {
