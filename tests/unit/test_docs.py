@@ -1,0 +1,100 @@
+"""What the documents say is there: files that they link to, headings, verbs with their options, make's targets."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import typer
+import typer.main
+
+from medsd_ray.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+OUTPUTS = {"demo-out", "study-out", "work", "dist"}
+GITHUB = ".github"
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+MEDSD = typer.main.get_command(app)
+
+
+def documents() -> list[Path]:
+    """Every .md file of the repository, without what is installed into it or made in it."""
+
+    def ours(path: Path) -> bool:
+        folders = path.relative_to(ROOT).parts[:-1]
+        return all(f not in OUTPUTS and (f == GITHUB or not f.startswith(".")) for f in folders)
+
+    return sorted(path for path in ROOT.rglob("*.md") if ours(path))
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+
+
+def anchors(path: Path) -> set[str]:
+    """The fragments that GitHub gives a document's headings."""
+    heads = re.findall(r"^#+ +(.+)$", without_code(path.read_text()), re.M)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", head) for head in heads)
+    return {re.sub(r"[^\w\- ]", "", head.strip().lower()).replace(" ", "-") for head in plain}
+
+
+def code_lines(text: str) -> Iterator[str]:
+    """The lines of a document's code blocks, fenced or indented, with continued ones in one."""
+    fenced, kept = False, []
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif fenced or line.startswith("    "):
+            kept.append(line.strip())
+    yield from "\n".join(kept).replace("\\\n", " ").splitlines()
+
+
+def commands(program: str) -> list[tuple[str, str]]:
+    """(document, line) of each command of a program in the documents' code blocks."""
+    return [
+        (str(path.relative_to(ROOT)), line)
+        for path in documents()
+        for line in code_lines(path.read_text())
+        if line.startswith(f"{program} ")
+    ]
+
+
+def parse(words: list[str]) -> None:
+    """Parses a command line of `medsd` as a user's is, and calls nothing. Raises click's usage errors."""
+    command, context = MEDSD, typer.Context(MEDSD, info_name="medsd")
+    while hasattr(command, "commands"):  # a group: `medsd`, `medsd reader-study`
+        name, *words = words
+        assert name in command.commands, f"no verb {name}"
+        command = command.commands[name]
+    if words != ["--help"]:
+        command.make_context("medsd", words, parent=context)
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_to_what_is_there(path: Path):
+    wrong = []
+    for target in LINK.findall(without_code(path.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = unquote(target).partition("#")
+        file = (path.parent / name).resolve() if name else path
+        if not file.exists() or not file.is_relative_to(ROOT):
+            wrong.append(f"{target}: no such file")
+        elif anchor and anchor not in anchors(file):
+            wrong.append(f"{target}: no such heading")
+    assert not wrong
+
+
+@pytest.mark.parametrize(("document", "line"), commands("medsd"))
+def test_the_verbs_of_the_documents_take_these_words(document: str, line: str):
+    parse(shlex.split(line, comments=True)[1:])
+
+
+def test_the_documents_name_targets_of_make():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {(where, word) for where, line in commands("make") for word in line.split("#")[0].split()[1:]}
+    assert not [(where, word) for where, word in named if "=" not in word and word not in targets]
