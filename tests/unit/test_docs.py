@@ -1,4 +1,4 @@
-"""What the documents say is there: files that they link to, headings, verbs with their options, make's targets."""
+"""What the documents say is there: files that they link to, headings, verbs and their options, make's targets."""
 
 from __future__ import annotations
 
