@@ -102,8 +102,9 @@ def arm(options: dict[str, Any]) -> None:
     import torch
 
     from medsd_ray.generation.generate import ImageWorker, make_plan
-    from medsd_ray.generation.sampling import Sampling, build_pipeline
+    from medsd_ray.generation.sampling import build_pipeline
     from medsd_ray.models.load import load_components
+    from medsd_ray.spec.images import Sampling
     from medsd_ray.storage import open_storage
 
     torch.set_num_threads(THREADS)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medsd_ray.errors import InputError
 from medsd_ray.generation.prompts import prompts_of_shards
+from medsd_ray.spec.images import Sampling
 from medsd_ray.spec.load import dump_run, parse_run
 from medsd_ray.spec.run import RunSpec
 
@@ -24,7 +25,6 @@ WORKERS = 2
 IMAGES = 160
 BASE = "medsd-small"
 GUIDANCE_SCALE = 2.0
-STEPS = 25
 
 VAE_STEPS, VAE_BATCH = 200, 32
 UNET_STEPS, UNET_BATCH = 1200, 32
@@ -135,8 +135,8 @@ def demo(data: Path | None, out: Path) -> None:
 
     def generated(model: str, to: str) -> None:
         generate(
-            model, to, prompts=prompts, num_images=IMAGES, seed=0, negative_prompt="", guidance_scale=GUIDANCE_SCALE,
-            scheduler="dpm-solver++", steps=STEPS, batch_size=40, num_workers=WORKERS, use_gpu=False,
+            model, to, prompts=prompts, num_images=IMAGES, seed=0, sampling=Sampling(guidance_scale=GUIDANCE_SCALE), batch_size=40,
+            num_workers=WORKERS, use_gpu=False,
         )  # fmt: skip
 
     watch("prepare", prepared)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from medsd_ray.errors import InputError
+from medsd_ray.spec.images import GUIDANCE_SCALE, NUM_INSERTED, SCHEDULER, SEED, STEPS, Sampling
 
 
 class How(StrEnum):
@@ -123,11 +124,11 @@ def insert(
         str, typer.Option(help="The field of the shards' labels that the classifier learns")
     ] = "finding",
     normal: Annotated[str, typer.Option(help="Its value of the images to insert into")] = "No Finding",
-    num_images: Annotated[int, typer.Option(help="Images to change, or pairs to make")] = 16,
-    seed: Annotated[int, typer.Option(help="Of the noise and the classifier")] = 0,
-    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance")] = 4.0,
-    scheduler: Annotated[str, typer.Option(help="dpm-solver++ or ddim")] = "dpm-solver++",
-    steps: Annotated[int, typer.Option(help="Denoising steps of the whole schedule")] = 25,
+    num_images: Annotated[int, typer.Option(help=NUM_INSERTED.help)] = NUM_INSERTED.default,
+    seed: Annotated[int, typer.Option(help="Of the noise and the classifier")] = SEED.default,
+    guidance_scale: Annotated[float, typer.Option(help=GUIDANCE_SCALE.help)] = GUIDANCE_SCALE.default,
+    scheduler: Annotated[str, typer.Option(help=SCHEDULER.help)] = SCHEDULER.default,
+    steps: Annotated[int, typer.Option(help=STEPS.help)] = STEPS.default,
     use_gpu: Annotated[bool, typer.Option(help="On this machine's GPU")] = False,
     detector: Annotated[
         str | None,
@@ -141,12 +142,12 @@ def insert(
     Example: medsd insert runs/nih --real shards/ --prompt "A chest x-ray. Pneumonia." --method sdedit --out
     insertion
     """
+    sampling = Sampling(guidance_scale=guidance_scale, scheduler=scheduler, steps=steps)
     from medsd_ray.evaluation.insert import insert as run
 
     run(
         model, real, out, prompt=prompt, method=method.value, without=without, target=target, mask=mask, strength=strength,
-        label=label, normal=normal, num_images=num_images, seed=seed, guidance_scale=guidance_scale, scheduler=scheduler,
-        steps=steps, use_gpu=use_gpu, detector=detector,
+        label=label, normal=normal, num_images=num_images, seed=seed, sampling=sampling, use_gpu=use_gpu, detector=detector,
     )  # fmt: skip
 
 

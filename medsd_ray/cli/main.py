@@ -13,6 +13,16 @@ import typer
 from medsd_ray.cli import evaluation
 from medsd_ray.cli.reader_study import reader_study
 from medsd_ray.errors import InputError, Interrupted, RunError
+from medsd_ray.spec.images import (
+    BATCH_SIZE,
+    GUIDANCE_SCALE,
+    NEGATIVE_PROMPT,
+    NUM_IMAGES,
+    SCHEDULER,
+    SEED,
+    STEPS,
+    Sampling,
+)
 
 app = typer.Typer(
     name="medsd",
@@ -171,15 +181,13 @@ def generate(
     out: Annotated[str, typer.Option(help="Folder or s3:// for the images")],
     prompt: Annotated[str | None, typer.Option(help="One prompt for all images")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line")] = None,
-    num_images: Annotated[int, typer.Option(help="Images in all; prompts take turns")] = 1,
-    seed: Annotated[int, typer.Option(help="With model, prompt and index it decides each image")] = 0,
-    negative_prompt: Annotated[str, typer.Option(help="What to steer away from")] = "",
-    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance")] = 4.0,
-    scheduler: Annotated[str, typer.Option(help="dpm-solver++ or ddim")] = "dpm-solver++",
-    steps: Annotated[int, typer.Option(help="Denoising steps")] = 25,
-    batch_size: Annotated[
-        int, typer.Option(help="Images a worker takes at a time; does not change them")
-    ] = 16,
+    num_images: Annotated[int, typer.Option(help=NUM_IMAGES.help)] = 1,
+    seed: Annotated[int, typer.Option(help=SEED.help)] = SEED.default,
+    negative_prompt: Annotated[str, typer.Option(help=NEGATIVE_PROMPT.help)] = NEGATIVE_PROMPT.default,
+    guidance_scale: Annotated[float, typer.Option(help=GUIDANCE_SCALE.help)] = GUIDANCE_SCALE.default,
+    scheduler: Annotated[str, typer.Option(help=SCHEDULER.help)] = SCHEDULER.default,
+    steps: Annotated[int, typer.Option(help=STEPS.help)] = STEPS.default,
+    batch_size: Annotated[int, typer.Option(help=BATCH_SIZE.help)] = BATCH_SIZE.default,
     num_workers: Annotated[int, typer.Option(help="Ray workers; does not change the images")] = 1,
     use_gpu: Annotated[bool, typer.Option(help="One GPU for each worker")] = False,
 ) -> None:
@@ -187,6 +195,7 @@ def generate(
 
     Example: medsd generate medsd-small --prompt "a chest x-ray" --num-images 8 --seed 0 --out images/
     """
+    sampling = Sampling(negative_prompt, guidance_scale, scheduler, steps)  # before the heavy imports
     from medsd_ray.generation.generate import generate as run
     from medsd_ray.generation.prompts import read_prompts
 
@@ -196,10 +205,7 @@ def generate(
         prompts=read_prompts(prompt, prompts),
         num_images=num_images,
         seed=seed,
-        negative_prompt=negative_prompt,
-        guidance_scale=guidance_scale,
-        scheduler=scheduler,
-        steps=steps,
+        sampling=sampling,
         batch_size=batch_size,
         num_workers=num_workers,
         use_gpu=use_gpu,

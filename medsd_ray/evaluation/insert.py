@@ -28,10 +28,11 @@ from medsd_ray.evaluation.report.format import dumps, number, percent, span
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.generation.edit import edit, editable
 from medsd_ray.generation.png import NOTICE, encode_png
-from medsd_ray.generation.sampling import Sampling, image_size, sample_images
+from medsd_ray.generation.sampling import image_size, sample_images
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.spec.images import NUM_INSERTED, SEED, Sampling
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import finished, write_whole
 
@@ -64,8 +65,8 @@ class Settings:
 def insert(
     model: str, real: str, out: str, *, prompt: str, method: str = "inpaint", without: str | None = None,
     target: str | None = None, mask: Path | None = None, strength: float | None = None, label: str = "finding",
-    normal: str = "No Finding", num_images: int = 16, seed: int = 0, guidance_scale: float = 4.0,
-    scheduler: str = "dpm-solver++", steps: int = 25, use_gpu: bool = False, detector: str | None = None,
+    normal: str = "No Finding", num_images: int = NUM_INSERTED.default, seed: int = SEED.default,
+    sampling: Sampling = Sampling(), use_gpu: bool = False, detector: str | None = None,
     say: Say = print_line,
 ) -> dict:  # fmt: skip
     """Puts the finding of `prompt` into images and measures them; returns what insertion.json holds.
@@ -76,7 +77,6 @@ def insert(
     InputError for settings that do not fit, a model that cannot be loaded, or images that cannot be read.
     """
     _check(method, without, mask, strength, num_images, seed)
-    sampling = Sampling(guidance_scale=guidance_scale, scheduler=scheduler, steps=steps)
     strength = {"sdedit": 0.6, "inpaint": 1.0}.get(method, 1.0) if strength is None else strength
     settings = Settings(
         model, model_fingerprint(model), real, method, prompt, without, target, mask and str(mask), strength, label, normal,
@@ -106,10 +106,8 @@ def _check(
 ) -> None:
     if method not in METHODS:
         raise InputError(f"method {method!r} is not known; choose {', '.join(METHODS)}")
-    if num_images < 1 or not 0 <= seed < 2**31:
-        raise InputError(
-            f"num_images is {num_images} and seed {seed}; choose 1 image or more, and a seed from 0 to {2**31 - 1}"
-        )
+    NUM_INSERTED.check(num_images)
+    SEED.check(seed)
     if without is not None and method != "prompt":
         raise InputError("--without is the other prompt of --method prompt; leave it out")
     if strength is not None and method == "prompt":

@@ -26,7 +26,6 @@ from torch.nn import functional
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import InputError
 from medsd_ray.generation.sampling import (
-    Sampling,
     build_pipeline,
     decode,
     image_size,
@@ -35,6 +34,7 @@ from medsd_ray.generation.sampling import (
     vae_factor,
 )
 from medsd_ray.models.components import Components
+from medsd_ray.spec.images import Sampling
 
 
 @dataclass(frozen=True)

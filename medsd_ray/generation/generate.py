@@ -19,11 +19,12 @@ from typing import Any
 
 from medsd_ray.errors import InputError
 from medsd_ray.generation.png import NOTICE, encode_png
-from medsd_ray.generation.sampling import Sampling, sample_images
+from medsd_ray.generation.sampling import sample_images
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.ray_tasks import run_tasks
+from medsd_ray.spec.images import BATCH_SIZE, NUM_IMAGES, SEED, Sampling
 from medsd_ray.storage import Storage, absolute, open_storage
 
 PLAN, TABLE = "generated.json", "metadata.csv"
@@ -36,11 +37,8 @@ def generate(
     prompts: list[str],
     num_images: int,
     seed: int,
-    negative_prompt: str = "",
-    guidance_scale: float = 4.0,
-    scheduler: str = "dpm-solver++",
-    steps: int = 25,
-    batch_size: int = 16,
+    sampling: Sampling = Sampling(),
+    batch_size: int = BATCH_SIZE.default,
     num_workers: int = 1,
     use_gpu: bool = False,
 ) -> None:
@@ -49,21 +47,20 @@ def generate(
     `batch_size` is how many images a worker takes at a time. Raises InputError for settings out of range, a
     model that cannot be loaded, or an output that holds anything else.
     """
-    for name, value in (("num_images", num_images), ("batch_size", batch_size), ("num_workers", num_workers)):
-        if value < 1:
-            raise InputError(f"{name} is {value}; choose 1 or more")
-    if not 0 <= seed < 2**31:
-        raise InputError(f"seed is {seed}; choose from 0 to {2**31 - 1}")
+    NUM_IMAGES.check(num_images)
+    BATCH_SIZE.check(batch_size)
+    SEED.check(seed)
+    if num_workers < 1:
+        raise InputError(f"num_workers is {num_workers}; choose 1 or more")
     if not prompts:
         raise InputError("there is no prompt; give --prompt TEXT or --prompts FILE")
-    sampling = Sampling(negative_prompt, guidance_scale, scheduler, steps)
     store = absolute(open_storage(out))
     plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling)
     if not _begin(store, plan):
         print(f"{out}: complete, nothing to do")
         return
     components = load_components(model)
-    _warn_of_cut_prompts(components, prompts, negative_prompt)
+    _warn_of_cut_prompts(components, prompts, sampling.negative_prompt)
     present = set(store.list())
     todo = [image["index"] for image in plan["images"] if image["file"] not in present]
     chunks = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,37 +18,18 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from torch import Tensor
 
 from medsd_ray.data.randomness import keyed_noise
-from medsd_ray.errors import InputError, RunError
+from medsd_ray.errors import RunError
 from medsd_ray.models.components import Components
 from medsd_ray.models.schedulers import sampling_scheduler
+from medsd_ray.spec.images import Sampling
 
 # DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) of second order; DDIM (Song et al. 2021, arXiv 2010.02502)
-# with eta 0.
+# with eta 0. The names are those of spec.images.
 SCHEDULERS = {"dpm-solver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
 LANES = 8
 LARGE = (
     128 * 128
 )  # pixels from which a CPU gains nothing from more than one lane, and the VAE decodes one image at a time
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to sample. `guidance_scale` is w + 1 of Ho & Salimans 2022 (arXiv 2207.12598, eq. 6): 1 is no
-    guidance.
-    """
-
-    negative_prompt: str = ""
-    guidance_scale: float = 4.0
-    scheduler: str = "dpm-solver++"
-    steps: int = 25
-
-    def __post_init__(self) -> None:
-        if self.scheduler not in SCHEDULERS:
-            raise InputError(f"scheduler {self.scheduler!r} is not known; choose {' or '.join(SCHEDULERS)}")
-        if not 1 <= self.steps <= 1000:
-            raise InputError(f"steps is {self.steps}; choose from 1 to 1000")
-        if not 1 <= self.guidance_scale <= 100:
-            raise InputError(f"guidance_scale is {self.guidance_scale}; choose from 1 (no guidance) to 100")
 
 
 def image_size(components: Components) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsd_ray.spec import plan
+from medsd_ray.spec.images import GUIDANCE_SCALE, MOST_IMAGES, NUM_IMAGES, SEED, STEPS
 from medsd_ray.spec.run import Resources, RunSpec
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.spec.types import Text
@@ -157,10 +158,10 @@ class Report(Part):
 
     real: Text = Field(description="image shards that `medsd prepare` wrote; s3://")
     prompts: Annotated[list[Prompt], Field(min_length=1, max_length=64)]
-    numImages: int = Field(default=64, ge=1, le=100_000)
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    guidanceScale: float = Field(default=4.0, ge=0, le=100)
-    steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
+    numImages: int = NUM_IMAGES.field(highest=MOST_IMAGES)
+    seed: int = SEED.field(description=f"{SEED.description}; also of the classifier and the bootstrap")
+    guidanceScale: float = GUIDANCE_SCALE.field()
+    steps: int = STEPS.field()
     label: Text = Field(
         default="finding", description="the field of the shards' labels that the classifier learns"
     )

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from medsd_ray.spec.rules import Strict
-from medsd_ray.spec.types import LearningRate, Positive, Text, Workers
+from medsd_ray.spec.types import LearningRate, Positive, Seed, Text, Workers
 
 MAX_BATCH = 1_000_000
 
@@ -331,7 +331,9 @@ class Resources(Strict):
 
 class RunSpec(Strict):
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="a DNS label")
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: Seed = Field(
+        default=0, description="of initial weights, of the order of the samples, and of the noise"
+    )
     model: Text = Field(
         default="medsd-small", description="pipeline folder, checkpoint, s3://, hub name, or medsd-small"
     )

@@ -11,10 +11,22 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medsd_ray.spec.images import (
+    BATCH_SIZE,
+    GUIDANCE_SCALE,
+    MOST_IMAGES,
+    MOST_IN_A_BATCH,
+    NUM_IMAGES,
+    SCHEDULER,
+    SEED,
+    STEPS,
+    Sampling,
+    SchedulerName,
+)
 from medsd_ray.spec.rules import Strict
 from medsd_ray.spec.run import Training
 from medsd_ray.spec.space import Dimension, ordered
-from medsd_ray.spec.types import Positive, Text
+from medsd_ray.spec.types import Positive, Seed, Text
 
 MOST_COMBINATIONS = 4096
 
@@ -38,7 +50,7 @@ class Search(Strict):
     num_samples: Annotated[int, Field(ge=1, le=MOST_COMBINATIONS)] | None = Field(
         default=None, description="combinations that random and tpe draw, each run with every seed"
     )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="of what is drawn")
+    seed: Seed = Field(default=0, description="of what is drawn")
     scheduler: Literal["none", "asha", "pbt"] = Field(
         default="none",
         description="asha: stops trials whose validation loss is behind (Li et al. 2020); pbt: trials take over weights and "
@@ -101,19 +113,24 @@ class Budget(Strict):
 class Evaluation(Strict):
     """The images that each trial makes, from the same prompts and seeds, and how they are judged."""
 
-    num_images: int = Field(default=64, ge=2, le=100_000)
+    num_images: int = NUM_IMAGES.field(lowest=2, highest=MOST_IMAGES)
     prompts: Annotated[list[Text], Field(max_length=64)] = Field(
         default=[],
         description="where empty, captions of the training images, so that each label gets an equal share",
     )
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    guidance_scale: float = Field(default=4.0, ge=0, le=100)
-    scheduler: Literal["dpm-solver++", "ddim"] = "dpm-solver++"
-    steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
-    batch_size: int = Field(default=16, ge=1, le=1024, description="images a worker makes at a time")
+    seed: int = SEED.field()
+    guidance_scale: float = GUIDANCE_SCALE.field()
+    scheduler: SchedulerName = SCHEDULER.field()
+    steps: int = STEPS.field()
+    batch_size: int = BATCH_SIZE.field(highest=MOST_IN_A_BATCH)
     label: Text = Field(
         default="finding", description="the field of the shards' labels that the detector learns"
     )
+
+    @property
+    def sampling(self) -> Sampling:
+        """How each image is sampled."""
+        return Sampling(guidance_scale=self.guidance_scale, scheduler=self.scheduler, steps=self.steps)
 
 
 class StudySpec(Strict):
@@ -129,7 +146,7 @@ class StudySpec(Strict):
     space: Annotated[dict[str, Dimension], Field(max_length=32)] = Field(
         default={}, description="dotted path in the run -> what is tried; one trial a seed where empty"
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=32)] = Field(
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=32)] = Field(
         default=[0], description="each combination is run with each; intervals are over them"
     )
     search: Search = Search()

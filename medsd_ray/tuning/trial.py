@@ -130,8 +130,8 @@ class Work:
         images = f"{self.study.output}/{plan.TRIALS}/{self.name}/images"
         generate(
             run.output if run else plan.base_model(self.study, self.params), images, prompts=self.prompts,
-            num_images=how.num_images, seed=how.seed, guidance_scale=how.guidance_scale, scheduler=how.scheduler,
-            steps=how.steps, batch_size=how.batch_size, num_workers=resources.num_workers, use_gpu=resources.use_gpu,
+            num_images=how.num_images, seed=how.seed, sampling=how.sampling, batch_size=how.batch_size,
+            num_workers=resources.num_workers, use_gpu=resources.use_gpu,
         )  # fmt: skip
         self._go_on()
         return score(self.study.shards, images, detector.read(self.store.child(plan.DETECTOR)), how.label)

@@ -15,9 +15,15 @@ from medsd_ray.generation.generate import generate
 from medsd_ray.models.export import export
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.models.save import save_pipeline
+from medsd_ray.spec.images import Sampling
 from medsd_ray.storage import open_storage
 
-PLAN = {"prompts": ["a chest x-ray", "The heart is enlarged."], "num_images": 13, "seed": 4, "steps": 2}
+PLAN = {
+    "prompts": ["a chest x-ray", "The heart is enlarged."],
+    "num_images": 13,
+    "seed": 4,
+    "sampling": Sampling(steps=2),
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +83,6 @@ def test_generation_goes_on_where_it_stopped(model, tmp_path, capsys):
     "wrong",
     [
         {"num_images": 0},
-        {"steps": 0},
-        {"scheduler": "x"},
         {"prompts": []},
         {"num_workers": 0},
         {"batch_size": 0},

@@ -18,6 +18,7 @@ from medsd_ray.errors import InputError
 from medsd_ray.evaluation.augment import augment
 from medsd_ray.evaluation.insert import insert
 from medsd_ray.evaluation.networks import classifier
+from medsd_ray.spec.images import Sampling
 from medsd_ray.storage import open_storage
 
 SIZE = 64
@@ -59,7 +60,7 @@ def short_training():
 def test_inpainting_by_the_shards_masks(shards: Path, detector: str, tmp_path: Path, s3: str):
     out = f"{s3}/insertion"
     found = insert(
-        "medsd-small", str(shards), out, prompt=PROMPT, num_images=3, steps=3, detector=detector, say=quiet
+        "medsd-small", str(shards), out, prompt=PROMPT, num_images=3, sampling=Sampling(steps=3), detector=detector, say=quiet
     )  # fmt: skip
     store = open_storage(out)
     assert store.read_json("insertion.json") == json.loads(json.dumps(found))
@@ -88,18 +89,26 @@ def test_inpainting_by_the_shards_masks(shards: Path, detector: str, tmp_path: P
         out,
         prompt=PROMPT,
         num_images=3,
-        steps=3,
+        sampling=Sampling(steps=3),
         detector=detector,
         say=said.append,
     )
     assert again == store.read_json("insertion.json") and "nothing to do" in said[0]
     with pytest.raises(InputError, match="other settings"):
-        insert("medsd-small", str(shards), out, prompt=PROMPT, num_images=2, steps=3, say=quiet)
+        insert(
+            "medsd-small",
+            str(shards),
+            out,
+            prompt=PROMPT,
+            num_images=2,
+            sampling=Sampling(steps=3),
+            say=quiet,
+        )
 
 
 def test_sdedit_without_a_mask_says_which_region(shards: Path, detector: str, tmp_path: Path):
     found = insert(
-        "medsd-small", str(shards), str(tmp_path / "out"), prompt="an effusion", method="sdedit", num_images=2, steps=4,
+        "medsd-small", str(shards), str(tmp_path / "out"), prompt="an effusion", method="sdedit", num_images=2, sampling=Sampling(steps=4),
         strength=0.5, target="Effusion", detector=detector, say=quiet,
     )  # fmt: skip
     assert "changed most" in found["region"]["source"] and found["response"]["target"] == "Effusion"
@@ -115,7 +124,7 @@ def test_prompt_pairs_share_their_noise_and_a_mask_is_read(shards: Path, detecto
     Image.fromarray(mask).save(tmp_path / "mask.png")
     found = insert(
         "medsd-small", str(shards), str(tmp_path / "out"), prompt="the same words", without="the same words", method="prompt",
-        mask=tmp_path / "mask.png", num_images=2, steps=2, detector=detector, say=quiet,
+        mask=tmp_path / "mask.png", num_images=2, sampling=Sampling(steps=2), detector=detector, say=quiet,
     )  # fmt: skip
     assert found["ssim_outside"] == pytest.approx(
         1.0, abs=1e-6

@@ -25,7 +25,7 @@ from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.data.shards import Sample, ShardWriter
 from medsd_ray.errors import InputError
 from medsd_ray.generation.encode import encode
-from medsd_ray.generation.sampling import Sampling, sample_images
+from medsd_ray.generation.sampling import sample_images
 from medsd_ray.models.components import Components
 from medsd_ray.models.export import export
 from medsd_ray.models.load import load_components
@@ -33,6 +33,7 @@ from medsd_ray.models.methods.lora import TARGETS
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.models.save import save_pipeline
 from medsd_ray.models.swapped_encoder import SwappedEncoder
+from medsd_ray.spec.images import Sampling
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import open_storage

@@ -87,6 +87,24 @@ def test_wrong_words_are_one_line_and_exit_2(words: list[str], named: str):
     assert result.stderr == line + "\n"
 
 
+@pytest.mark.parametrize("verb", [("generate",), ("insert", "--real", "shards")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--guidance-scale", "0.5", "guidance_scale is 0.5; choose from 1 (no guidance) to 100"),
+        ("--steps", "0", "steps is 0; choose from 1 to 1000"),
+        ("--scheduler", "euler", "scheduler 'euler' is not known; choose dpm-solver++ or ddim"),
+    ],
+)
+def test_settings_of_images_out_of_bounds_are_refused_at_once(
+    tmp_path: Path, verb: tuple[str, ...], option: str, value: str, said: str
+):
+    name, *more = verb
+    result = medsd(name, "medsd-small", *more, "--prompt", "x", "--out", tmp_path / "out", option, value)
+    assert result.stderr == f"medsd: {said}\n" and result.returncode == 2
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_verb_exits_130_and_goes_on_later(tmp_path: Path, sent: signal.Signals):
     shards = tmp_path / "shards"

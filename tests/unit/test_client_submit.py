@@ -108,7 +108,12 @@ def test_a_report_is_a_file_of_its_fields(tmp_path: Path):
     file.write_text("{real: shards, prompts: [a chest x-ray]}")
     with pytest.raises(InputError, match=r"report.real is shards"):
         finetune(run(), report=read_report(file))
-    for text, named in (("numImages: 0", "numImages"), ("[", "not YAML"), ("real: s3://b/s", "prompts")):
+    for text, named in (
+        ("numImages: 0", "numImages"),
+        ("[", "not YAML"),
+        ("real: s3://b/s", "prompts"),
+        ("guidanceScale: 0.5", "guidanceScale: Input should be greater than or equal to 1"),
+    ):
         file.write_text(text)
         with pytest.raises(InputError, match=named):
             read_report(file)

@@ -14,6 +14,7 @@ from specs import BAD, GOOD, RUN, changed
 
 from medsd_ray.errors import InputError
 from medsd_ray.spec import crds
+from medsd_ray.spec.images import GUIDANCE_SCALE, SCHEDULER, SEED, STEPS, Sampling
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.objects import FineTuneSpec
 from medsd_ray.spec.rules import Strict
@@ -89,6 +90,22 @@ def test_what_an_attempt_was_made_from_is_held_and_the_rest_is_not():
     held = {rule["fieldPath"].removeprefix(".spec.") for rule in rules if "fieldPath" in rule}
     assert held == {"runtime", "pool", "queue", "priorityClassName", "run", "report"}
     assert held | FineTuneSpec.mutable == set(FineTuneSpec.model_fields)
+
+
+def test_settings_of_images_have_the_same_bounds_wherever_they_are_written():
+    finetune, study, evaluation = (root(kind)["properties"]["spec"]["properties"] for kind in crds.KINDS[1:])
+    settings = study["study"]["properties"]["evaluation"]["properties"]
+    for report in (finetune["report"]["properties"], evaluation["report"]["properties"]):
+        assert report["guidanceScale"] == settings["guidance_scale"]
+        assert report["steps"] == settings["steps"]
+    for name in ("guidance_scale", "scheduler", "steps"):
+        assert settings[name]["default"] == getattr(Sampling(), name)
+    for setting in (GUIDANCE_SCALE, STEPS, SEED):
+        found = settings[setting.name]
+        assert (found["minimum"], found["maximum"]) == (setting.lowest, setting.highest)
+        for value in (setting.lowest, setting.highest):
+            setting.check(value)
+    assert tuple(settings["scheduler"]["enum"]) == SCHEDULER.choices
 
 
 class Part(Strict):

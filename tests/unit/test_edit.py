@@ -11,9 +11,9 @@ from tiny import tiny_components
 from medsd_ray.errors import InputError
 from medsd_ray.generation import edit as editing
 from medsd_ray.generation.edit import edit, latent_mask, pixel_mask
-from medsd_ray.generation.sampling import Sampling
 from medsd_ray.models.components import Components
 from medsd_ray.models.schedulers import sampling_scheduler
+from medsd_ray.spec.images import Sampling
 
 SIZE = 16
 PROMPT = "a chest x-ray with an effusion"

@@ -16,8 +16,9 @@ from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.prompts import read_prompts
-from medsd_ray.generation.sampling import SCHEDULERS, Sampling, image_size, sample_images
+from medsd_ray.generation.sampling import SCHEDULERS, image_size, sample_images
 from medsd_ray.models.schedulers import sampling_scheduler
+from medsd_ray.spec.images import SCHEDULER, Sampling
 
 WORDS = ["a chest x-ray", "The heart is enlarged.", ""]
 
@@ -122,6 +123,10 @@ def test_a_diverged_model_is_named_as_such():
 def test_settings_out_of_range_are_refused(field, value):
     with pytest.raises(InputError, match=f"{field}.*{value}"):
         Sampling(**{field: value})
+
+
+def test_each_scheduler_that_may_be_named_has_a_sampler():
+    assert tuple(SCHEDULERS) == SCHEDULER.choices
 
 
 def test_a_png_keeps_pixels_and_text():

@@ -1,0 +1,98 @@
+"""How images are generated: the one place where each setting is declared, with its default, bounds and meaning.
+
+The verbs' options (`medsd generate`, `medsd insert`), a FineTune's `report` and a study's `evaluation` take their
+fields from here, so that none of them lets through what another refuses. This module imports no pydantic by
+itself: the verbs read it for their help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from medsd_ray.errors import InputError
+
+SchedulerName = Literal["dpm-solver++", "ddim"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting. `description` starts with a small letter, as descriptions of a CRD's fields do."""
+
+    name: str
+    default: Any
+    description: str
+    lowest: float | None = None
+    highest: float | None = None
+    lowest_means: str = ""
+    """What the lowest value stands for, where that is a case of its own."""
+    choices: tuple[str, ...] = ()
+
+    @property
+    def help(self) -> str:
+        """The description as an option of a verb shows it."""
+        return self.description[:1].upper() + self.description[1:]
+
+    def field(self, **changes: Any) -> Any:
+        """The setting as a field of a pydantic model, with some of it changed, such as `default`."""
+        from pydantic import Field
+
+        setting = replace(self, **changes)
+        return Field(
+            default=setting.default, ge=setting.lowest, le=setting.highest, description=setting.description
+        )
+
+    def check(self, value: Any) -> None:
+        """Raises InputError where the value is out of bounds or not among the choices."""
+        if self.choices and value not in self.choices:
+            raise InputError(f"{self.name} {value!r} is not known; choose {' or '.join(self.choices)}")
+        if self.lowest is None or (self.lowest <= value and (self.highest is None or value <= self.highest)):
+            return
+        if self.highest is None:
+            raise InputError(f"{self.name} is {value}; choose {self.lowest} or more")
+        meaning = f" ({self.lowest_means})" if self.lowest_means else ""
+        raise InputError(f"{self.name} is {value}; choose from {self.lowest}{meaning} to {self.highest}")
+
+
+# w + 1 of Ho & Salimans 2022 (arXiv 2207.12598, eq. 6): 1 leaves the conditional prediction as it is.
+GUIDANCE_SCALE = Setting(
+    "guidance_scale",
+    4.0,
+    "how strongly images follow their prompt (classifier-free guidance); 1 is no guidance",
+    lowest=1,
+    highest=100,
+    lowest_means="no guidance",
+)
+NEGATIVE_PROMPT = Setting("negative_prompt", "", "what to steer away from")
+SCHEDULER = Setting(
+    "scheduler", "dpm-solver++", "sampler: dpm-solver++ or ddim", choices=get_args(SchedulerName)
+)
+STEPS = Setting("steps", 25, "denoising steps of the whole schedule", lowest=1, highest=1000)
+SEED = Setting(
+    "seed",
+    0,
+    "of the noise; with model, prompt and index it decides each image",
+    lowest=0,
+    highest=2**31 - 1,
+)
+NUM_IMAGES = Setting("num_images", 64, "images in all; prompts take turns", lowest=1)
+NUM_INSERTED = Setting("num_images", 16, "images to change, or pairs to make", lowest=1)
+BATCH_SIZE = Setting("batch_size", 16, "images a worker takes at a time; does not change them", lowest=1)
+
+# `medsd generate` and `insert` make as many as they are asked for; an object of Kubernetes has bounds, as all of
+# its fields have.
+MOST_IMAGES, MOST_IN_A_BATCH = 100_000, 1024
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an image is sampled from its prompt and noise. Raises InputError for a setting out of bounds."""
+
+    negative_prompt: str = NEGATIVE_PROMPT.default
+    guidance_scale: float = GUIDANCE_SCALE.default
+    scheduler: str = SCHEDULER.default
+    steps: int = STEPS.default
+
+    def __post_init__(self) -> None:
+        for setting in (SCHEDULER, STEPS, GUIDANCE_SCALE):
+            setting.check(getattr(self, setting.name))
