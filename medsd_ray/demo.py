@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medsd_ray.errors import InputError
 from medsd_ray.generation.prompts import prompts_of_shards
+from medsd_ray.runs.names import REPORT, REPORT_PAGE, RESULT
 from medsd_ray.spec.images import Sampling
 from medsd_ray.spec.load import dump_run, parse_run
 from medsd_ray.spec.run import RunSpec
@@ -101,14 +102,15 @@ def demo(data: Path | None, out: Path) -> None:
     metadata.csv.
     """
     from medsd_ray.data.prepare import prepare
+    from medsd_ray.data.sources.folder import TABLE
     from medsd_ray.evaluation.evaluate import EvaluationOptions, evaluate
     from medsd_ray.generation.encode import encode
     from medsd_ray.generation.generate import generate
     from medsd_ray.training.run import train
 
-    if data is not None and not (data / "metadata.csv").is_file():
+    if data is not None and not (data / TABLE).is_file():
         raise InputError(
-            f"{data}: no metadata.csv here; name a folder of images with one (columns image, report, patient_id)"
+            f"{data}: no {TABLE} here; name a folder of images with one (columns image, report, patient_id)"
         )
     paths = {
         name: str(out / name) for name in ("shards", "latents", "vae", "unet", "generated", "base", "report")
@@ -130,7 +132,7 @@ def demo(data: Path | None, out: Path) -> None:
 
     def trained(run: RunSpec) -> None:
         (out / f"{run.name}.yaml").write_text(dump_run(run))
-        if not (Path(run.output) / "result.json").is_file():
+        if not (Path(run.output) / RESULT).is_file():
             train(run, resume=Path(run.output).exists())
 
     def generated(model: str, to: str) -> None:
@@ -163,4 +165,4 @@ def demo(data: Path | None, out: Path) -> None:
         paths["shards"], paths["generated"], paths["report"], base=paths["base"], run=paths["unet"]
     )
     evaluate(options, extra={"seconds": watch.seconds})
-    print(f"Open {(out / 'report' / 'report.html').resolve()}")
+    print(f"Open {(out / REPORT / REPORT_PAGE).resolve()}")

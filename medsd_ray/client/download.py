@@ -7,10 +7,9 @@ import tempfile
 from pathlib import Path
 
 from medsd_ray.errors import InputError, RunError
-from medsd_ray.runs.checkpoints import saved_steps, step_folder
+from medsd_ray.runs.checkpoints import newest_complete
+from medsd_ray.runs.names import REPORT, REPORT_DATA
 from medsd_ray.storage import COMPLETE, Storage, open_storage
-
-REPORT = "report"
 
 
 def download(
@@ -33,16 +32,16 @@ def download(
             raise InputError(f"{source.url}: no complete report; was one asked for, and is the run done?")
         fetch(source, dest)
     elif what == "checkpoint":
-        complete, _ = saved_steps(store)
-        if not complete:
+        newest = newest_complete(store)
+        if newest is None:
             raise InputError(f"{store.url}: no complete checkpoint yet")
-        fetch(store.child(step_folder(complete[-1])), dest)
+        fetch(newest, dest)
     else:
         from medsd_ray.models.export import export
 
         own = store.child(REPORT)
-        if not report and not without_memorisation_check and own.exists("report.json"):
-            report = f"{own.url}/report.json"
+        if not report and not without_memorisation_check and own.exists(REPORT_DATA):
+            report = f"{own.url}/{REPORT_DATA}"
         export(
             output, str(dest), report=report, without_memorisation_check=without_memorisation_check, raw=raw
         )

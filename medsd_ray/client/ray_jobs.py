@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from medsd_ray.client.display import table
-from medsd_ray.client.submit import RUN_FILE, check_folders, job_folder
+from medsd_ray.client.submit import check_folders, job_folder
 from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.ray_cluster import CLUSTER
+from medsd_ray.runs.names import RUN_SPEC
 from medsd_ray.spec.run import RunSpec
 
-ENTRYPOINT = f"medsd train {RUN_FILE} --auto-resume"
+ENTRYPOINT = f"medsd train {RUN_SPEC} --auto-resume"
 NAME, OUTPUT = "medsd.io/run", "medsd.io/output"
 STOP_WAIT, STOP_GRACE_S = "RAY_JOB_STOP_WAIT_TIME_S", 120
 """From a job's stop to its kill: Ray's own 3 s are too short for a checkpoint."""

@@ -15,11 +15,10 @@ from pydantic import ValidationError
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.resolve import SMALL
+from medsd_ray.runs.names import RUN_SPEC
 from medsd_ray.spec.load import dump_run
 from medsd_ray.spec.objects import API_VERSION, FineTuneSpec, Report
 from medsd_ray.spec.run import RunSpec
-
-RUN_FILE = "run.yaml"
 
 
 def finetune(
@@ -102,7 +101,7 @@ def _is_local(model: str) -> bool:
 
 @contextlib.contextmanager
 def job_folder(run: RunSpec, working_dir: Path | None) -> Iterator[Path]:
-    """A folder with RUN_FILE beside links to all that is in `working_dir`, for Ray to pack (it follows the
+    """A folder with RUN_SPEC beside links to all that is in `working_dir`, for Ray to pack (it follows the
     links).
 
     Raises InputError where `working_dir` is no folder.
@@ -112,7 +111,7 @@ def job_folder(run: RunSpec, working_dir: Path | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="medsd-") as made:
         folder = Path(made)
         for entry in working_dir.absolute().iterdir() if working_dir else ():
-            if entry.name != RUN_FILE:
+            if entry.name != RUN_SPEC:
                 (folder / entry.name).symlink_to(entry)
-        (folder / RUN_FILE).write_text(dump_run(run))
+        (folder / RUN_SPEC).write_text(dump_run(run))
         yield folder

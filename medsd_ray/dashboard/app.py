@@ -20,10 +20,11 @@ from pydantic_core import to_json
 
 from medsd_ray.dashboard.curve_store import NAMES, Book
 from medsd_ray.dashboard.files import Files, inside, join
-from medsd_ray.dashboard.find import PROGRESS, RUN, TRIAL, find, is_study
+from medsd_ray.dashboard.find import find, is_study
 from medsd_ray.dashboard.run import IMAGE, run_row, run_view
 from medsd_ray.dashboard.study import compare, safe_id, study_row, study_view, trial_images, trial_spec
 from medsd_ray.errors import InputError, RunError
+from medsd_ray.runs.names import PROGRESS, RUN_SPEC, TRIAL
 from medsd_ray.storage import FolderStorage, Storage, absolute, open_storage
 from medsd_ray.web import CSP, Guard, access_token, serve
 
@@ -78,7 +79,7 @@ class Dashboard:
         if (
             not inside(at)
             or not IMAGE.fullmatch(name)
-            or not {RUN, PROGRESS, TRIAL} & set(self.files.level(at)[1])
+            or not {RUN_SPEC, PROGRESS, TRIAL} & set(self.files.level(at)[1])
         ):
             return None
         try:

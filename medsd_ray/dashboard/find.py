@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from medsd_ray.dashboard.files import Files, join
+from medsd_ray.runs.names import PROGRESS, RUN_SPEC, STUDY, STUDY_SPEC, TRIAL
 from medsd_ray.storage import FileInfo
 
-STUDY, STUDY_SPEC, TRIAL = "study.json", "study.yaml", "trial.json"
-RUN, PROGRESS = "run.yaml", "progress.json"
 DEPTH = 6
 
 
@@ -29,7 +28,7 @@ def is_study(files: dict[str, FileInfo]) -> bool:
 
 
 def is_run(files: dict[str, FileInfo]) -> bool:
-    return RUN in files and PROGRESS in files and TRIAL not in files
+    return RUN_SPEC in files and PROGRESS in files and TRIAL not in files
 
 
 def find(files: Files, folder: str = "", depth: int = DEPTH) -> Found:

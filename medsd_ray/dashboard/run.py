@@ -7,12 +7,19 @@ from typing import Any
 
 from medsd_ray.dashboard.curves import read_records, series
 from medsd_ray.dashboard.files import Files, join
-from medsd_ray.dashboard.find import PROGRESS, RUN
 from medsd_ray.dashboard.specs import as_run_yaml, read_spec
-from medsd_ray.runs.checkpoints import FOLDER, saved_steps
+from medsd_ray.runs.checkpoints import saved_steps
+from medsd_ray.runs.names import (
+    BEST_CHECKPOINT,
+    CHECKPOINTS,
+    IMAGES,
+    METRICS,
+    PROGRESS,
+    RUN_SPEC,
+    SAMPLES,
+)
 from medsd_ray.storage import FileInfo
 
-METRICS = "metrics.jsonl"
 STEPS_SHOWN = 8
 """Steps whose samples a page gets: the first, and the newest."""
 
@@ -54,20 +61,20 @@ def _checkpoints(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, 
         return {"complete": complete, "incomplete": incomplete}
 
     stamp = here[PROGRESS].stamp if PROGRESS in here else None
-    found = files.get(join(at, PROGRESS), stamp, look, FOLDER) or {"complete": [], "incomplete": []}
-    return found | {"best": files.json(at, "best.json", here).get("step")}
+    found = files.get(join(at, PROGRESS), stamp, look, CHECKPOINTS) or {"complete": [], "incomplete": []}
+    return found | {"best": files.json(at, BEST_CHECKPOINT, here).get("step")}
 
 
 def run_view(files: Files, at: str) -> dict[str, Any] | None:
     """All that the page of one run shows; None where there is no run."""
     folders, here = files.level(at)
-    if RUN not in here and PROGRESS not in here:
+    if RUN_SPEC not in here and PROGRESS not in here:
         return None
     metrics = here[METRICS].stamp if METRICS in here else None
-    spec = files.get(join(at, RUN), here[RUN].stamp if RUN in here else None, read_spec)
+    spec = files.get(join(at, RUN_SPEC), here[RUN_SPEC].stamp if RUN_SPEC in here else None, read_spec)
     return run_row(files, at, here) | {
         "curves": files.get(join(at, METRICS), metrics, lambda data: series(read_records(data)), "all") or {},
-        "samples": samples(files, at) if "samples" in folders else [],
+        "samples": samples(files, at) if SAMPLES in folders else [],
         "yaml": as_run_yaml(spec) if spec else None,
         "prompts": _prompts(spec),
     }
@@ -81,10 +88,10 @@ def _prompts(spec: dict[str, Any] | None) -> list[str]:
 
 def samples(files: Files, at: str) -> list[dict[str, Any]]:
     """The sample images of the first and the newest steps: `{"step", "images": [{"name", "stamp"}]}`."""
-    folder = join(at, "samples")
+    folder = join(at, SAMPLES)
     steps = sorted(name for name in files.level(folder)[0] if re.fullmatch(r"step-\d{1,12}", name))
     chosen = steps if len(steps) <= STEPS_SHOWN else [steps[0], *steps[1 - STEPS_SHOWN :]]
-    return [{"step": int(name[5:]), "images": images(files, at, f"samples/{name}")} for name in chosen]
+    return [{"step": int(name[5:]), "images": images(files, at, f"{SAMPLES}/{name}")} for name in chosen]
 
 
 def images(files: Files, at: str, folder: str, limit: int = 16) -> list[dict[str, str]]:
@@ -94,5 +101,5 @@ def images(files: Files, at: str, folder: str, limit: int = 16) -> list[dict[str
     return [{"name": f"{folder}/{name}", "stamp": here[name].stamp} for name in names[:limit]]
 
 
-IMAGE = re.compile(r"(images|samples/step-\d{1,12})/[A-Za-z0-9][A-Za-z0-9._-]*\.png")
+IMAGE = re.compile(rf"({IMAGES}|{SAMPLES}/step-\d{{1,12}})/[A-Za-z0-9][A-Za-z0-9._-]*\.png")
 """The names of images that the server hands out, below a run's folder."""

@@ -10,13 +10,24 @@ from typing import Any
 from PIL import Image
 
 from medsd_ray.dashboard.files import Files, join
-from medsd_ray.dashboard.find import PROGRESS, RUN, STUDY, STUDY_SPEC, TRIAL, is_study
+from medsd_ray.dashboard.find import is_study
 from medsd_ray.dashboard.run import SHOWN, images, run_row, texts
 from medsd_ray.dashboard.specs import as_run_yaml, difference, label, read_spec
+from medsd_ray.runs.names import (
+    IMAGES,
+    PROGRESS,
+    RUN_SPEC,
+    STUDY,
+    STUDY_SPEC,
+    TRIAL,
+    trial_file,
+    trial_folder,
+)
+from medsd_ray.spec.plan import TRIALS, VAES
 from medsd_ray.storage import FileInfo
 
 Trial = dict[str, Any]
-IMAGES = 8
+IMAGES_SHOWN = 8
 """Prompts and seeds that are shown side by side."""
 PARTS = ("vae", "text_encoder", "unet")
 
@@ -49,8 +60,8 @@ def _raw(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
         or {}
     )
     found = []
-    for name in files.level(join(at, "trials"))[0]:
-        folder = join(at, f"trials/{name}")
+    for name in files.level(join(at, TRIALS))[0]:
+        folder = join(at, trial_folder(name))
         if trial := files.json(folder, TRIAL, files.level(folder)[1]):
             found.append(trial)
     return {name: spec.get(name) for name in ("name", "metric", "mode")} | {"trials": found}
@@ -65,7 +76,7 @@ def study_view(files: Files, at: str) -> dict[str, Any] | None:
     trials = [trial_row(trial) for trial in _dicts(raw.get("trials")) if safe_id(trial.get("id"))]
     for trial in trials:
         if trial["status"] == "running":
-            trial["live"] = _live(files, join(at, f"trials/{trial['id']}"))
+            trial["live"] = _live(files, join(at, trial_folder(trial["id"])))
     return study_row(files, at, here) | {
         "trials": trials,
         "parameters": parameters(trials),
@@ -73,14 +84,14 @@ def study_view(files: Files, at: str) -> dict[str, Any] | None:
         "combinations": [_combination(one) for one in _dicts(raw.get("combinations"))],
         "importance": {str(k): number(v) for k, v in _dict(raw.get("importance")).items()} or None,
         "importance_reason": _text(raw.get("importance_reason")),
-        "stages": _stages(files, at) if "vae" in folders else [],
+        "stages": _stages(files, at) if VAES in folders else [],
         "warnings": texts(files.json(at, PROGRESS, here).get("warnings")),
     }
 
 
 def _stages(files: Files, at: str) -> list[dict[str, Any]]:
     """The runs that adapted the VAE, each shared by trials."""
-    found = [(join(at, f"vae/{name}"), name) for name in files.level(join(at, "vae"))[0]]
+    found = [(join(at, f"{VAES}/{name}"), name) for name in files.level(join(at, VAES))[0]]
     levels = [(folder, files.level(folder)[1]) for folder, _ in found]
     return [run_row(files, folder, here) for folder, here in levels if PROGRESS in here]
 
@@ -155,12 +166,14 @@ def trial_images(files: Files, at: str, ids: list[str]) -> dict[str, Any]:
     """
     by_trial = {}
     for name in ids:
-        folder = join(at, f"trials/{name}")
-        by_trial[name] = {image["name"]: image["stamp"] for image in images(files, folder, "images", IMAGES)}
+        folder = join(at, trial_folder(name))
+        by_trial[name] = {
+            image["name"]: image["stamp"] for image in images(files, folder, IMAGES, IMAGES_SHOWN)
+        }
     rows = []
-    for name in sorted({name for found in by_trial.values() for name in found})[:IMAGES]:
+    for name in sorted({name for found in by_trial.values() for name in found})[:IMAGES_SHOWN]:
         first = next(trial for trial in ids if name in by_trial[trial])
-        notes = files.get(join(at, f"trials/{first}/{name}"), by_trial[first][name], png_notes, "notes") or {}
+        notes = files.get(join(at, trial_file(first, name)), by_trial[first][name], png_notes, "notes") or {}
         stamps = {trial: by_trial[trial].get(name) for trial in ids}
         rows.append(
             {"name": name, "prompt": notes.get("prompt"), "seed": notes.get("seed"), "stamps": stamps}
@@ -179,9 +192,9 @@ def png_notes(data: bytes) -> dict[str, str]:
 
 def trial_spec(files: Files, at: str, trial: str) -> dict[str, Any] | None:
     """A trial's run as RUN.yaml and as plain values; None before it has one."""
-    folder = join(at, f"trials/{trial}")
+    folder = join(at, trial_folder(trial))
     here = files.level(folder)[1]
-    spec = files.get(join(folder, RUN), here[RUN].stamp if RUN in here else None, read_spec)
+    spec = files.get(join(folder, RUN_SPEC), here[RUN_SPEC].stamp if RUN_SPEC in here else None, read_spec)
     return {"trial": trial, "yaml": as_run_yaml(spec), "values": spec} if spec else None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medsd_ray.retries import with_retries
+from medsd_ray.runs.names import DRIVER_LOG, EVENTS, worker_log
 from medsd_ray.storage import Storage
 
 TAIL_BYTES = 1 << 20
@@ -28,8 +29,8 @@ def archive(
 ) -> None:
     """Writes driver.log, events.json and workers/NODE/FILE. What fails is said, and ends nothing."""
     try:
-        with_retries(lambda: store.upload(driver_log, "driver.log"))
-        store.write_json("events.json", events)
+        with_retries(lambda: store.upload(driver_log, DRIVER_LOG))
+        store.write_json(EVENTS, events)
     except Exception as error:
         say(f"the logs of this attempt were not archived: {error}")
         return
@@ -42,7 +43,7 @@ def _archive_workers(store: Storage, address: str, say: Callable[[str], None]) -
         for node in living_nodes(address):
             try:
                 for name, data in worker_logs(address, node.node_id):
-                    store.write(f"workers/{node.node_ip}/{name}", data)
+                    store.write(worker_log(node.node_ip, name), data)
             except Exception as error:  # the other nodes' are of use too
                 say(f"the workers' logs on node {node.node_ip} were not archived: {error}")
 

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medsd_ray.errors import InputError
+from medsd_ray.runs.names import BASE_IMAGES, IMAGES, REPORT, RUN_SPEC, STUDY_SPEC
 from medsd_ray.spec.load import dump_run, dump_study
 from medsd_ray.spec.objects import Report, Stage
 from medsd_ray.spec.run import RunSpec
@@ -19,7 +20,7 @@ from medsd_ray.spec.types import Workers
 Address = Annotated[str, Field(min_length=1)]
 
 
-RUN, STUDY, PROMPTS = "run.yaml", "study.yaml", "prompts.txt"
+PROMPTS = "prompts.txt"
 
 
 class EvaluationJob(BaseModel):
@@ -63,11 +64,6 @@ class PodJob(BaseModel):
         """Whether its first verb writes progress.json into the output."""
         return self.evaluation is None
 
-    @property
-    def logs(self) -> str:
-        """Where this attempt's logs go, below the output."""
-        return f"logs/attempt-{self.attempt:02d}"
-
 
 def load_job(path: Path) -> PodJob:
     """Reads job.yaml. Raises InputError with every wrong field, one line."""
@@ -95,18 +91,18 @@ class Step:
 def steps(job: PodJob, folder: Path) -> list[Step]:
     """The job's verbs in order; `write_inputs` has put the files that they name into `folder`."""
     if job.study:
-        return [Step("search", ["tune", str(folder / STUDY), "--auto-resume"])]
+        return [Step("search", ["tune", str(folder / STUDY_SPEC), "--auto-resume"])]
     return [
-        *([Step("train", ["train", str(folder / RUN), "--auto-resume"])] if job.run else []),
+        *([Step("train", ["train", str(folder / RUN_SPEC), "--auto-resume"])] if job.run else []),
         *_report_steps(job, folder),
     ]
 
 
 def write_inputs(job: PodJob, folder: Path) -> None:
     if job.run:
-        (folder / RUN).write_text(dump_run(job.run))
+        (folder / RUN_SPEC).write_text(dump_run(job.run))
     if job.study:
-        (folder / STUDY).write_text(dump_study(job.study))
+        (folder / STUDY_SPEC).write_text(dump_study(job.study))
     if job.report:
         (folder / PROMPTS).write_text("".join(f"{prompt}\n" for prompt in job.report.prompts))
 
@@ -121,7 +117,7 @@ def _report_steps(job: PodJob, folder: Path) -> list[Step]:
         assert job.evaluation is not None
         model, base = job.evaluation.model, job.evaluation.base
         workers, use_gpu = job.evaluation.numWorkers, job.evaluation.useGpu
-    images, base_images = f"{job.output}/images", f"{job.output}/images-base"
+    images, base_images = f"{job.output}/{IMAGES}", f"{job.output}/{BASE_IMAGES}"
     how = [
         "--prompts", str(folder / PROMPTS), "--num-images", str(report.numImages), "--seed", str(report.seed),
         "--guidance-scale", str(report.guidanceScale), "--steps", str(report.steps),
@@ -133,7 +129,7 @@ def _report_steps(job: PodJob, folder: Path) -> list[Step]:
     if base:
         made.append(Step("generate", ["generate", base, "--out", base_images, *how]))
     evaluate = [
-        "evaluate", "--real", report.real, "--generated", images, "--out", f"{job.output}/report", "--label", report.label,
+        "evaluate", "--real", report.real, "--generated", images, "--out", f"{job.output}/{REPORT}", "--label", report.label,
         "--seed", str(report.seed), *(["--base", base_images] if base else []), *(["--run", job.output] if job.run else []),
     ]  # fmt: skip
     return [*made, Step("evaluate", evaluate)]

@@ -24,7 +24,8 @@ from medsd_ray.driver.job import PodJob, Step, load_job, steps, write_inputs
 from medsd_ray.driver.server import Board, serve
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.ray_cluster import CLUSTER
-from medsd_ray.runs.progress import PROGRESS, read_progress
+from medsd_ray.runs.names import DRIVER_LOG, PROGRESS, logs_folder
+from medsd_ray.runs.progress import read_progress
 from medsd_ray.storage import Storage, open_storage
 
 PORT = 8799
@@ -164,7 +165,7 @@ def run(path: Path) -> int:
         folder = Path(name)
         write_inputs(job, folder)
         todo = steps(job, folder)
-        tee = Tee(folder / "driver.log")
+        tee = Tee(folder / DRIVER_LOG)
         runner = Runner(tee)
         for sent in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sent, lambda number, _: runner.stop(signal.Signals(number)))
@@ -180,8 +181,8 @@ def run(path: Path) -> int:
                 board.read(output)
         board.exit_code, board.stage = code, "archive"
         archive(
-            output.child(job.logs),
-            folder / "driver.log",
+            output.child(logs_folder(job.attempt)),
+            folder / DRIVER_LOG,
             board.events,
             lambda line: tee.say(f"warning: {line}"),
         )

@@ -33,8 +33,9 @@ from medsd_ray.evaluation.protocols import ProtocolOptions
 from medsd_ray.evaluation.report import page, plots
 from medsd_ray.evaluation.report.format import dumps
 from medsd_ray.evaluation.versions import versions
+from medsd_ray.runs.names import REPORT_DATA, REPORT_PAGE
 from medsd_ray.runs.record import RunRecord, read_run
-from medsd_ray.storage import Storage, open_storage
+from medsd_ray.storage import COMPLETE, Storage, open_storage
 
 TITLE = "Generated medical images: evaluation"
 
@@ -242,8 +243,8 @@ def _view(found: dict, sets: Sets, record: RunRecord, checks: dict[str, SpaceChe
 
 
 def _write(store: Storage, found: dict, view: dict) -> None:
-    store.delete("COMPLETE")
-    files = {"report.json": dumps(found), "report.html": page.render(found, view)}
+    store.delete(COMPLETE)
+    files = {REPORT_DATA: dumps(found), REPORT_PAGE: page.render(found, view)}
     for name, data in files.items():
         store.write(name, data)
     store.mark_complete(
@@ -256,7 +257,7 @@ def _finished(store: Storage, checksum: str) -> dict | None:
     if store.complete() is None:
         return None
     try:
-        known = store.read_json("report.json")
+        known = store.read_json(REPORT_DATA)
     except (FileNotFoundError, ValueError):
         return None
     return known if isinstance(known, dict) and known.get("inputs_sha256") == checksum else None

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image, ImageOps
 
-from medsd_ray.data.shards import iter_samples, list_splits, read_index
+from medsd_ray.data.shards import INDEX, iter_samples, list_splits, read_index
 from medsd_ray.errors import InputError
+from medsd_ray.runs.names import GENERATED
 from medsd_ray.storage import Storage, open_storage
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -206,19 +207,19 @@ def _folder_images(store: Storage) -> list[str]:
 def _read_generated(url: str) -> tuple[_Raw, dict]:
     store, raw = open_storage(url), _Raw()
     try:
-        manifest = store.read_json("generated.json")
+        manifest = store.read_json(GENERATED)
         entries = [(str(e["file"]), str(e.get("prompt", ""))) for e in manifest.pop("images")]
     except FileNotFoundError:
         manifest, entries = {}, [(key, "") for key in _folder_images(store)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{url}/generated.json: not what `medsd generate` writes; generate again or remove it"
+            f"{url}/{GENERATED}: not what `medsd generate` writes; generate again or remove it"
         ) from error
     for key, prompt in entries:
         try:
             raw.add(decode(store.read(key), f"{url}/{key}"), key, prompt)
         except FileNotFoundError as error:
-            raise InputError(f"{url}/{key}: named in generated.json but not there; generate again") from error
+            raise InputError(f"{url}/{key}: named in {GENERATED} but not there; generate again") from error
     if not raw.images:
         raise InputError(
             f"{url}: no images here; give a folder that `medsd generate` wrote, or one of PNG files"
@@ -228,7 +229,7 @@ def _read_generated(url: str) -> tuple[_Raw, dict]:
 
 def _read_real(url: str, label: str) -> dict[str, _Raw]:
     store = open_storage(url)
-    if not store.exists("index.json"):
+    if not store.exists(INDEX):
         return {"all": _read_real_folder(store, url)}
     splits = {}
     for split in list_splits(url):
@@ -261,6 +262,6 @@ def _read_real_folder(store: Storage, url: str) -> _Raw:
         raw.add(decode(store.read(key), f"{url}/{key}"), key)
     if not raw.images:
         raise InputError(
-            f"{url}: neither shards (index.json) nor images here; give what `medsd prepare` wrote or a folder"
+            f"{url}: neither shards ({INDEX}) nor images here; give what `medsd prepare` wrote or a folder"
         )
     return raw

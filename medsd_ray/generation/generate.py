@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from medsd_ray.data.sources.folder import TABLE
 from medsd_ray.errors import InputError
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sampling import sample_images
@@ -24,10 +25,9 @@ from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.ray_tasks import run_tasks
+from medsd_ray.runs.names import GENERATED
 from medsd_ray.spec.images import BATCH_SIZE, NUM_IMAGES, SEED, Sampling
 from medsd_ray.storage import Storage, absolute, open_storage
-
-PLAN, TABLE = "generated.json", "metadata.csv"
 
 
 def generate(
@@ -69,7 +69,10 @@ def generate(
     _report(done, num_images - len(todo), num_images)
     store.write(TABLE, _table(plan))
     store.mark_complete(
-        {name: _describe(store, name) for name in [PLAN, TABLE, *(image["file"] for image in plan["images"])]}
+        {
+            name: _describe(store, name)
+            for name in [GENERATED, TABLE, *(image["file"] for image in plan["images"])]
+        }
     )
 
 
@@ -140,16 +143,18 @@ class ImageWorker:
 def _begin(store: Storage, plan: dict[str, Any]) -> bool:
     """Makes the output this plan's own; False where it is complete already."""
     try:
-        known = store.read_json(PLAN)
+        known = store.read_json(GENERATED)
     except FileNotFoundError:
         if store.list():
             raise InputError(
                 f"{store.url}: not empty, and not made by generate; choose another --out"
             ) from None
-        store.write_json(PLAN, plan)
+        store.write_json(GENERATED, plan)
         return True
     except ValueError as error:
-        raise InputError(f"{store.url}/{PLAN} is damaged; choose another --out or remove this one") from error
+        raise InputError(
+            f"{store.url}/{GENERATED} is damaged; choose another --out or remove this one"
+        ) from error
     if known != plan:
         differing = sorted(name for name in plan if known.get(name) != plan[name])
         raise InputError(

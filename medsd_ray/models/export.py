@@ -25,6 +25,7 @@ from medsd_ray.models.resolve import find_checkpoint, model_fingerprint, resolve
 from medsd_ray.models.save import save_pipeline
 from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.runs.checkpoints import describe_checkpoint, trained
+from medsd_ray.runs.names import MANIFEST, REPORT_DATA
 from medsd_ray.storage import Storage, open_storage
 
 LEAST_WORDS = 3
@@ -77,7 +78,7 @@ def export(
 
 def method_files(checkpoint: Storage, raw: bool) -> Files:
     """What the methods of a checkpoint's own run export beside the pipeline: file name -> tensors."""
-    from medsd_ray.runs.checkpoint import load_weights
+    from medsd_ray.runs.checkpoint_reader import load_weights
 
     description, found = describe_checkpoint(checkpoint), {}
     for name, weights in load_weights(checkpoint, raw=raw).items():
@@ -102,7 +103,7 @@ def memorisation_check(report: str | None, reason: str | None, fingerprint: str,
     if generates:
         raise InputError(
             "this model makes images, so its memorisation check comes first: medsd generate, medsd evaluate, then "
-            "export with --report report.json (or --without-memorisation-check REASON)"
+            "export with --report {REPORT_DATA} (or --without-memorisation-check REASON)"
         )
     return "not needed: only the VAE was trained"
 
@@ -114,7 +115,7 @@ def _passed(address: str, fingerprint: str) -> str:
         passed, of = report["memorisation"]["passed"], report["model_fingerprint"]
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError(
-            f"{address}: no such file; give the report.json that medsd evaluate wrote"
+            f"{address}: no such file; give the {REPORT_DATA} that medsd evaluate wrote"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{address}: not a report that medsd evaluate wrote") from error
@@ -242,6 +243,6 @@ def _manifest(checkpoint: Storage) -> dict[str, Any]:
     """
     run = open_storage(checkpoint.url.rstrip("/").rsplit("/", 2)[0])
     try:
-        return run.read_json("manifest.json")
+        return run.read_json(MANIFEST)
     except (FileNotFoundError, json.JSONDecodeError):
         return {}

@@ -102,7 +102,7 @@ def _merge_checkpoint(components: Components, store: Storage, raw: bool) -> None
     """Merges a checkpoint's trained weights into the model that it was trained from, and sets what the
     checkpoint says of its objective.
     """
-    from medsd_ray.runs.checkpoint import load_weights
+    from medsd_ray.runs.checkpoint_reader import load_weights
 
     description = describe_checkpoint(store)
     for name, weights in load_weights(store, raw=raw).items():

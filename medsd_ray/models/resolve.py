@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsd_ray.errors import InputError
-from medsd_ray.runs.checkpoints import describe_checkpoint, trained
+from medsd_ray.runs.checkpoints import describe_checkpoint, newest_complete, trained
+from medsd_ray.runs.names import CHECKPOINT, RUN_SPEC
 from medsd_ray.storage import FolderStorage, S3Storage, Storage, open_storage, sha256_file
 
 SMALL = "medsd-small"
@@ -168,16 +169,14 @@ def _checkpoint(store: Storage) -> Storage | None:
     """The checkpoint at `store`: itself, or the newest complete one of a run's output; None where it is no
     run.
     """
-    if store.exists("checkpoint.json"):
+    if store.exists(CHECKPOINT):
         if store.complete() is None:
             raise InputError(
                 f"{store.url}: this checkpoint is not complete; use an earlier one, or the run's output"
             )
         return store
-    if store.exists(CARD) or not store.exists("run.yaml"):
+    if store.exists(CARD) or not store.exists(RUN_SPEC):
         return None
-    from medsd_ray.runs.checkpoints import newest_complete
-
     newest = newest_complete(store)
     if newest is None:
         raise InputError(

@@ -1,1 +1,3 @@
-"""What lies in a run's output: one owner of every file name in it, and who reads it."""
+"""What lies in a run's output: one owner of every file name in it, and who reads it. Whoever writes it is in
+the room whose work it is, such as training.
+"""

@@ -1,4 +1,4 @@
-"""What a finished run says of itself, for those who report on it."""
+"""All that a run says of itself beside its checkpoints, for those who report on it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 
 from medsd_ray.errors import InputError
+from medsd_ray.runs.names import MANIFEST, METRICS, RESULT, RUN_SPEC
 from medsd_ray.storage import open_storage
 
 
@@ -14,15 +15,28 @@ class RunRecord:
     """What a training run left beside its checkpoints; empty where no run was given."""
 
     url: str | None = None
-    metrics: list[dict] = field(default_factory=list)  # lines of metrics.jsonl
+    """Of the run's output."""
+    metrics: list[dict] = field(default_factory=list)
+    """The records of metrics.jsonl."""
     result: dict = field(default_factory=dict)
-    spec: str = ""  # run.yaml
+    """What result.json says."""
+    spec: str = ""
+    """The text of run.yaml."""
     manifest: dict = field(default_factory=dict)
+    """What manifest.json says."""
 
 
 def read_run(url: str | None) -> RunRecord:
-    """Reads a run's output; a part that is not there (yet) stays empty. Raises InputError where there is no
-    run at all.
+    """Reads a run's output.
+
+    Args:
+        url: The run's output; None for no run.
+
+    Returns:
+        The record, in which a part that is not there (yet) is empty.
+
+    Raises:
+        InputError: There is no run at `url`, or its JSON is broken.
     """
     if url is None:
         return RunRecord()
@@ -34,16 +48,12 @@ def read_run(url: str | None) -> RunRecord:
         except FileNotFoundError:
             return ""
 
-    metrics, result, manifest = text("metrics.jsonl"), text("result.json"), text("manifest.json")
+    metrics, result, manifest = text(METRICS), text(RESULT), text(MANIFEST)
     if not (metrics or result):
-        raise InputError(
-            f"{url}: neither metrics.jsonl nor result.json here; give the output of `medsd train`"
-        )
+        raise InputError(f"{url}: neither {METRICS} nor {RESULT} here; give the output of `medsd train`")
     try:
         lines = [json.loads(line) for line in metrics.splitlines() if line.strip()]
-        return RunRecord(
-            url, lines, json.loads(result or "{}"), text("run.yaml"), json.loads(manifest or "{}")
-        )
+        return RunRecord(url, lines, json.loads(result or "{}"), text(RUN_SPEC), json.loads(manifest or "{}"))
     except ValueError as error:
         raise InputError(
             f"{url}: broken JSON in the run's record ({error}); train again or leave --run out"

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medsd_ray.retries import with_retries
-from medsd_ray.runs.checkpoint import read_best
-from medsd_ray.runs.checkpoints import DESCRIPTION, saved_steps, step_folder
+from medsd_ray.runs.checkpoints import read_best, saved_steps
+from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, checkpoint_folder
 from medsd_ray.spec.run import Checkpoint
 from medsd_ray.storage import Storage, describe
 from medsd_ray.training.collectives import Collectives
@@ -58,7 +58,7 @@ class CheckpointWriter:
     def _write(
         self, step: int, tensors: dict[str, dict[str, Tensor]], description: dict[str, Any]
     ) -> str | None:
-        store = self.output.child(step_folder(step))
+        store = self.output.child(checkpoint_folder(step))
         files: dict[str, dict] = {}
         failure = None
         try:
@@ -90,10 +90,10 @@ class CheckpointWriter:
         self, step: int, store: Storage, files: dict[str, dict], description: dict[str, Any]
     ) -> None:
         with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
-            path = Path(folder) / DESCRIPTION
+            path = Path(folder) / CHECKPOINT
             path.write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
-            files = files | {DESCRIPTION: describe(path)}
-            with_retries(lambda: store.upload(path, DESCRIPTION))
+            files = files | {CHECKPOINT: describe(path)}
+            with_retries(lambda: store.upload(path, CHECKPOINT))
         with_retries(self.before_complete)
         with_retries(lambda: store.mark_complete(files))
         self.last_step = step
@@ -106,14 +106,14 @@ class CheckpointWriter:
         best = read_best(self.output)
         if validation_loss is not None and (best is None or validation_loss < best["validation_loss"]):
             best = {"step": step, "validation_loss": validation_loss}
-            self.output.write_json("best.json", best)
+            self.output.write_json(BEST_CHECKPOINT, best)
         complete, _ = saved_steps(self.output)
         kept = set(complete[-self.keep.keep_last :]) | (
             {best["step"]} if best and self.keep.keep_best else set()
         )
         for old in complete:
             if old not in kept:
-                self.output.delete_tree(step_folder(old))
+                self.output.delete_tree(checkpoint_folder(old))
 
 
 def drop_unusable(output: Storage, step: int) -> None:
@@ -122,6 +122,6 @@ def drop_unusable(output: Storage, step: int) -> None:
     """
     complete, incomplete = saved_steps(output)
     for old in incomplete + [s for s in complete if s > step]:
-        output.delete_tree(step_folder(old))
+        output.delete_tree(checkpoint_folder(old))
     if (best := read_best(output)) and best["step"] > step:
-        output.delete("best.json")
+        output.delete(BEST_CHECKPOINT)

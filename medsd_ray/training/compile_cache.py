@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
+from medsd_ray.runs.names import COMPILE_CACHE
 from medsd_ray.storage import Storage
-
-FOLDER = "compile-cache"
 
 
 class CompileCache:
@@ -26,7 +25,7 @@ class CompileCache:
         cpu = f"{platform.machine()}-{torch.backends.cpu.get_cpu_capability()}"
         machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
         self.output = output
-        self.prefix = f"{FOLDER}/{re.sub('[^0-9A-Za-z.]+', '-', f'{torch.__version__}-{machine}')}-"
+        self.prefix = f"{COMPILE_CACHE}/{re.sub('[^0-9A-Za-z.]+', '-', f'{torch.__version__}-{machine}')}-"
         self._kept: set[tuple[str, str]] = set()
 
     def load(self) -> None:

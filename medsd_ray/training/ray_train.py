@@ -10,11 +10,12 @@ import uuid
 from typing import Any
 
 from medsd_ray.retries import with_retries
-from medsd_ray.runs.progress import STOP, add_warning
+from medsd_ray.runs.names import RAY_TRAIN, STOP
 from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import Storage, pyarrow_filesystem
 from medsd_ray.training.checked_run import CheckedRun, LatentMeta
 from medsd_ray.training.failures import keep_running
+from medsd_ray.training.reporter import add_warning
 from medsd_ray.training.terminal import RecordCallback, RecordPrinter
 
 POLL_S = 1.0
@@ -22,8 +23,6 @@ RESIZE_EVERY_S = 60.0
 """An elastic run looks this often whether there is room for more workers. A resize goes on from the newest
 checkpoint.
 """
-RAY = "ray"
-"""Where Ray Train keeps its own notes below the output while it runs."""
 
 
 def fit_and_show(
@@ -86,7 +85,7 @@ def _trainer(checked: CheckedRun, output: Storage):
         run_config=RunConfig(
             # A name of its own for each start: medsd resumes from its own checkpoints.
             name=f"{run.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=f"{path}/{RAY}",
+            storage_path=f"{path}/{RAY_TRAIN}",
             storage_filesystem=filesystem,
             # Ray Train would also start a run anew whose own code failed: `keep_running` tells the two apart.
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from medsd_ray.retries import with_retries
-from medsd_ray.runs.progress import METRICS, PROGRESS, STOP, now, read_metrics, read_progress
+from medsd_ray.runs.names import METRICS, PROGRESS, STOP, TENSORBOARD
+from medsd_ray.runs.progress import now, read_metrics, read_progress
 from medsd_ray.storage import Storage
 
 WRITE_EVERY_S = 1.0
@@ -120,7 +121,7 @@ class Reporter:
         if tensorboard and self._tensorboard is not None:
             self._tensorboard.flush()
             for path in Path(self._folder.name).iterdir():
-                self.output.upload(path, f"tensorboard/{path.name}")
+                self.output.upload(path, f"{TENSORBOARD}/{path.name}")
             self._tensorboard_written = time.monotonic()
 
     def _scalars(self, record: dict[str, Any]) -> None:
@@ -134,3 +135,15 @@ class Reporter:
                     self._tensorboard.add_scalar(f"learning_rate/{component}", rate, record["step"])
             elif name not in ("step", "eta_seconds"):
                 self._tensorboard.add_scalar(name, value, record["step"])
+
+
+def add_warning(output: Storage, total: int, text: str) -> None:
+    """Adds a warning to progress.json while no worker is there to write it; the next Reporter takes it over.
+
+    `total` is the run's number of steps, for a run that no worker has begun yet.
+    """
+    progress = {"step": 0, "total": total, "warnings": []} | read_progress(output)
+    warnings = [*progress["warnings"], text]
+    output.write_json(
+        PROGRESS, progress | {"state": "running", "warnings": warnings, "lastUpdateTime": now()}
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from medsd_ray.errors import InputError
-from medsd_ray.runs.checkpoint import CheckpointReader, choose_checkpoint
-from medsd_ray.runs.checkpoints import step_folder
+from medsd_ray.runs.checkpoint_reader import CheckpointReader, choose_checkpoint
+from medsd_ray.runs.names import checkpoint_folder
 from medsd_ray.storage import Storage
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.checkpoint_writer import drop_unusable
@@ -42,7 +42,7 @@ def newest_usable(
         raise InputError(failure)
     if step is None:
         return None
-    return found or CheckpointReader(output.child(step_folder(step)), folder)
+    return found or CheckpointReader(output.child(checkpoint_folder(step)), folder)
 
 
 def load_weights(stage: Stage, reader: CheckpointReader) -> None:

@@ -21,13 +21,14 @@ from medsd_ray.models.resolve import SMALL, model_fingerprint
 from medsd_ray.ray_cluster import ensure_ray
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.checkpoints import saved_steps
-from medsd_ray.runs.progress import PROGRESS, STOP, read_metrics, read_progress
+from medsd_ray.runs.names import MANIFEST, PROGRESS, RAY_TRAIN, RESULT, RUN_SPEC, STOP
+from medsd_ray.runs.progress import read_metrics, read_progress
 from medsd_ray.spec.load import dump_run, parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage, Storage, open_storage
 from medsd_ray.training.checked_run import CheckedRun, LatentMeta
 from medsd_ray.training.failures import as_user_error
-from medsd_ray.training.ray_train import RAY, fit_and_show
+from medsd_ray.training.ray_train import fit_and_show
 from medsd_ray.training.resume import check_same_spec
 from medsd_ray.training.terminal import RecordCallback, stop_on_signals
 
@@ -55,8 +56,8 @@ def train(
         resume = started(output)
     check_output(output, resume)
     checked = dataclasses.replace(prepare(run), run=absolute(run))
-    output.write("run.yaml", dump_run(run).encode())
-    output.write_json("manifest.json", manifest(checked, run))
+    output.write(RUN_SPEC, dump_run(run).encode())
+    output.write_json(MANIFEST, manifest(checked, run))
     for stale in (STOP, PROGRESS):
         output.delete(stale)
     seen = len(read_metrics(output)) if resume and on_record is None else 0
@@ -68,7 +69,7 @@ def train(
         Exception
     ):  # of no harm where they stay; what the run ended with is the thing to tell
         output.delete(STOP)
-        output.delete_tree(RAY)
+        output.delete_tree(RAY_TRAIN)
     if failure is not None:
         raise as_user_error(failure)
     progress = with_retries(lambda: read_progress(output))
@@ -76,13 +77,13 @@ def train(
         raise Interrupted(
             f"after step {progress['step']}, with a checkpoint; the same command with --resume goes on"
         )
-    result = with_retries(lambda: output.read_json("result.json"))
+    result = with_retries(lambda: output.read_json(RESULT))
     print(summary(result), flush=True)
     return result
 
 
 def started(output: Storage) -> bool:
-    return bool(saved_steps(output)[0]) or output.exists("run.yaml")
+    return bool(saved_steps(output)[0]) or output.exists(RUN_SPEC)
 
 
 def finished(output: Storage, run: RunSpec) -> dict[str, Any] | None:
@@ -90,10 +91,10 @@ def finished(output: Storage, run: RunSpec) -> dict[str, Any] | None:
     another run's.
     """
     try:
-        result, spec = output.read_json("result.json"), yaml.safe_load(output.read("run.yaml"))
+        result, spec = output.read_json(RESULT), yaml.safe_load(output.read(RUN_SPEC))
     except FileNotFoundError:
         return None
-    check_same_spec(run, parse_run(spec, f"{output.url}/run.yaml").model_dump(mode="json"), output.url)
+    check_same_spec(run, parse_run(spec, f"{output.url}/{RUN_SPEC}").model_dump(mode="json"), output.url)
     return result
 
 

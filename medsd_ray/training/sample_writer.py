@@ -20,6 +20,7 @@ from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.methods.registry import adaptation
 from medsd_ray.runs.fragments import Piece, assemble
+from medsd_ray.runs.names import sample_image
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import Storage
 from medsd_ray.training.collectives import Collectives
@@ -72,7 +73,7 @@ class SampleWriter:
                 "step": str(step),
                 "notice": NOTICE,
             }
-            output.write(f"samples/step-{step:08d}/{index:02d}.png", encode_png(image, notes))
+            output.write(sample_image(step, index), encode_png(image, notes))
 
     def _gather(self) -> dict[str, Tensor] | None:
         """At worker 0 parameter name -> tensor, on the CPU."""

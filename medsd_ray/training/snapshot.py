@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medsd_ray.runs.checkpoint import FORMAT, rank_file
+from medsd_ray.runs.checkpoints import FORMAT
 from medsd_ray.runs.fragments import Piece
+from medsd_ray.runs.names import optimizer_file, weights_file
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import MOMENTS, Engine, OwnedRanges
@@ -43,8 +44,8 @@ class Snapshot:
         if self.engine.device.type == "cuda":
             torch.cuda.synchronize(self.engine.device)
         return {
-            rank_file(self.engine.rank, "weight"): weights,
-            rank_file(self.engine.rank, MOMENTS[0]): moments,
+            weights_file(self.engine.rank): weights,
+            optimizer_file(self.engine.rank): moments,
         }
 
     def _copy(self, key: str, tensor: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from medsd_ray.runs.progress import line, read_metrics, read_progress
+from medsd_ray.progress_line import duration
+from medsd_ray.runs.progress import read_metrics, read_progress
 from medsd_ray.storage import Storage
 
 RecordCallback = Callable[[dict[str, Any]], None]
@@ -78,3 +79,15 @@ class RecordPrinter:
         self.seen = len(records)
         for warning in progress.get("warnings", []):
             self.warn(warning)
+
+
+def line(record: dict[str, Any], total: int) -> str:
+    """A record of metrics.jsonl as the terminal shows it; `total` is the run's number of steps."""
+    head = f"step {record['step']:>{len(str(total))}}/{total}"
+    if "validation_loss" in record:
+        return f"{head}  validation loss {record['validation_loss']:.5f}"
+    rates = " ".join(f"{rate:.1e}" for rate in record["learning_rates"].values())
+    return (
+        f"{head}  loss {record['loss']:.4f}  grad norm {record['grad_norm']:.3g}  lr {rates}  "
+        f"{record['images_per_second']:.1f} images/s  {duration(record['eta_seconds'])} left"
+    )

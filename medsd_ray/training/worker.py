@@ -19,6 +19,7 @@ from medsd_ray.data.randomness import keyed_generator
 from medsd_ray.errors import RunError
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.fragments import by_name
+from medsd_ray.runs.names import RESULT
 from medsd_ray.storage import open_storage
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.checkpoint_writer import CheckpointWriter
@@ -244,7 +245,7 @@ class Trainer:
             "last_checkpoint_step": self.writer.last_step,
         }
         if not interrupted:
-            with_retries(lambda: self.output.write_json("result.json", result))
+            with_retries(lambda: self.output.write_json(RESULT, result))
         self.reporter.close("interrupted" if interrupted else "finished")
 
     def abandon(self) -> None:

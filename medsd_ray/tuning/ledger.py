@@ -13,15 +13,13 @@ import time
 from typing import Any
 
 from medsd_ray.retries import with_retries
-from medsd_ray.runs.progress import PROGRESS, now
-from medsd_ray.spec import plan
+from medsd_ray.runs.names import PROGRESS, STUDY, TRIAL, trial_file
+from medsd_ray.runs.progress import now
 from medsd_ray.spec.space import within
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import Storage
 from medsd_ray.tuning import results, suggest
 from medsd_ray.tuning.results import OVER, Trial
-
-STUDY, BEST, TABLE = "study.json", "best.yaml", "study.md"
 
 
 class Ledger:
@@ -142,7 +140,7 @@ class Ledger:
         self.write(self.trial(name))
 
     def write(self, trial: Trial) -> None:
-        with_retries(lambda: self.output.write_json(f"{plan.TRIALS}/{trial['id']}/trial.json", trial))
+        with_retries(lambda: self.output.write_json(trial_file(trial["id"], TRIAL), trial))
         self.save("running")
 
     def save(self, state: str) -> dict[str, Any]:
@@ -171,7 +169,7 @@ def _read_trials(output: Storage) -> list[Trial]:
     found: list[Trial] = []
     for number in itertools.count():
         try:
-            found.append(output.read_json(f"{plan.TRIALS}/{number:04d}/trial.json"))
+            found.append(output.read_json(trial_file(f"{number:04d}", TRIAL)))
         except FileNotFoundError:
             return found
     return found

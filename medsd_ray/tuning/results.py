@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from medsd_ray.runs.names import BEST_RUN, RUN_SPEC, trial_file
 from medsd_ray.spec import plan
 from medsd_ray.spec.load import dump_run
 from medsd_ray.spec.space import Combination, short
@@ -31,7 +32,7 @@ def new_trial(study: StudySpec, number: int, params: Combination, seed: int) -> 
     trained = plan.trial_run(study, params, seed, name) is not None
     return {
         "id": name, "params": params, "components": plan.methods(study, params), "seed": seed, "status": "pending",
-        "error": None, "metrics": {}, "steps": 0, "seconds": 0.0, "run": f"{plan.TRIALS}/{name}/run.yaml" if trained else None,
+        "error": None, "metrics": {}, "steps": 0, "seconds": 0.0, "run": trial_file(name, RUN_SPEC) if trained else None,
     }  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def summary(
         "trials": list(trials),
         "combinations": combinations(study, trials),
         "best": found,
-        "best_run": "best.yaml" if found else None,
+        "best_run": BEST_RUN if found else None,
         "importance": weights,
         "importance_reason": reason,
         "versions": versions,
@@ -142,7 +143,7 @@ def best_yaml(found: dict[str, Any], name: str) -> str:
     """The best run as a RUN.yaml that trains it anew."""
     from medsd_ray.spec.run import RunSpec
 
-    words = f"# Trial {found['trial']} of the study {name}. To train it anew: medsd train best.yaml\n"
+    words = f"# Trial {found['trial']} of the study {name}. To train it anew: medsd train {BEST_RUN}\n"
     return words + dump_run(RunSpec.model_validate(found["spec"]))
 
 
@@ -211,7 +212,7 @@ def report(study: StudySpec, found: dict[str, Any]) -> str:
         ]
     if found["best"]:
         lines.append(
-            f"Best: trial {found['best']['trial']}, {study.metric} {found['best']['metric']:.4g}; its run is best.yaml."
+            f"Best: trial {found['best']['trial']}, {study.metric} {found['best']['metric']:.4g}; its run is {BEST_RUN}."
         )
     weights = found["importance"] or {}
     weighed = sorted(((v, name) for name, v in weights.items() if v is not None), reverse=True)

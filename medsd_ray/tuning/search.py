@@ -13,6 +13,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
+from medsd_ray.runs.names import trial_folder
 from medsd_ray.runs.progress import read_metrics
 from medsd_ray.spec import plan
 from medsd_ray.spec.space import apply, combinations
@@ -169,7 +170,7 @@ def scheduler(study: StudySpec, ledger: Ledger) -> TrialScheduler:
     )  # fmt: skip
     for one in ledger.trials:
         if one["status"] in ("done", "stopped"):
-            _tell_again(asha, one["id"], ledger.output.child(f"{plan.TRIALS}/{one['id']}"))
+            _tell_again(asha, one["id"], ledger.output.child(trial_folder(one["id"])))
     return asha
 
 

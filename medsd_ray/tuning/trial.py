@@ -20,14 +20,13 @@ from typing import Any
 from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.evaluation.networks import detector
 from medsd_ray.generation.generate import generate
-from medsd_ray.runs.checkpoints import step_folder
-from medsd_ray.runs.progress import STOP
+from medsd_ray.runs.names import IMAGES, STOP, TRIAL, checkpoint_folder, trial_file, trial_folder
 from medsd_ray.spec import plan
 from medsd_ray.spec.load import parse_study
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.spec.space import Combination, within
 from medsd_ray.spec.study import StudySpec
-from medsd_ray.storage import Storage, open_storage
+from medsd_ray.storage import COMPLETE, Storage, open_storage
 from medsd_ray.training.run import train
 from medsd_ray.tuning.fork import adopt, fork
 from medsd_ray.tuning.score import score
@@ -70,7 +69,7 @@ class Work:
     ):
         self.study, self.name, self.prompts, self.judged = study, name, prompts, judged
         self.store = open_storage(study.output)
-        record = self.store.read_json(f"{plan.TRIALS}/{name}/trial.json")
+        record = self.store.read_json(trial_file(name, TRIAL))
         self.params: Combination = within(study.space, record["params"] | changed)
         self.seed: int = record["seed"]
         self.stop = threading.Event()
@@ -114,7 +113,7 @@ class Work:
         """To Ray Tune a checkpoint is a note of where medsd's own is."""
         from ray import tune
 
-        mark = f"{step_folder(seen['step'])}/COMPLETE"
+        mark = f"{checkpoint_folder(seen['step'])}/{COMPLETE}"
         end = time.monotonic() + CHECKPOINT_S
         output = open_storage(run.output)
         while not output.exists(mark):
@@ -127,7 +126,7 @@ class Work:
 
     def _judge(self, run: RunSpec | None) -> dict[str, Any]:
         how, resources = self.study.evaluation, plan.resources(self.study, self.params)
-        images = f"{self.study.output}/{plan.TRIALS}/{self.name}/images"
+        images = f"{self.study.output}/{trial_file(self.name, IMAGES)}"
         generate(
             run.output if run else plan.base_model(self.study, self.params), images, prompts=self.prompts,
             num_images=how.num_images, seed=how.seed, sampling=how.sampling, batch_size=how.batch_size,
@@ -158,7 +157,7 @@ def take_over(run: RunSpec, store: Storage) -> None:
     if given is not None:
         with given.as_directory() as folder:
             note = json.loads(Path(folder, "medsd.json").read_text())
-        source = store.child(f"{plan.TRIALS}/{note['trial']}")
+        source = store.child(trial_folder(note["trial"]))
         if source.url != output.url:
             fork(source, note["step"], output)
     adopt(output, run)

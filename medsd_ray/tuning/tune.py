@@ -26,7 +26,7 @@ from medsd_ray.generation.encode import encode
 from medsd_ray.generation.prompts import prompts_of_shards
 from medsd_ray.models.resolve import SMALL
 from medsd_ray.ray_cluster import ensure_ray
-from medsd_ray.runs.progress import STOP
+from medsd_ray.runs.names import BEST_RUN, RUN_SPEC, STOP, STUDY, STUDY_SPEC, STUDY_TABLE
 from medsd_ray.spec import plan
 from medsd_ray.spec.load import dump_study, parse_study
 from medsd_ray.spec.space import Combination, Dimension, combinations
@@ -37,9 +37,8 @@ from medsd_ray.training.run import train
 from medsd_ray.training.terminal import stop_on_signals
 from medsd_ray.tuning import results, suggest
 from medsd_ray.tuning import tensorboard as board
-from medsd_ray.tuning.ledger import BEST, STUDY, TABLE, Ledger
+from medsd_ray.tuning.ledger import Ledger
 
-SPEC = "study.yaml"
 MAY_GROW = {"output", "shards", "search.max_concurrent", "search.num_samples", "budget"}
 """What a resumed study may set anew."""
 POLL_S = 1.0
@@ -58,7 +57,7 @@ def tune(study: StudySpec, resume: bool = False, auto_resume: bool = False) -> d
     if auto_resume and there and (known := _finished(output, study)):
         say(results.report(study, known))
         return known
-    output.write(SPEC, dump_study(study).encode())
+    output.write(STUDY_SPEC, dump_study(study).encode())
     output.delete(STOP)
     ledger = Ledger(study, output, versions())
     try:
@@ -122,13 +121,13 @@ def check_output(output: Storage, study: StudySpec, resume: bool, auto_resume: b
     one.
     """
     try:
-        known = parse_study(yaml.safe_load(output.read(SPEC)), f"{output.url}/{SPEC}")
+        known = parse_study(yaml.safe_load(output.read(STUDY_SPEC)), f"{output.url}/{STUDY_SPEC}")
     except FileNotFoundError:
         if resume:
             raise InputError(
                 f"{output.url}: no study to resume here; leave --resume out, or mend the output"
             ) from None
-        if output.exists("run.yaml"):
+        if output.exists(RUN_SPEC):
             raise InputError(f"{output.url}: a run's output; choose another one for the study") from None
         return False
     if not (resume or auto_resume):
@@ -139,7 +138,7 @@ def check_output(output: Storage, study: StudySpec, resume: bool, auto_resume: b
     for name in sorted(now.keys() | then.keys()):
         if now.get(name) != then.get(name) and not {name, name.partition(".")[0]} & MAY_GROW:
             raise InputError(
-                f"--resume: {name} is {now.get(name)!r}, but {then.get(name)!r} in {output.url}/{SPEC}: set it back or choose "
+                f"--resume: {name} is {now.get(name)!r}, but {then.get(name)!r} in {output.url}/{STUDY_SPEC}: set it back or choose "
                 "another output"
             )
     return True
@@ -288,8 +287,8 @@ def finish(ledger: Ledger) -> dict[str, Any]:
     failed = [trial for trial in trials if trial["status"] == "failed"]
     found = ledger.save("failed" if failed and len(failed) == len(trials) else "done")
     if found["best"]:
-        ledger.output.write(BEST, results.best_yaml(found["best"], study.name).encode())
-    ledger.output.write(TABLE, results.report(study, found).encode())
+        ledger.output.write(BEST_RUN, results.best_yaml(found["best"], study.name).encode())
+    ledger.output.write(STUDY_TABLE, results.report(study, found).encode())
     board.write(trials, ledger.output)
     say(results.report(study, found))
     if found["state"] == "failed":

@@ -23,7 +23,8 @@ from small_latents import write_latents
 from tiny import tiny_components
 
 from medsd_ray.models.save import save_pipeline
-from medsd_ray.runs.checkpoints import saved_steps, step_folder
+from medsd_ray.runs.checkpoints import saved_steps
+from medsd_ray.runs.names import checkpoint_folder
 from medsd_ray.storage import open_storage
 
 STEPS = 120
@@ -115,7 +116,7 @@ def test_an_attempt_is_stopped_and_the_next_one_outlives_a_node(tmp_path: Path, 
 
             attempts.append(second := Attempt(tmp_path, nodes, 2, run))
             saved = second.poll_until(lambda a: (a["checkpoint_step"] or 0) > stopped)["checkpoint_step"]
-            assert output.read_json(f"{step_folder(saved)}/checkpoint.json")["world_size"] == 2
+            assert output.read_json(f"{checkpoint_folder(saved)}/checkpoint.json")["world_size"] == 2
             shown = [a["step"] for a in second.answers if a["step"] is not None]
             assert shown == sorted(shown) and shown[0] >= stopped
             assert all(

@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from medsd_ray import retries
 from medsd_ray.errors import InputError
-from medsd_ray.runs.checkpoint import FORMAT, CheckpointReader, choose_checkpoint, load_weights, read_best
-from medsd_ray.runs.checkpoints import newest_complete, saved_steps
+from medsd_ray.runs.checkpoint_reader import CheckpointReader, choose_checkpoint, load_weights
+from medsd_ray.runs.checkpoints import FORMAT, newest_complete, read_best, saved_steps
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import Checkpoint
 from medsd_ray.storage import COMPLETE, FolderStorage

@@ -19,11 +19,11 @@ import typer
 import yaml
 
 from medsd_ray.cli.main import app
-from medsd_ray.driver.job import PROMPTS, RUN, PodJob, Step, load_job, steps, write_inputs
+from medsd_ray.driver.job import PROMPTS, PodJob, Step, load_job, steps, write_inputs
 from medsd_ray.driver.main import Runner, Tee, answers
 from medsd_ray.driver.server import Board, serve
 from medsd_ray.errors import InputError, RunError
-from medsd_ray.runs.progress import PROGRESS
+from medsd_ray.runs.names import PROGRESS, RUN_SPEC
 from medsd_ray.spec.load import load_run, load_study
 from medsd_ray.storage import FolderStorage, open_storage
 
@@ -71,7 +71,7 @@ def test_a_run_with_a_report(tmp_path: Path):
         "--num-workers", "4",
     ]  # fmt: skip
     assert [step.words for step in made] == [
-        ["train", str(tmp_path / RUN), "--auto-resume"],
+        ["train", str(tmp_path / RUN_SPEC), "--auto-resume"],
         ["generate", "s3://b/out", "--out", "s3://b/out/images", *how],
         ["generate", "s3://b/base", "--out", "s3://b/out/images-base", *how],
         [
@@ -124,7 +124,7 @@ def test_the_verbs_know_these_words(tmp_path: Path):
         commands.commands[step.words[0]].make_context(
             step.words[0], list(step.words[1:])
         )  # raises for an unknown one
-    assert load_run(tmp_path / RUN) == job.run
+    assert load_run(tmp_path / RUN_SPEC) == job.run
     assert (tmp_path / PROMPTS).read_text() == "large left effusion\nnormal\n"
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from medsd_ray.runs.progress import STOP, add_warning, read_metrics, read_progress
+from medsd_ray.runs.names import STOP
+from medsd_ray.runs.progress import read_metrics, read_progress
 from medsd_ray.storage import FolderStorage, Storage
 from medsd_ray.training import terminal
-from medsd_ray.training.reporter import Reporter
+from medsd_ray.training.reporter import Reporter, add_warning
 
 LOST = "a worker was lost (its process died); going on from the newest checkpoint, restart 1 of 3"
 

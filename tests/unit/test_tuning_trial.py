@@ -18,8 +18,8 @@ from torchvision.models import DenseNet
 
 from medsd_ray.evaluation.networks import detector
 from medsd_ray.evaluation.networks.classifier import SMALL, Classifier
-from medsd_ray.runs.checkpoints import saved_steps, step_folder
-from medsd_ray.runs.progress import STOP
+from medsd_ray.runs.checkpoints import saved_steps
+from medsd_ray.runs.names import STOP, checkpoint_folder
 from medsd_ray.spec import plan
 from medsd_ray.spec.load import parse_study
 from medsd_ray.spec.run import RunSpec
@@ -61,7 +61,12 @@ def test_a_trial_takes_over_a_checkpoint_and_makes_it_its_own(tmp_path: Path):
     ):
         spec = {"spec": run.model_dump(mode="json"), "step": step}
         write_checkpoint(
-            store.child(step_folder(step)), "medsd-small", {"text_encoder": "full"}, weights, weights, **spec
+            store.child(checkpoint_folder(step)),
+            "medsd-small",
+            {"text_encoder": "full"},
+            weights,
+            weights,
+            **spec,
         )
     own.write("result.json", b"{}")
 
@@ -69,13 +74,13 @@ def test_a_trial_takes_over_a_checkpoint_and_makes_it_its_own(tmp_path: Path):
     assert saved_steps(own) == ([40], []) and not own.exists("result.json")
     wanted = run_of(study, 2e-4, "0001")
     adopt(own, wanted)
-    store = own.child(step_folder(40))
+    store = own.child(checkpoint_folder(40))
     assert store.read_json("checkpoint.json")["spec"] == wanted.model_dump(mode="json")
     store.download_tree(tmp_path / "copy")  # checks every file against COMPLETE
-    assert (tmp_path / "copy/rank-00001.safetensors").read_bytes() == source.child(step_folder(40)).read(
-        "rank-00001.safetensors"
-    )
-    assert source.child(step_folder(40)).read_json("checkpoint.json")["spec"]["name"] == "pbt-0000"
+    assert (tmp_path / "copy/rank-00001.safetensors").read_bytes() == source.child(
+        checkpoint_folder(40)
+    ).read("rank-00001.safetensors")
+    assert source.child(checkpoint_folder(40)).read_json("checkpoint.json")["spec"]["name"] == "pbt-0000"
 
     fork(source, 20, own)
     assert saved_steps(own) == ([40], []), "a checkpoint that is gone by now changes nothing"

@@ -15,7 +15,7 @@ import torch
 from scipy.ndimage import binary_dilation, gaussian_filter
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from medsd_ray.data.shards import iter_samples, list_splits
+from medsd_ray.data.shards import INDEX, iter_samples, list_splits
 from medsd_ray.evaluation.estimates import Missing, mean_t, put, wilson
 from medsd_ray.evaluation.inputs import resized
 from medsd_ray.evaluation.networks.classifier import Classifier
@@ -57,7 +57,7 @@ def masked_region(real: str, prompt: str, size: tuple[int, int]) -> Region | Non
     are none.
     """
     store = open_storage(real)
-    if not store.exists("index.json") or "train" not in list_splits(real):
+    if not store.exists(INDEX) or "train" not in list_splits(real):
         return None
     masks = [s.mask for s in iter_samples(real, "train") if s.mask is not None and s.caption == prompt]
     if not masks:

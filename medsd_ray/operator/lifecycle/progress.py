@@ -10,7 +10,7 @@ from medsd_ray.driver.protocol import Answer
 from medsd_ray.operator.lifecycle.decision import Turn
 from medsd_ray.operator.manifests.rayjob import output_of, report_of
 from medsd_ray.operator.times import stamp
-from medsd_ray.runs.progress import duration
+from medsd_ray.progress_line import duration
 from medsd_ray.spec.objects import Addresses, FineTuneSpec, Progress
 
 STALLED_S = 300.0

@@ -11,6 +11,7 @@ import yaml
 from medsd_ray.operator.manifests import pods
 from medsd_ray.operator.manifests.naming import attempt_name, labels, owner_reference
 from medsd_ray.operator.subject import Subject
+from medsd_ray.runs.names import REPORT, REPORT_PAGE, STUDY_TABLE
 from medsd_ray.spec.objects import EvaluationSpec, JobSpec, Pool, RuntimeSpec, StudyJobSpec
 
 JOB_FILE = "/etc/medsd/job.yaml"
@@ -164,8 +165,8 @@ def job(spec: JobSpec, pool: Pool, number: int) -> dict[str, Any]:
 def report_of(spec: JobSpec) -> str | None:
     """Where the report is, below the output; None where there will be none."""
     if isinstance(spec, StudyJobSpec):
-        return "study.md"
-    return "report/report.html" if spec.report else None
+        return STUDY_TABLE
+    return f"{REPORT}/{REPORT_PAGE}" if spec.report else None
 
 
 def output_of(spec: JobSpec) -> str:

@@ -1,4 +1,5 @@
-"""Checkpoints: sharded safetensors and one JSON that says which piece of which parameter is where.
+"""The tensors of a checkpoint: sharded safetensors, and one JSON that says which piece of which parameter is
+where.
 
     checkpoints/step-00000020/rank-00000.safetensors            weights and their moving average (EMA)
                               rank-00000.optimizer.safetensors  Adam's moments
@@ -11,6 +12,7 @@ Nothing here is a pickle, and nothing depends on the number of workers or the Ze
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,28 +22,35 @@ from safetensors import safe_open
 from torch import Tensor
 
 from medsd_ray.errors import InputError
-from medsd_ray.runs.checkpoints import DESCRIPTION, saved_steps, step_folder
+from medsd_ray.runs.checkpoints import FORMAT, saved_steps
 from medsd_ray.runs.fragments import Piece, assemble
+from medsd_ray.runs.names import CHECKPOINT, checkpoint_folder, optimizer_file, weights_file
 from medsd_ray.storage import Storage
 
-FORMAT = "medsd-checkpoint/1"
-
-
 WEIGHTS = ("weight", "ema")
-
-
-def rank_file(rank: int, kind: str) -> str:
-    return f"rank-{rank:05d}.safetensors" if kind in WEIGHTS else f"rank-{rank:05d}.optimizer.safetensors"
+"""The kinds of tensors in a worker's first file; Adam's `exp_avg` and `exp_avg_sq` are in its second."""
 
 
 class CheckpointReader:
-    """One complete checkpoint; its files are fetched into `folder` when first needed and checked against
-    COMPLETE.
+    """One complete checkpoint. Its files are fetched into a folder when they are first needed, and checked
+    against COMPLETE.
 
-    Raises InputError where a file is absent or differs.
+    Attributes:
+        description: What checkpoint.json says.
+        shapes: Parameter name -> its shape, of all trained parameters.
+        pieces: Parameter name -> the pieces that it was saved in.
     """
 
     def __init__(self, store: Storage, folder: Path):
+        """Reads checkpoint.json.
+
+        Args:
+            store: The checkpoint's own folder.
+            folder: A local folder for the files.
+
+        Raises:
+            InputError: The checkpoint is incomplete, or its description is absent or damaged.
+        """
         self.store, self.folder = store, folder
         self._open: dict[str, Any] = {}
         if (files := store.complete()) is None:
@@ -56,10 +65,10 @@ class CheckpointReader:
 
     def _describe(self) -> dict[str, Any]:
         try:
-            description = json.loads(self._fetch(DESCRIPTION).read_bytes())
+            description = json.loads(self._fetch(CHECKPOINT).read_bytes())
         except ValueError as error:
             raise InputError(
-                f"{self.store.url}/{DESCRIPTION} is damaged; use an earlier checkpoint"
+                f"{self.store.url}/{CHECKPOINT} is damaged; use an earlier checkpoint"
             ) from error
         if description.get("format") != FORMAT:
             raise InputError(
@@ -81,15 +90,28 @@ class CheckpointReader:
         return path
 
     def verify(self) -> None:
-        """Fetches and checks every file."""
+        """Fetches and checks every file. Raises InputError where one is absent or differs."""
         for name in self.files:
             self._fetch(name)
 
     def read(self, name: str, kind: str, start: int, end: int) -> Tensor:
-        """Elements [start, end) of a parameter's `kind` (weight, ema, exp_avg, exp_avg_sq), flat, float32."""
+        """Elements [start, end) of a parameter, as it lies flat in memory.
+
+        Args:
+            name: The parameter, such as `unet.conv_in.weight`.
+            kind: `weight`, `ema`, `exp_avg` or `exp_avg_sq`.
+            start: The first element.
+            end: The element after the last.
+
+        Returns:
+            A tensor of shape (end - start,), float32.
+
+        Raises:
+            InputError: A file is absent or differs from COMPLETE, or an element is in none of them.
+        """
 
         def part(piece: Piece, lo: int, hi: int) -> Tensor:
-            file = rank_file(piece.rank, kind)
+            file = weights_file(piece.rank) if kind in WEIGHTS else optimizer_file(piece.rank)
             if file not in self._open:
                 self._open[file] = safe_open(self._fetch(file), framework="pt")
             return self._open[file].get_slice(piece.key(kind))[lo:hi]
@@ -102,20 +124,26 @@ class CheckpointReader:
             ) from error
 
     def parameter(self, name: str, kind: str) -> Tensor:
-        """A whole parameter in its own shape."""
+        """A whole parameter in its own shape, float32. Raises InputError as `read` does."""
         shape = self.shapes[name]
-        numel = 1
-        for size in shape:
-            numel *= size
-        return self.read(name, kind, 0, numel).view(shape)
+        return self.read(name, kind, 0, math.prod(shape)).view(shape)
 
 
-def load_weights(checkpoint_store: Storage, raw: bool) -> dict[str, dict[str, Tensor]]:
-    """Component -> parameter name -> float32 tensor, of the trained parameters: their moving average unless
-    `raw`.
+def load_weights(store: Storage, raw: bool) -> dict[str, dict[str, Tensor]]:
+    """The trained parameters of a checkpoint.
+
+    Args:
+        store: The checkpoint's own folder.
+        raw: The weights as they were trained, instead of their moving average.
+
+    Returns:
+        Component -> parameter name -> float32 tensor. A run without a moving average gives its weights.
+
+    Raises:
+        InputError: The checkpoint is incomplete or damaged.
     """
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
-        reader = CheckpointReader(checkpoint_store, Path(folder))
+        reader = CheckpointReader(store, Path(folder))
         kind = "weight" if raw or not reader.description["ema"] else "ema"
         weights: dict[str, dict[str, Tensor]] = {}
         for name in reader.shapes:
@@ -124,23 +152,24 @@ def load_weights(checkpoint_store: Storage, raw: bool) -> dict[str, dict[str, Te
         return weights
 
 
-def read_best(output: Storage) -> dict | None:
-    try:
-        return output.read_json("best.json")
-    except (FileNotFoundError, ValueError):
-        return None
-
-
 def choose_checkpoint(output: Storage, folder: Path, warn: Callable[[str], None]) -> CheckpointReader | None:
-    """The newest complete checkpoint all of whose files match their checksums; None where there is none at
-    all.
+    """The newest complete checkpoint all of whose files match their checksums.
 
-    A damaged one is named in one line and the one before is taken. Raises InputError where all are damaged.
+    Args:
+        output: A run's output.
+        folder: A local folder for the files.
+        warn: Gets one line for each damaged checkpoint; the one before it is taken.
+
+    Returns:
+        The reader of the checkpoint; None where the run has no complete one.
+
+    Raises:
+        InputError: All complete checkpoints are damaged.
     """
     complete, _ = saved_steps(output)
     for step in reversed(complete):
         try:
-            reader = CheckpointReader(output.child(step_folder(step)), folder / str(step))
+            reader = CheckpointReader(output.child(checkpoint_folder(step)), folder / str(step))
             reader.verify()
             return reader
         except (InputError, FileNotFoundError) as error:
