@@ -53,7 +53,7 @@ TorchTrainer(work, train_loop_config={"mark": folder + "/mark"}, torch_config=To
 )
 TORCH_IN_SUBMIT = """
 import sys
-from medsd_ray.cli import main
+from medsd_ray.cli.main import main
 try:
     main()
 finally:

@@ -1,38 +1,26 @@
-"""The verbs that measure: `medsd evaluate`, `insert`, `augment`, and `prompts` for the named protocols."""
+"""The verbs that measure images: `medsd evaluate` and `augment`; `prompts` for the named protocols."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from medsd_ray.cli.options import ClassifierLabel, GeneratedImages, RealImages
 from medsd_ray.errors import InputError
-from medsd_ray.spec.images import GUIDANCE_SCALE, NUM_INSERTED, SCHEDULER, SEED, STEPS, Sampling
 
-
-class How(StrEnum):
-    prompt = "prompt"
-    sdedit = "sdedit"
-    inpaint = "inpaint"
-
-
-class Protocols(StrEnum):
-    roentgen = "roentgen"
-    chexgenbench = "chexgenbench"
+ProtocolName = Literal["roentgen", "chexgenbench"]
 
 
 def evaluate(
-    real: Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")],
-    generated: Annotated[str, typer.Option(help="Folder that generate wrote")],
+    real: RealImages,
+    generated: GeneratedImages,
     out: Annotated[str, typer.Option(help="Folder or s3:// for report.html and report.json")],
     base: Annotated[
         str | None, typer.Option(help="Images of the model before adaptation, as a reference")
     ] = None,
-    label: Annotated[
-        str, typer.Option(help="The field of the shards' labels that the classifier learns")
-    ] = "finding",
+    label: ClassifierLabel = "finding",
     inception: Annotated[
         str | None, typer.Option(help="Weight file of the FID Inception network (torch-fidelity's)")
     ] = None,
@@ -50,7 +38,7 @@ def evaluate(
         str | None, typer.Option(help="Weight file of torchvision's AlexNet, for LPIPS of --vae")
     ] = None,
     protocol: Annotated[
-        Protocols | None, typer.Option(help="The field's figures by name, in a section of their own")
+        ProtocolName | None, typer.Option(help="The field's figures by name, in a section of their own")
     ] = None,
     rad_dino: Annotated[str | None, typer.Option(help="chexgenbench: folder of RadDINO")] = None,
     alignment: Annotated[
@@ -89,66 +77,10 @@ def evaluate(
             run=run,
             vae=vae,
             lpips=lpips,
-            protocol=ProtocolOptions(protocol.value, *others) if protocol else None,
+            protocol=ProtocolOptions(protocol, *others) if protocol else None,
             seed=seed,
         )
     )
-
-
-def insert(
-    model: Annotated[
-        str, typer.Argument(help="Pipeline folder, checkpoint, s3://, hub name, or medsd-small")
-    ],
-    real: Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")],
-    prompt: Annotated[str, typer.Option(help="Words that ask for the finding")],
-    out: Annotated[str, typer.Option(help="Folder or s3:// for insertion.json and the pictures")],
-    method: Annotated[
-        How, typer.Option(help="inpaint, sdedit: into real images; prompt: two prompts from the same noise")
-    ] = How.inpaint,
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="Image, white where the finding may be; by the shards' masks where absent"),
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(help="0 keeps the image, 1 starts from noise; 0.6 for sdedit, 1 for inpaint"),
-    ] = None,
-    without: Annotated[
-        str | None,
-        typer.Option(help="prompt: the words without the finding; the commonest normal caption where absent"),
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="The label that the prompt asks for; by the captions where absent")
-    ] = None,
-    label: Annotated[
-        str, typer.Option(help="The field of the shards' labels that the classifier learns")
-    ] = "finding",
-    normal: Annotated[str, typer.Option(help="Its value of the images to insert into")] = "No Finding",
-    num_images: Annotated[int, typer.Option(help=NUM_INSERTED.help)] = NUM_INSERTED.default,
-    seed: Annotated[int, typer.Option(help="Of the noise and the classifier")] = SEED.default,
-    guidance_scale: Annotated[float, typer.Option(help=GUIDANCE_SCALE.help)] = GUIDANCE_SCALE.default,
-    scheduler: Annotated[str, typer.Option(help=SCHEDULER.help)] = SCHEDULER.default,
-    steps: Annotated[int, typer.Option(help=STEPS.help)] = STEPS.default,
-    use_gpu: Annotated[bool, typer.Option(help="On this machine's GPU")] = False,
-    detector: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or s3:// that keeps the classifier, to be trained once for many insertions"
-        ),
-    ] = None,
-) -> None:
-    """Put a finding into images, and measure whether it shows and whether the rest stays.
-
-    Example: medsd insert runs/nih --real shards/ --prompt "A chest x-ray. Pneumonia." --method sdedit --out
-    insertion
-    """
-    sampling = Sampling(guidance_scale=guidance_scale, scheduler=scheduler, steps=steps)
-    from medsd_ray.evaluation.insert import insert as run
-
-    run(
-        model, real, out, prompt=prompt, method=method.value, without=without, target=target, mask=mask, strength=strength,
-        label=label, normal=normal, num_images=num_images, seed=seed, sampling=sampling, use_gpu=use_gpu, detector=detector,
-    )  # fmt: skip
 
 
 def augment(
@@ -164,9 +96,7 @@ def augment(
     ] = None,
     num_seeds: Annotated[int, typer.Option(help="Trainings of each case; intervals are over them")] = 3,
     seed: Annotated[int, typer.Option(help="The first of them")] = 0,
-    label: Annotated[
-        str, typer.Option(help="The field of the shards' labels that the classifier learns")
-    ] = "finding",
+    label: ClassifierLabel = "finding",
 ) -> None:
     """Train a classifier on real, generated, and real and generated images; score it on real held-out
     patients.
@@ -179,7 +109,7 @@ def augment(
 
 
 def prompts(
-    protocol: Annotated[Protocols, typer.Argument(help="Whose prompts")],
+    protocol: Annotated[ProtocolName, typer.Argument(help="Whose prompts")],
     real: Annotated[str, typer.Option(help="Image shards that prepare wrote, with a test split")],
     out: Annotated[Path, typer.Option(help="Text file for the prompts, one a line")],
     reidentify: Annotated[
@@ -195,4 +125,4 @@ def prompts(
     """
     from medsd_ray.evaluation.prompts import write_prompts
 
-    write_prompts(protocol.value, real, out, reidentify=reidentify, seed=seed)
+    write_prompts(protocol, real, out, reidentify=reidentify, seed=seed)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from medsd_ray.cli.options import GeneratedImages
+
 reader_study = typer.Typer(
     name="reader-study",
     help="Let readers rate real and generated images, blinded, and report how well they tell them apart.",
@@ -21,7 +23,7 @@ def new(
     real: Annotated[
         str, typer.Option(help="Image shards that prepare wrote, or a folder of images (with metadata.csv)")
     ],
-    generated: Annotated[str, typer.Option(help="Folder that generate wrote")],
+    generated: GeneratedImages,
     out: Annotated[str, typer.Option(help="A new folder for the study")],
     num_images: Annotated[
         int | None, typer.Option(help="Half of them real; as many as there are where absent")
@@ -47,7 +49,7 @@ def serve(
     port: Annotated[int, typer.Option(help="0 takes a free one")] = 8600,
     host: Annotated[
         str, typer.Option(help="0.0.0.0 for other machines: with a token, printed or MEDSD_READER_TOKEN")
-    ] = ("127.0.0.1"),
+    ] = "127.0.0.1",
 ) -> None:
     """Serve the page on which readers rate the images; each answer is kept at once, and a reader goes on
     where they stopped.

@@ -10,14 +10,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from command import MEDSD, assert_refused, medsd
+
+from medsd_ray.cli.evaluation import ProtocolName
+from medsd_ray.cli.images import InsertionMethod
 
 VERBS = [
     "prepare",
     "encode",
     "train",
+    "tune",
     "generate",
     "evaluate",
     "insert",
@@ -25,20 +30,20 @@ VERBS = [
     "prompts",
     "export",
     "demo",
-    "dashboard",
     "submit",
     "status",
     "logs",
     "cancel",
     "download",
+    "dashboard",
 ]
 
 
-def test_help_names_every_verb():
+def test_help_names_every_verb_in_the_order_of_use():
     result = medsd("--help")
     assert result.returncode == 0
-    for verb in VERBS:
-        assert f"  {verb} " in result.stdout
+    listed = result.stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == [*VERBS, "reader-study"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -52,6 +57,13 @@ def test_each_verb_has_help_with_an_example(verb: str):
 def test_the_reader_studys_verbs_have_an_example(verb: str):
     result = medsd("reader-study", verb, "--help")
     assert result.returncode == 0 and f"Example: medsd reader-study {verb} " in result.stdout
+
+
+def test_the_choices_of_options_are_those_of_the_modules_that_take_them():
+    from medsd_ray.evaluation.insert import METHODS
+    from medsd_ray.evaluation.protocols import PROTOCOLS
+
+    assert get_args(InsertionMethod) == METHODS and get_args(ProtocolName) == tuple(PROTOCOLS)
 
 
 def test_help_is_quick_because_it_loads_nothing_heavy():

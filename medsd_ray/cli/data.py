@@ -1,0 +1,80 @@
+"""From images and reports to shards, and from shards to latents: `medsd prepare` and `encode`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from medsd_ray.cli.options import GpuForEachWorker, ModelOption
+
+SourceKind = Literal["folder", "dicom", "openi", "phantom"]
+
+
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with metadata.csv, of DICOM files, or of OpenI XML; for phantoms, how many"
+        ),
+    ],
+    dest: Annotated[str, typer.Argument(help="Folder or s3:// for the shards")],
+    kind: Annotated[SourceKind, typer.Option(help="What SOURCE holds")] = "folder",
+    size: Annotated[int, typer.Option(help="Height and width in pixels; a multiple of 8")] = 256,
+    shard_size: Annotated[str, typer.Option(help="Bytes of a shard at most, such as 64MiB")] = "64MiB",
+    split_by: Annotated[
+        str, typer.Option(help="CSV column or DICOM keyword that names the patient")
+    ] = "patient_id",
+    splits: Annotated[
+        str, typer.Option(help="Shares of train, validation and test, by patient")
+    ] = "0.8,0.1,0.1",
+    seed: Annotated[int, typer.Option(help="Of the split, and of drawn phantoms")] = 0,
+    images: Annotated[
+        str | None, typer.Option(help="openi: folder with the images that parentImage names")
+    ] = None,
+) -> None:
+    """Turn images and reports into shards (WebDataset tar), split by patient.
+
+    Example: medsd prepare xrays/ s3://bucket/shards --kind folder --size 256
+    """
+    from medsd_ray.data.prepare import prepare as run
+
+    run(
+        source,
+        dest,
+        kind=kind,
+        size=size,
+        shard_size=shard_size,
+        split_by=split_by,
+        splits=splits,
+        seed=seed,
+        images=images,
+    )
+
+
+def encode(
+    shards: Annotated[str, typer.Argument(help="A folder or s3:// address of shards that prepare wrote")],
+    dest: Annotated[str, typer.Argument(help="Folder or s3:// for the latent shards")],
+    model: ModelOption,
+    text_embeddings: Annotated[
+        bool, typer.Option(help="Store text embeddings too: for a frozen text encoder")
+    ] = True,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass")] = 32,
+    num_workers: Annotated[int, typer.Option(help="Ray workers")] = 1,
+    use_gpu: GpuForEachWorker = False,
+) -> None:
+    """Encode image shards with a model's VAE and text encoder into latent shards, over Ray workers.
+
+    Example: medsd encode s3://bucket/shards s3://bucket/latents --model medsd-small
+    """
+    from medsd_ray.generation.encode import encode as run
+
+    run(
+        shards,
+        dest,
+        model=model,
+        text_embeddings=text_embeddings,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        use_gpu=use_gpu,
+    )

@@ -1,0 +1,158 @@
+"""What a model is used for: `medsd generate` and `insert` make images, `export` writes it for diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from medsd_ray.cli.options import (
+    ClassifierLabel,
+    GpuForEachWorker,
+    GuidanceScale,
+    ModelArgument,
+    RealImages,
+    Scheduler,
+    Steps,
+)
+from medsd_ray.spec.images import (
+    BATCH_SIZE,
+    GUIDANCE_SCALE,
+    NEGATIVE_PROMPT,
+    NUM_IMAGES,
+    NUM_INSERTED,
+    SCHEDULER,
+    SEED,
+    STEPS,
+    Sampling,
+)
+
+InsertionMethod = Literal["prompt", "sdedit", "inpaint"]
+
+
+def generate(
+    model: ModelArgument,
+    out: Annotated[str, typer.Option(help="Folder or s3:// for the images")],
+    prompt: Annotated[str | None, typer.Option(help="One prompt for all images")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line")] = None,
+    num_images: Annotated[int, typer.Option(help=NUM_IMAGES.help)] = 1,
+    seed: Annotated[int, typer.Option(help=SEED.help)] = SEED.default,
+    negative_prompt: Annotated[str, typer.Option(help=NEGATIVE_PROMPT.help)] = NEGATIVE_PROMPT.default,
+    guidance_scale: GuidanceScale = GUIDANCE_SCALE.default,
+    scheduler: Scheduler = SCHEDULER.default,
+    steps: Steps = STEPS.default,
+    batch_size: Annotated[int, typer.Option(help=BATCH_SIZE.help)] = BATCH_SIZE.default,
+    num_workers: Annotated[int, typer.Option(help="Ray workers; does not change the images")] = 1,
+    use_gpu: GpuForEachWorker = False,
+) -> None:
+    """Make images from prompts.
+
+    Example: medsd generate medsd-small --prompt "a chest x-ray" --num-images 8 --seed 0 --out images/
+    """
+    sampling = Sampling(negative_prompt, guidance_scale, scheduler, steps)  # before the heavy imports
+    from medsd_ray.generation.generate import generate as run
+    from medsd_ray.generation.prompts import read_prompts
+
+    run(
+        model,
+        out,
+        prompts=read_prompts(prompt, prompts),
+        num_images=num_images,
+        seed=seed,
+        sampling=sampling,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        use_gpu=use_gpu,
+    )
+
+
+def insert(
+    model: ModelArgument,
+    real: RealImages,
+    prompt: Annotated[str, typer.Option(help="Words that ask for the finding")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// for insertion.json and the pictures")],
+    method: Annotated[
+        InsertionMethod,
+        typer.Option(help="inpaint, sdedit: into real images; prompt: two prompts from the same noise"),
+    ] = "inpaint",
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Image, white where the finding may be; by the shards' masks where absent"),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="0 keeps the image, 1 starts from noise; 0.6 for sdedit, 1 for inpaint"),
+    ] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(help="prompt: the words without the finding; the commonest normal caption where absent"),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The label that the prompt asks for; by the captions where absent")
+    ] = None,
+    label: ClassifierLabel = "finding",
+    normal: Annotated[str, typer.Option(help="Its value of the images to insert into")] = "No Finding",
+    num_images: Annotated[int, typer.Option(help=NUM_INSERTED.help)] = NUM_INSERTED.default,
+    seed: Annotated[int, typer.Option(help="Of the noise and the classifier")] = SEED.default,
+    guidance_scale: GuidanceScale = GUIDANCE_SCALE.default,
+    scheduler: Scheduler = SCHEDULER.default,
+    steps: Steps = STEPS.default,
+    use_gpu: Annotated[bool, typer.Option(help="On this machine's GPU")] = False,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or s3:// that keeps the classifier, to be trained once for many insertions"
+        ),
+    ] = None,
+) -> None:
+    """Put a finding into images, and measure whether it shows and whether the rest stays.
+
+    Example: medsd insert runs/nih --real shards/ --prompt "A chest x-ray. Pneumonia." --method sdedit --out
+    insertion
+    """
+    sampling = Sampling(guidance_scale=guidance_scale, scheduler=scheduler, steps=steps)
+    from medsd_ray.evaluation.insert import insert as run
+
+    run(
+        model,
+        real,
+        out,
+        prompt=prompt,
+        method=method,
+        without=without,
+        target=target,
+        mask=mask,
+        strength=strength,
+        label=label,
+        normal=normal,
+        num_images=num_images,
+        seed=seed,
+        sampling=sampling,
+        use_gpu=use_gpu,
+        detector=detector,
+    )
+
+
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(help="A run's output, or one checkpoint of it; folder or s3://")
+    ],
+    dest: Annotated[str, typer.Argument(help="Folder or s3:// for the pipeline")],
+    report: Annotated[
+        str | None,
+        typer.Option(help="report.json of this model's evaluation: its memorisation check must have passed"),
+    ] = None,
+    without_memorisation_check: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Why no check is needed, in words; kept in the model card"),
+    ] = None,
+    raw: Annotated[bool, typer.Option(help="The trained weights instead of their moving average")] = False,
+) -> None:
+    """Write a checkpoint as a plain diffusers folder.
+
+    Example: medsd export runs/nih pipelines/nih --report report/report.json
+    """
+    from medsd_ray.models.export import export as run
+
+    run(checkpoint, dest, report=report, without_memorisation_check=without_memorisation_check, raw=raw)

@@ -1,0 +1,55 @@
+"""Options and arguments that more than one verb takes, or that two verbs take in words of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medsd_ray.spec.images import GUIDANCE_SCALE, SCHEDULER, STEPS
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's spec")]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's spec")]
+
+RunOverrides = Annotated[
+    list[str] | None, typer.Option("--set", help="A field, such as training.zero_stage=2")
+]
+StudyOverrides = Annotated[
+    list[str] | None, typer.Option("--set", help="A field, such as run.training.max_steps=200")
+]
+ResumeRun = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint")]
+ResumeStudy = Annotated[
+    bool, typer.Option("--resume", help="Go on with the study; no finished trial is run again")
+]
+AutoResumeRun = Annotated[
+    bool, typer.Option("--auto-resume", help="Go on where the output has a run, else start")
+]
+AutoResumeStudy = Annotated[
+    bool, typer.Option("--auto-resume", help="Go on where the output has a study, else start")
+]
+
+MODEL_HELP = "Pipeline folder, checkpoint, s3://, hub name, or medsd-small"
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
+GuidanceScale = Annotated[float, typer.Option(help=GUIDANCE_SCALE.help)]
+Scheduler = Annotated[str, typer.Option(help=SCHEDULER.help)]
+Steps = Annotated[int, typer.Option(help=STEPS.help)]
+GpuForEachWorker = Annotated[bool, typer.Option(help="One GPU for each worker")]
+
+RealImages = Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")]
+GeneratedImages = Annotated[str, typer.Option(help="Folder that generate wrote")]
+ClassifierLabel = Annotated[
+    str, typer.Option(help="The field of the shards' labels that the classifier learns")
+]
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Dashboard of a running Ray cluster, such as http://ray-head:8265; the Kubernetes of the "
+        "kubeconfig where absent"
+    ),
+]
+Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="The kubeconfig's own where absent")]
+Context = Annotated[str | None, typer.Option(help="Of the kubeconfig; its current one where absent")]
+RunName = Annotated[str, typer.Argument(help="The run's name")]
