@@ -102,8 +102,8 @@ class ApiServer:
         self._store(address, made)
         return self.objects[address]
 
-    def get(self, plural: str, name: str, namespace: str = "lab") -> Object | None:
-        return self.objects.get((plural, namespace, name))
+    def get(self, plural: str, name: str, namespace: str = "lab") -> Object:
+        return self.objects[plural, namespace, name]
 
     def of(self, plural: str) -> list[Object]:
         return [made for (kind, _, _), made in self.objects.items() if kind == plural]

@@ -8,15 +8,15 @@ import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from medsd_ray.driver.protocol import Answer
+from medsd_ray.driver.protocol import DriverAnswer
 from medsd_ray.operator.controller.index import slim_pod, slim_rayjob
 from medsd_ray.operator.lifecycle.decide import decide
 from medsd_ray.operator.lifecycle.decision import (
+    CreateAttempt,
     Decision,
+    DeleteObject,
     DeleteRayJob,
-    DeleteSelf,
-    Facts,
-    MakeAttempt,
+    ObservedState,
     ScaleWorkers,
 )
 from medsd_ray.operator.lifecycle.failures import ended
@@ -98,7 +98,7 @@ class World:
         self.rayjobs: dict[str, dict[str, Any]] = {}
         self.pods: list[dict[str, Any]] = []
         self.gone: list[dict[str, Any]] = []
-        self.driver: Answer | None = None
+        self.driver: DriverAnswer | None = None
         self.holder: str | None = None
         self.made: list[str] = []
         self.events: list[str] = []
@@ -112,13 +112,15 @@ class World:
         assert self.object is not None
         return read_subject(self.object).status
 
-    def facts(self) -> Facts:
+    def facts(self) -> ObservedState:
         name, number = self.status.attempt.rayJob, self.status.attempt.number
         older = [slim_rayjob(job) for job in self.rayjobs.values() if attempt_of(job) < number]
         current = self.rayjobs.get(name or "")
         pods, gone = tuple(map(slim_pod, self.pods)), tuple(map(slim_pod, self.gone))
         rayjob = slim_rayjob(current) if current else None
-        return Facts(self.runtime, None, rayjob, tuple(older), pods, gone, (), self.driver, self.holder)
+        return ObservedState(
+            self.runtime, None, rayjob, tuple(older), pods, gone, (), self.driver, self.holder
+        )
 
     def turn(self) -> Decision:
         """One reconciliation. Raises Crash."""
@@ -145,9 +147,9 @@ class World:
             except Crash:
                 continue
             deleted = self.sweep_deleted()
-            if not deleted and decision.again != 0 and self.object is not None:
+            if not deleted and decision.requeue_after != 0 and self.object is not None:
                 again = decide(read_subject(self.object), self.facts(), self.now)
-                if again.status == self.status and not again.actions and again.again != 0:
+                if again.status == self.status and not again.actions and again.requeue_after != 0:
                     return self.status.phase
         raise AssertionError(f"never at rest: {self.status}")
 
@@ -158,7 +160,7 @@ class World:
 
     def _act(self, action: Any) -> None:
         match action:
-            case MakeAttempt(plan):
+            case CreateAttempt(plan):
                 if plan.name not in self.rayjobs:  # as the API server: a name is there once
                     assert plan.name not in self.made, f"{plan.name} is made twice"
                     self.made.append(plan.name)
@@ -170,7 +172,7 @@ class World:
                     self.rayjobs[name]["metadata"]["deletionTimestamp"] = stamp(self.now)
             case ScaleWorkers():
                 self.scaled.append(action)
-            case DeleteSelf():
+            case DeleteObject():
                 self.object = None
 
     # --- the cluster
@@ -229,7 +231,10 @@ class World:
         return self.say(jobDeploymentStatus="Running", jobStatus="RUNNING", dashboardURL="x-head-svc:8265")
 
     def fail(self, code: int, log: str = "") -> str:
-        message = f"Job entrypoint command failed with exit code {code}, last available logs (truncated to 20,000 chars):\n{log}"
+        message = (
+            f"Job entrypoint command failed with exit code {code}, last available logs (truncated to 20,000 "
+            f"chars):\n{log}"
+        )
         return self.say(jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed", message=message)
 
     def succeed(self) -> str:

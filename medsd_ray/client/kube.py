@@ -16,6 +16,7 @@ from kubernetes import client, config
 from kubernetes.config import kube_config
 
 from medsd_ray.errors import InputError, RunError
+from medsd_ray.spec import labels
 from medsd_ray.spec.objects import GROUP, VERSION
 
 PLURAL = "finetunes"
@@ -101,16 +102,15 @@ class Kube:
         with self._errors():
             self._objects.delete_namespaced_custom_object(*self._kind, name, body=options, **_TIMED)
 
-    def pods(self, name: str, selector: str = "") -> list[Any]:
-        """The pods of a FineTune, with these labels too; an Evaluation may have the same name."""
-        labels = f"app.kubernetes.io/instance={name},app.kubernetes.io/component=finetune"
+    def pods(self, name: str, also: dict[str, str] | None = None) -> list[Any]:
+        """The pods of a FineTune; those alone that `also` have these labels."""
+        selector = labels.selector(labels.of_object("FineTune", name) | (also or {}))
         with self._errors():
-            selector = ",".join(filter(None, (labels, selector)))
             return self._core.list_namespaced_pod(self.namespace, label_selector=selector, **_TIMED).items
 
     def head(self, name: str, attempt: int) -> Head | None:
         """The head pod of an attempt, or None where it is not there (any more)."""
-        pods = self.pods(name, f"medsd.io/attempt={attempt},ray.io/node-type=head")
+        pods = self.pods(name, {labels.ATTEMPT: str(attempt), labels.RAY_NODE_TYPE: "head"})
         if not pods:
             return None
         pod = max(pods, key=lambda p: p.metadata.creation_timestamp)

@@ -14,7 +14,7 @@ DRIVER_PORT = 8799
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Answer(BaseModel):
+class DriverAnswer(BaseModel):
     """What the driver answers to a poll."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)

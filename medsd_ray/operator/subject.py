@@ -56,7 +56,8 @@ def read_spec(kind: str, name: str, values: dict[str, Any]) -> JobSpec:
     """Raises InputError with every wrong field, one line."""
     if len(name) > LONGEST_NAME or "." in name:
         raise InputError(
-            f"metadata.name: {name!r} is not a DNS label of at most {LONGEST_NAME} characters; choose another name"
+            f"metadata.name: {name!r} is not a DNS label of at most {LONGEST_NAME} characters; "
+            "choose another name"
         )
     try:
         if kind == "Evaluation":

@@ -13,16 +13,16 @@ import aiohttp
 import pytest
 
 from medsd_ray.driver import server as pod_server
-from medsd_ray.driver.protocol import Answer
+from medsd_ray.driver.protocol import DriverAnswer
 from medsd_ray.operator.controller import driver_client as driver
 from medsd_ray.operator.controller.driver_client import read_answer
 from medsd_ray.operator.lifecycle.progress import progress_of
 
 
-def ask(port: int, monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1", **body) -> Answer | None:
+def ask(port: int, monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1", **body) -> DriverAnswer | None:
     monkeypatch.setattr(driver, "DRIVER_PORT", port)
 
-    async def run() -> Answer | None:
+    async def run() -> DriverAnswer | None:
         async with aiohttp.ClientSession() as session:
             return await driver.poll(session, host, body.get("events", []), body.get("stop", False))
 

@@ -58,7 +58,7 @@ def test_a_pod_that_is_gone_is_remembered_as_it_was():
     pod = world.pods[1]
     pod["status"] = {"phase": "Failed", "reason": "Evicted"}
     index.see_pod(pod, deleted=True)
-    assert len(index.pods(KEY)) == 2 and index.gone(KEY)[0]["status"]["reason"] == "Evicted"
+    assert len(index.pods(KEY)) == 2 and index.deleted_pods(KEY)[0]["status"]["reason"] == "Evicted"
 
 
 def test_events_of_pods_even_those_that_come_before_their_pod():
@@ -102,10 +102,10 @@ def test_a_list_drops_what_a_cut_off_watch_did_not_tell():
     index, world = seen()
     later = time.monotonic() + 1
     kept = {world.pods[0]["metadata"]["uid"]}
-    assert index.keep_pods(kept, later) == {KEY} and len(index.pods(KEY)) == 1
-    assert index.keep_rayjobs(set(), later) == {KEY} and not index.rayjobs(KEY)
-    assert index.keep_pods(set(), time.monotonic() - 60) == set(), "seen after the list was made"
-    index.keep_objects(set(), later)
+    assert index.drop_missing_pods(kept, later) == {KEY} and len(index.pods(KEY)) == 1
+    assert index.drop_missing_rayjobs(set(), later) == {KEY} and not index.rayjobs(KEY)
+    assert index.drop_missing_pods(set(), time.monotonic() - 60) == set(), "seen after the list was made"
+    index.drop_missing_objects(set(), later)
     assert not index.objects
 
 
@@ -117,12 +117,12 @@ def test_a_watch_that_tells_nothing_shows_after_two_sweeps():
     assert not sweep.silent and not queue.waiting()
     sweep._compare({KEY: {"resourceVersion": "7"}})
     assert not sweep.silent and queue.waiting(), "a little behind: looked at at once"
-    index.objects[KEY]["resourceVersion"] = "7"
+    index.objects[KEY] = index.objects[KEY]._replace(resource_version="7")
     sweep._compare({KEY: {"resourceVersion": "9"}})
     assert not sweep.silent, "it has moved since"
     sweep._compare({KEY: {"resourceVersion": "11"}})
     assert sweep.silent == [KEY]
-    index.objects[KEY]["resourceVersion"] = "11"
+    index.objects[KEY] = index.objects[KEY]._replace(resource_version="11")
     sweep._compare({KEY: {"resourceVersion": "11"}})
     assert not sweep.silent
 
@@ -137,14 +137,17 @@ def test_an_output_is_held_by_who_came_first_or_has_begun():
     index = Index()
     first, second = tell("first", 1), tell("second", 2, "s3://bucket/x/")
     tell("other", 0, "s3://bucket/y")
-    assert index.holder(first, "s3://bucket/x") is None and index.holder(second, "s3://bucket/x") == first
+    assert (
+        index.output_writer(first, "s3://bucket/x") is None
+        and index.output_writer(second, "s3://bucket/x") == first
+    )
     tell("second", 2, phase="Running", attempt={"number": 1})
-    assert index.holder(first, "s3://bucket/x") == second, "it has begun"
+    assert index.output_writer(first, "s3://bucket/x") == second, "it has begun"
     tell("second", 2, phase="Succeeded", attempt={"number": 1})
-    assert index.holder(first, "s3://bucket/x") is None
+    assert index.output_writer(first, "s3://bucket/x") is None
     made = {
         "kind": "Study",
         "metadata": {"name": "s", "namespace": "lab", "uid": "u", "resourceVersion": "1"},
     }
     study = index.see_object(made | {"spec": {"study": {"output": "s3://bucket/x"}}}, deleted=False)
-    assert index.holder(first, "s3://bucket/x") == study
+    assert index.output_writer(first, "s3://bucket/x") == study

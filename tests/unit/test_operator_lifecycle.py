@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from operator_world import World, evaluation, finetune, runtime, terminated, unschedulable
 
-from medsd_ray.driver.protocol import Answer
+from medsd_ray.driver.protocol import DriverAnswer
 from medsd_ray.operator.lifecycle.decision import ScaleWorkers
 from medsd_ray.operator.times import stamp
 
@@ -25,7 +25,7 @@ def test_from_a_new_object_to_its_success():
     status = world.status
     assert status.attempt.headPodUID == world.head()["metadata"]["uid"] and status.attempt.uid == "uid-x-1"
     assert status.addresses.dashboard == "http://x-head-svc:8265" and status.addresses.report is None
-    world.driver = Answer(
+    world.driver = DriverAnswer(
         stage="train", step=3, total=20, loss=float("nan"), eta_seconds=65.0, lastUpdateTime=world.now
     )
     world.wait(5)
@@ -102,7 +102,7 @@ def test_retries_wait_longer_each_time_and_end():
     waits = []
     for attempt in (1, 2, 3):
         assert world.fail(137) == "Retrying" and not world.rayjobs
-        due = world.turn().again
+        due = world.turn().requeue_after
         waits.append(round(due))
         assert world.wait(due - 1) == "Retrying" and world.wait(1) == "Starting"
         assert world.status.attempt.number == attempt + 1 and world.status.retryTime is None
@@ -186,7 +186,10 @@ def test_waiting_in_words_and_the_deadline_to_start():
     for pod in world.pods[1:]:
         unschedulable(pod)
     assert world.wait(5) == "Starting"
-    words = "waiting for 2 GPUs in pool a100: 0 of 1 workers placed (0/3 nodes are available: 3 Insufficient nvidia.com/gpu.)"
+    words = (
+        "waiting for 2 GPUs in pool a100: 0 of 1 workers placed "
+        "(0/3 nodes are available: 3 Insufficient nvidia.com/gpu.)"
+    )
     assert world.condition("Scheduled").message == words == world.status.message
     since = world.condition("Scheduled").lastTransitionTime
     assert world.wait(50) == "Starting" and world.condition("Scheduled").lastTransitionTime == since

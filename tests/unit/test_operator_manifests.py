@@ -11,7 +11,7 @@ from programs import KUBERAY_CRDS
 
 from medsd_ray.errors import InputError
 from medsd_ray.operator.manifests.naming import LONGEST, attempt_name, owner_of
-from medsd_ray.operator.manifests.pods import amount, environment, object_store, whole_cpus
+from medsd_ray.operator.manifests.pods import environment, object_store, whole_cpus
 from medsd_ray.operator.manifests.rayjob import Refused, plan
 from medsd_ray.operator.subject import read_runtime, read_spec
 from medsd_ray.spec.load import parse_run, parse_study
@@ -312,8 +312,8 @@ def test_a_runtime_is_refused_in_one_line():
 
 
 def test_quantities():
-    assert [amount(q) for q in ("500m", "2", "16Gi", "1.5G")] == [0.5, 2, 16 * 2**30, 1.5e9]
-    assert whole_cpus("500m") == 1 and whole_cpus("7.5") == 8
+    assert [whole_cpus(quantity) for quantity in ("500m", "2", "7.5")] == [1, 2, 8]
     assert object_store("2Gi") == str(2**30) and object_store("64Mi") == str(80 * 10**6)
-    with pytest.raises(ValueError, match="not a quantity"):
-        amount("1Q")
+    assert object_store("1.5G") == str(750 * 10**6) and object_store("16Gi") == str(2**33)
+    with pytest.raises(ValueError, match="1Q"):
+        whole_cpus("1Q")

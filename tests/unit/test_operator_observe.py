@@ -16,7 +16,7 @@ from medsd_ray.operator.lifecycle.failures import (
     why_dead,
 )
 from medsd_ray.operator.lifecycle.pods import group_of
-from medsd_ray.operator.lifecycle.waiting import scale_down, waiting
+from medsd_ray.operator.lifecycle.wait_reasons import wait_reason, workers_to_give_up
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def world() -> World:
 
 
 def waits(world: World, events: list[dict[str, Any]] | None = None):
-    return waiting(world.current, world.pods, events or [])
+    return wait_reason(world.current, world.pods, events or [])
 
 
 def in_trouble(pod: dict[str, Any], reason: str, message: str, kind: str = "containerStatuses") -> None:
@@ -153,14 +153,14 @@ def test_an_elastic_run_gives_up_only_pods_that_no_node_takes():
     world.settle()
     world.cluster()
     group = group_of(world.current)
-    assert scale_down(group, world.pods) is None, "nothing is known of the pods yet"
+    assert workers_to_give_up(group, world.pods) is None, "nothing is known of the pods yet"
     unschedulable(world.pods[3])
     world.ready("head", "worker-0")
-    assert scale_down(group, world.pods) is None, "one may yet come"
+    assert workers_to_give_up(group, world.pods) is None, "one may yet come"
     world.ready("worker-1")
-    assert scale_down(group, world.pods) == ["x-1-abcde-cpu-worker-2"]
+    assert workers_to_give_up(group, world.pods) == ["x-1-abcde-cpu-worker-2"]
     unschedulable(world.pods[0])
-    assert scale_down(group, world.pods) is None, "without a head nothing starts"
+    assert workers_to_give_up(group, world.pods) is None, "without a head nothing starts"
 
 
 # --- deaths
@@ -260,11 +260,15 @@ def test_a_head_is_lost_when_it_ends_restarts_is_deleted_or_replaced(world: Worl
 def test_all_that_is_known_of_a_failure_is_said_at_once(world: World):
     log = (
         "step 3/20 loss 0.5\n"
-        "node2: [rank1] torch.distributed.DistBackendError: NCCL error in: NCCLUtils.hpp:268, remote process exited\n"
+        "node2: [rank1] torch.distributed.DistBackendError: NCCL error in: NCCLUtils.hpp:268, "
+        "remote process exited\n"
         "medsd: warning about something\n"
         "medsd: training failed: a worker was lost\n"
     )
-    message = f"Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\n{log}"
+    message = (
+        "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\n"
+        f"{log}"
+    )
     rayjob = {
         "status": {
             "jobStatus": "FAILED",

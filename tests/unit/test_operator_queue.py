@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from medsd_ray.operator.controller import queue as queue_module
-from medsd_ray.operator.controller.queue import Again, Queue
+from medsd_ray.operator.controller.queue import Queue, Retry
 
 LIMIT_S = 20
 
@@ -112,7 +112,7 @@ def test_what_goes_by_itself_takes_one_line(caplog: pytest.LogCaptureFixture):
 
     async def handle(key: str) -> None:
         seen.append(key)
-        raise Again("the API server does not answer")
+        raise Retry("the API server does not answer")
 
     queue.add("a", 0)
     work(queue, handle, lambda: bool(seen))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from operator_world import World, finetune
 
-from medsd_ray.driver.protocol import Answer
+from medsd_ray.driver.protocol import DriverAnswer
 
 
 def succeeds(world: World) -> None:
@@ -42,7 +42,7 @@ def is_suspended_and_resumed(world: World) -> None:
     world.settle()
     world.start()
     world.suspend()
-    world.driver = Answer(stage="done", state="interrupted", checkpoint_step=8)
+    world.driver = DriverAnswer(stage="done", state="interrupted", checkpoint_step=8)
     world.wait(2)
     world.driver = None
     world.suspend(False)

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from operator_world import World, finetune
 
-from medsd_ray.driver.protocol import Answer
-from medsd_ray.operator.lifecycle.attempt import wants_stop
+from medsd_ray.driver.protocol import DriverAnswer
+from medsd_ray.operator.lifecycle.active_phases import wants_stop
 from medsd_ray.operator.subject import read_subject
 
 
@@ -25,9 +25,9 @@ def test_suspend_waits_for_the_checkpoint_and_resume_is_another_attempt():
     assert not wants_stop(read_subject(world.object))
     assert world.suspend() == "Suspending" and wants_stop(read_subject(world.object))
     assert world.rayjobs and world.pods and world.condition("Suspended").status == "False"
-    world.driver = Answer(stage="train", state="running", step=7, total=20, lastUpdateTime=world.now)
+    world.driver = DriverAnswer(stage="train", state="running", step=7, total=20, lastUpdateTime=world.now)
     assert world.wait(60) == "Suspending" and world.rayjobs
-    world.driver = Answer(stage="done", state="interrupted", exit_code=130, step=8, checkpoint_step=8)
+    world.driver = DriverAnswer(stage="done", state="interrupted", exit_code=130, step=8, checkpoint_step=8)
     assert world.wait(2) == "Suspended"
     assert not world.rayjobs and not world.pods and "step 8" in world.status.message
     assert world.condition("Suspended").status == "True" and world.status.activeSeconds == 92
@@ -76,7 +76,7 @@ def test_an_unsuspend_in_between_does_not_undo_the_stop():
     world = running()
     world.suspend()
     assert world.suspend(False) == "Suspending"
-    world.driver = Answer(stage="done", state="interrupted")
+    world.driver = DriverAnswer(stage="done", state="interrupted")
     assert world.wait(2) == "Starting" and world.made == ["x-1", "x-2"]
 
 
@@ -133,7 +133,9 @@ def test_a_queued_object_can_be_suspended():
 
 def test_progress_that_stands_still():
     world = running()
-    world.driver = Answer(stage="train", step=5, total=20, images_per_second=60.0, lastUpdateTime=world.now)
+    world.driver = DriverAnswer(
+        stage="train", step=5, total=20, images_per_second=60.0, lastUpdateTime=world.now
+    )
     world.wait(5)
     assert world.condition("Stalled").status == "False"
     world.wait(290)
@@ -146,14 +148,16 @@ def test_progress_that_stands_still():
     world.driver = None
     world.wait(5)
     assert "the driver does not answer" in world.condition("Stalled").message
-    world.driver = Answer(stage="train", step=6, total=20, images_per_second=60.0, lastUpdateTime=world.now)
+    world.driver = DriverAnswer(
+        stage="train", step=6, total=20, images_per_second=60.0, lastUpdateTime=world.now
+    )
     world.wait(5)
     assert world.condition("Stalled").status == "False"
 
 
 def test_a_stop_is_no_standstill():
     world = running(stopGraceSeconds=1000)
-    world.driver = Answer(stage="train", step=5, total=20, lastUpdateTime=world.now)
+    world.driver = DriverAnswer(stage="train", step=5, total=20, lastUpdateTime=world.now)
     world.suspend()
     assert (
         world.wait(500) == "Suspending"
@@ -164,7 +168,7 @@ def test_a_stop_is_no_standstill():
 
 def test_slow_steps_are_no_standstill():
     world = running()
-    world.driver = Answer(
+    world.driver = DriverAnswer(
         stage="train", step=5, total=20, images_per_second=1.0, lastUpdateTime=world.now
     )  # 60 s a step
     world.wait(20 * 60 - 1)
@@ -175,7 +179,7 @@ def test_slow_steps_are_no_standstill():
 
 def test_other_stages_write_no_progress():
     world = running()
-    world.driver = Answer(stage="generate", step=20, total=20, lastUpdateTime=world.now)
+    world.driver = DriverAnswer(stage="generate", step=20, total=20, lastUpdateTime=world.now)
     world.wait(1000)
     assert world.condition("Stalled") is None
 
@@ -183,7 +187,7 @@ def test_other_stages_write_no_progress():
 def test_a_resumed_run_is_not_stalled_by_what_it_wrote_long_ago():
     world = running()
     old = world.now - timedelta(days=1)
-    world.driver = Answer(stage="train", step=5, total=20, lastUpdateTime=old)
+    world.driver = DriverAnswer(stage="train", step=5, total=20, lastUpdateTime=old)
     world.wait(100)
     assert world.condition("Stalled").status == "False"
 
@@ -191,11 +195,15 @@ def test_a_resumed_run_is_not_stalled_by_what_it_wrote_long_ago():
 def test_a_checkpoint_that_was_not_saved_is_a_warning_until_one_is():
     world = running()
     lost = "the checkpoint of step 8 was not saved: S3 answers 503"
-    world.driver = Answer(stage="train", step=9, total=20, checkpoint_step=4, warnings=["another", lost])
+    world.driver = DriverAnswer(
+        stage="train", step=9, total=20, checkpoint_step=4, warnings=["another", lost]
+    )
     world.wait(5)
     saved = world.condition("CheckpointSaved")
     assert saved.status == "False" and "S3 answers 503" in saved.message and world.status.phase == "Running"
-    world.driver = Answer(stage="train", step=13, total=20, checkpoint_step=12, warnings=["another", lost])
+    world.driver = DriverAnswer(
+        stage="train", step=13, total=20, checkpoint_step=12, warnings=["another", lost]
+    )
     world.wait(5)
     saved = world.condition("CheckpointSaved")
     assert saved.status == "True" and "step 12" in saved.message and world.events.count("NotSaved") == 1

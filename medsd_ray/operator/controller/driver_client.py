@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from medsd_ray.driver.protocol import DRIVER_PORT, Answer
+from medsd_ray.driver.protocol import DRIVER_PORT, DriverAnswer
 
 TIMEOUT_S = 3.0
 
@@ -17,17 +17,17 @@ TIMEOUT_S = 3.0
 LONGEST_ANSWER = 1 << 20
 
 
-def read_answer(text: bytes) -> Answer | None:
+def read_answer(text: bytes) -> DriverAnswer | None:
     """None where it is not a driver's answer: another server may have the address by now."""
     try:
-        return Answer.model_validate(json.loads(text))
+        return DriverAnswer.model_validate(json.loads(text))
     except (ValueError, RecursionError):
         return None
 
 
 async def poll(
     session: aiohttp.ClientSession, host: str, events: list[dict[str, Any]], stop: bool
-) -> Answer | None:
+) -> DriverAnswer | None:
     """`host`: the head pod's address. `stop` asks for a checkpoint and an end. None where nothing answers."""
     address = f"[{host}]" if ":" in host else host
     text = b""

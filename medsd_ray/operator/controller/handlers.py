@@ -57,9 +57,9 @@ class Operator:
         self.sweep = Sweep(self._api, self.index, self.queue, self.namespaces or [None])
         await self.sweep.fill()
         self._session = aiohttp.ClientSession()
-        reconcile = Reconciler(self._api, self.index, self._session)
+        reconciler = Reconciler(self._api, self.index, self._session)
         self._tasks = [
-            asyncio.create_task(self.queue.work(reconcile), name=f"worker {i}") for i in range(WORKERS)
+            asyncio.create_task(self.queue.work(reconciler), name=f"worker {i}") for i in range(WORKERS)
         ]
         self._tasks.append(asyncio.create_task(self.sweep.run(), name="sweep"))
         QUEUE.set_function(self.queue.waiting)
@@ -72,12 +72,12 @@ class Operator:
         await self._session.close()
         await self._api.close()
 
-    def trouble(self) -> str | None:
+    def failure(self) -> str | None:
         """Why this process should be started anew; None while it is well."""
         for task in self._tasks:
             if task.done():
                 return f"{task.get_name()} has ended"
-        if self.queue.oldest() > HUNG_S and time.monotonic() - self.queue.last_turn > HUNG_S:
+        if self.queue.oldest() > HUNG_S and time.monotonic() - self.queue.last_progress > HUNG_S:
             return f"the queue stands still for {HUNG_S:.0f} s"
         if self.sweep and self.sweep.silent:
             return f"the watch is silent: it did not tell of changes to {self.sweep.silent[0]}"
@@ -117,8 +117,8 @@ def registry(operator: Operator) -> kopf.OperatorRegistry:
 
     @kopf.on.probe(id="well", registry=handlers)
     async def well(**_: Any) -> bool:
-        if trouble := operator.trouble():
-            raise kopf.PermanentError(trouble)
+        if failure := operator.failure():
+            raise kopf.PermanentError(failure)
         return True
 
     @kopf.on.event(*RUNTIMES, registry=handlers)
@@ -141,7 +141,7 @@ def registry(operator: Operator) -> kopf.OperatorRegistry:
         operator.add(operator.index.see_pod(event["object"], _deleted(event)))
 
     @kopf.on.event(*EVENTS, registry=handlers)
-    async def happening(event: Any, **_: Any) -> None:
+    async def pod_event(event: Any, **_: Any) -> None:
         if not _deleted(event):
             operator.add(operator.index.see_event(event["object"]))
 
@@ -166,5 +166,5 @@ def _deleted(event: Any) -> bool:
     return event["type"] == "DELETED"
 
 
-def _spec_changed(made: dict[str, Any]) -> bool:
-    return (made.get("status") or {}).get("observedGeneration") != made["metadata"].get("generation")
+def _spec_changed(obj: dict[str, Any]) -> bool:
+    return (obj.get("status") or {}).get("observedGeneration") != obj["metadata"].get("generation")

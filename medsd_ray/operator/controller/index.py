@@ -1,7 +1,7 @@
 """What the watches have told: the parts of RayJobs, pods and events that the state machine reads. In memory
 alone.
 
-It may lag behind the API server, so nothing is decided from what is missing here: see reconcile.py.
+It may lag behind the API server, so nothing is decided from what is missing here: see reconciler.py.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from medsd_ray.operator.manifests.naming import owner_of
 MOST_EVENTS = 200
 """Of one object; the newest."""
 
-MOST_GONE = 16
+MOST_DELETED_PODS = 16
 
 
 FINISHED = ("Succeeded", "Failed")
 
 
-Made = dict[str, Any]
+Object = dict[str, Any]
 
 
 class Key(NamedTuple):
@@ -37,101 +37,124 @@ class Key(NamedTuple):
 class Seen(NamedTuple):
     """An object as last seen, and when (seconds of the monotonic clock)."""
 
-    made: Made
+    obj: Object
     at: float
 
 
+class Summary(NamedTuple):
+    """What is kept of a FineTune, Study or Evaluation, which is read anew for each reconciliation."""
+
+    seen_at: float
+    """Seconds of the monotonic clock."""
+    uid: str
+    resource_version: str
+    runtime: str | None
+    phase: str
+    output: str
+    begun: bool
+    """Whether it has had an attempt."""
+    order: tuple[str, str]
+    """Of two objects, the one that was there first has the lower one."""
+
+
 class Owned(NamedTuple):
+    """What was obj for an object, by name; its pods that are gone, and the events on its pods."""
+
     rayjobs: dict[str, Seen]
     pods: dict[str, Seen]
-    gone: deque[Made]
+    deleted_pods: deque[Object]
     events: deque[dict[str, Any]]
 
 
 class Index:
+    """What is known of each object: its RayJobs, its pods and their events; and all Runtimes. It goes by the
+    objects' names, not by their uids.
+    """
+
     def __init__(self) -> None:
-        self.runtimes: dict[str, Made] = {}
-        self.objects: dict[Key, Made] = {}
+        self.runtimes: dict[str, Object] = {}
+        self.objects: dict[Key, Summary] = {}
         self._owned: defaultdict[Key, Owned] = defaultdict(
-            lambda: Owned({}, {}, deque(maxlen=MOST_GONE), deque(maxlen=MOST_EVENTS))
+            lambda: Owned({}, {}, deque(maxlen=MOST_DELETED_PODS), deque(maxlen=MOST_EVENTS))
         )
         self._pod_owner: dict[tuple[str, str], Key] = {}
-        self._early: deque[Made] = deque(maxlen=1000)  # events of pods that no watch has told of yet
+        self._early: deque[Object] = deque(maxlen=1000)  # events of pods that no watch has told of yet
 
     # --- what the watches bring
 
-    def see_runtime(self, made: Made, deleted: bool) -> list[Key]:
+    def see_runtime(self, obj: Object, deleted: bool) -> list[Key]:
         """The objects that may wait for a runtime of this name."""
-        name = made["metadata"]["name"]
+        name = obj["metadata"]["name"]
         if deleted:
             self.runtimes.pop(name, None)
         else:
-            self.runtimes[name] = made
+            self.runtimes[name] = obj
         return [
             key
-            for key, one in self.objects.items()
-            if one["runtime"] == name and one["phase"] not in FINISHED
+            for key, summary in self.objects.items()
+            if summary.runtime == name and summary.phase not in FINISHED
         ]
 
-    def see_object(self, made: Made, deleted: bool) -> Key:
-        key = Key(made["kind"], made["metadata"]["namespace"], made["metadata"]["name"])
+    def see_object(self, obj: Object, deleted: bool) -> Key:
+        key = Key(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
         if deleted:
             # News of two objects of one name may come in any order: the deleted one may be another.
-            if (self.objects.get(key) or {}).get("uid") == made["metadata"]["uid"]:
+            if key in self.objects and self.objects[key].uid == obj["metadata"]["uid"]:
                 del self.objects[key]
             self._tidy(key)
         else:
-            self.objects[key] = {
-                "at": time.monotonic(),
-                "uid": made["metadata"]["uid"],
-                "resourceVersion": made["metadata"]["resourceVersion"],
-                "runtime": (made.get("spec") or {}).get("runtime"),
-                "phase": (made.get("status") or {}).get("phase", "Pending"),
-                "output": _output(made),
-                "begun": bool(((made.get("status") or {}).get("attempt") or {}).get("number")),
-                "order": (made["metadata"].get("creationTimestamp", ""), made["metadata"]["uid"]),
-            }
+            status = obj.get("status") or {}
+            self.objects[key] = Summary(
+                seen_at=time.monotonic(),
+                uid=obj["metadata"]["uid"],
+                resource_version=obj["metadata"]["resourceVersion"],
+                runtime=(obj.get("spec") or {}).get("runtime"),
+                phase=status.get("phase", "Pending"),
+                output=_output(obj),
+                begun=bool((status.get("attempt") or {}).get("number")),
+                order=(obj["metadata"].get("creationTimestamp", ""), obj["metadata"]["uid"]),
+            )
         return key
 
-    def see_rayjob(self, made: Made, deleted: bool) -> Key | None:
-        key = _key(made)
+    def see_rayjob(self, obj: Object, deleted: bool) -> Key | None:
+        key = _key(obj)
         if key is None:
             return None
-        jobs, name = self._owned[key].rayjobs, made["metadata"]["name"]
+        jobs, name = self._owned[key].rayjobs, obj["metadata"]["name"]
         if deleted:
-            if name in jobs and jobs[name].made["metadata"]["uid"] == made["metadata"]["uid"]:
+            if name in jobs and jobs[name].obj["metadata"]["uid"] == obj["metadata"]["uid"]:
                 del jobs[name]
             self._tidy(key)
         else:
-            jobs[name] = Seen(slim_rayjob(made), time.monotonic())
+            jobs[name] = Seen(slim_rayjob(obj), time.monotonic())
         return key
 
-    def see_pod(self, made: Made, deleted: bool) -> Key | None:
-        key = _key(made)
+    def see_pod(self, obj: Object, deleted: bool) -> Key | None:
+        key = _key(obj)
         if key is None:
             return None
-        meta, owned = made["metadata"], self._owned[key]
+        meta, owned = obj["metadata"], self._owned[key]
         if deleted:
             owned.pods.pop(meta["name"], None)
-            owned.gone.append(slim_pod(made))
+            owned.deleted_pods.append(slim_pod(obj))
             self._pod_owner.pop((meta["namespace"], meta["name"]), None)
             self._tidy(key)
         else:
             new = meta["name"] not in owned.pods
-            owned.pods[meta["name"]] = Seen(slim_pod(made), time.monotonic())
+            owned.pods[meta["name"]] = Seen(slim_pod(obj), time.monotonic())
             self._pod_owner[meta["namespace"], meta["name"]] = key
             if new:
                 self._take_early(meta["namespace"], meta["name"])
         return key
 
-    def see_event(self, made: Made) -> Key | None:
+    def see_event(self, obj: Object) -> Key | None:
         """Of a pod. One that comes before its pod waits for it."""
-        about = made.get("involvedObject") or {}
+        about = obj.get("involvedObject") or {}
         key = self._pod_owner.get((about.get("namespace", ""), about.get("name", "")))
         if key is None:
-            self._early.append(made)
+            self._early.append(obj)
             return None
-        event = slim_event(made)
+        event = slim_event(obj)
         events = self._owned[key].events
         if event not in events:
             events.append(event)
@@ -155,111 +178,113 @@ class Index:
 
     # --- what is known
 
-    def rayjobs(self, key: Key) -> dict[str, Made]:
+    def rayjobs(self, key: Key) -> dict[str, Object]:
         return (
-            {name: seen.made for name, seen in self._owned[key].rayjobs.items()} if key in self._owned else {}
+            {name: seen.obj for name, seen in self._owned[key].rayjobs.items()} if key in self._owned else {}
         )
 
-    def pods(self, key: Key) -> list[Made]:
-        return [seen.made for seen in self._owned[key].pods.values()] if key in self._owned else []
+    def pods(self, key: Key) -> list[Object]:
+        return [seen.obj for seen in self._owned[key].pods.values()] if key in self._owned else []
 
-    def gone(self, key: Key) -> list[Made]:
-        return list(self._owned[key].gone) if key in self._owned else []
+    def deleted_pods(self, key: Key) -> list[Object]:
+        return list(self._owned[key].deleted_pods) if key in self._owned else []
 
     def events(self, key: Key) -> list[dict[str, Any]]:
         return list(self._owned[key].events) if key in self._owned else []
 
-    def holder(self, key: Key, output: str) -> Key | None:
+    def output_writer(self, key: Key, output: str) -> Key | None:
         """Another object that writes to this output, is not finished, and has begun or was there first."""
-        mine = self.objects.get(key)
+        own = self.objects.get(key)
         return next(
             (
                 other
-                for other, one in self.objects.items()
-                if other != key and one["output"] == output and one["phase"] not in FINISHED
-                and (one["begun"] or mine is None or one["order"] < mine["order"])
+                for other, summary in self.objects.items()
+                if other != key and summary.output == output and summary.phase not in FINISHED
+                and (summary.begun or own is None or summary.order < own.order)
             ),
             None,
         )  # fmt: skip
 
     def phases(self) -> Iterator[tuple[str, str]]:
-        return ((key.kind, one["phase"]) for key, one in list(self.objects.items()))
+        return ((key.kind, summary.phase) for key, summary in list(self.objects.items()))
 
     # --- what a list says against it
 
-    def keep_rayjobs(self, uids: set[str], listed_at: float) -> set[Key]:
+    def drop_missing_rayjobs(self, uids: set[str], listed_at: float) -> set[Key]:
         """Drops RayJobs that were known before a list and are not in it: a watch that was cut off tells of no
         deletion.
         """
-        return self._keep("rayjobs", uids, listed_at)
+        return self._drop_missing("rayjobs", uids, listed_at)
 
-    def keep_pods(self, uids: set[str], listed_at: float) -> set[Key]:
-        return self._keep("pods", uids, listed_at)
+    def drop_missing_pods(self, uids: set[str], listed_at: float) -> set[Key]:
+        """As drop_missing_rayjobs."""
+        return self._drop_missing("pods", uids, listed_at)
 
-    def keep_objects(self, uids: set[str], listed_at: float) -> None:
-        for key, one in list(self.objects.items()):
-            if one["uid"] not in uids and one["at"] < listed_at:
+    def drop_missing_objects(self, uids: set[str], listed_at: float) -> None:
+        """As drop_missing_rayjobs."""
+        for key, summary in list(self.objects.items()):
+            if summary.uid not in uids and summary.seen_at < listed_at:
                 del self.objects[key]
                 self._tidy(key)
 
-    def _keep(self, what: str, uids: set[str], listed_at: float) -> set[Key]:
+    def _drop_missing(self, kind: str, uids: set[str], listed_at: float) -> set[Key]:
         changed = set()
         for key, owned in list(self._owned.items()):
-            seen: dict[str, Seen] = getattr(owned, what)
-            for name, one in list(seen.items()):
-                if one.made["metadata"]["uid"] not in uids and one.at < listed_at:
+            seen: dict[str, Seen] = getattr(owned, kind)
+            for name, (obj, at) in list(seen.items()):
+                if obj["metadata"]["uid"] not in uids and at < listed_at:
                     del seen[name]
                     changed.add(key)
         return changed
 
 
-def _output(made: Made) -> str:
+def _output(obj: Object) -> str:
     """As the spec says it, which may not be valid."""
-    spec = made.get("spec") or {}
+    spec = obj.get("spec") or {}
     values = spec.get("run") or spec.get("study") or spec
     return str(values.get("output") or "").rstrip("/") if isinstance(values, dict) else ""
 
 
-def _key(made: Made) -> Key | None:
-    owner = owner_of(made)
+def _key(obj: Object) -> Key | None:
+    owner = owner_of(obj)
     return Key(*owner) if owner else None
 
 
-def slim_rayjob(made: Made) -> Made:
+def slim_rayjob(obj: Object) -> Object:
     """Without what the operator itself wrote into it: pod templates are most of its size."""
-    spec = made.get("spec") or {}
+    spec = obj.get("spec") or {}
     groups = (spec.get("rayClusterSpec") or {}).get("workerGroupSpecs") or []
     kept = ("groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams")
     slim = [{name: group[name] for name in kept if name in group} for group in groups]
     return {
-        "metadata": _meta(made),
+        "metadata": _meta(obj),
         "spec": {"suspend": spec.get("suspend", False), "rayClusterSpec": {"workerGroupSpecs": slim}},
-        "status": made.get("status") or {},
+        "status": obj.get("status") or {},
     }
 
 
-def slim_pod(made: Made) -> Made:
-    status = made.get("status") or {}
+def slim_pod(obj: Object) -> Object:
+    status = obj.get("status") or {}
     kept = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses", "podIP")
     return {
-        "metadata": _meta(made),
-        "spec": {"nodeName": (made.get("spec") or {}).get("nodeName")},
+        "metadata": _meta(obj),
+        "spec": {"nodeName": (obj.get("spec") or {}).get("nodeName")},
         "status": {name: status[name] for name in kept if name in status},
     }
 
 
-def slim_event(made: Made) -> dict[str, Any]:
+def slim_event(obj: Object) -> dict[str, Any]:
     """As the driver archives it."""
-    time = made.get("lastTimestamp") or made.get("eventTime") or made["metadata"].get("creationTimestamp")
+    time = obj.get("lastTimestamp") or obj.get("eventTime") or obj["metadata"].get("creationTimestamp")
     return {
         "time": time,
-        "reason": made.get("reason") or "",
-        "message": (made.get("message") or "")[:1000],
-        "object": (made.get("involvedObject") or {}).get("name", ""),
+        "reason": obj.get("reason") or "",
+        "message": (obj.get("message") or "")[:1000],
+        "object": (obj.get("involvedObject") or {}).get("name", ""),
     }
 
 
-def _meta(made: Made) -> Made:
+def _meta(obj: Object) -> Object:
     kept = (
         "name",
         "namespace",
@@ -269,4 +294,4 @@ def _meta(made: Made) -> Made:
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
     )
-    return {name: made["metadata"][name] for name in kept if name in made["metadata"]}
+    return {name: obj["metadata"][name] for name in kept if name in obj["metadata"]}

@@ -15,7 +15,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from medsd_ray.operator.controller.metrics import API_CALLS
-from medsd_ray.operator.controller.queue import Again
+from medsd_ray.operator.controller.queue import Retry
 from medsd_ray.operator.lifecycle.decision import Event
 from medsd_ray.operator.manifests.naming import MANAGER
 from medsd_ray.operator.times import stamp
@@ -45,7 +45,7 @@ METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 LONGEST_NOTE = 1024
 
 
-class ApiError(Again):
+class ApiError(Retry):
     """The API server's answer, in its words. Code 0: there is none."""
 
     def __init__(self, code: int, message: str):
@@ -107,12 +107,12 @@ class Api:
         **headers: str,
     ) -> dict[str, Any]:
         """Raises ApiError."""
-        given = {"Accept": "application/json"} | {
+        all_headers = {"Accept": "application/json"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
         url = f"{path}?{urlencode(query)}" if query else path
         sent = await self._client.param_serialize(
-            method, url, header_params=given, body=body, auth_settings=["BearerToken"]
+            method, url, header_params=all_headers, body=body, auth_settings=["BearerToken"]
         )
         try:
             answer = await self._client.call_api(*sent[:4], _request_timeout=TIMEOUT_S)
@@ -122,7 +122,7 @@ class Api:
             raise ApiError(0, f"the API server does not answer: {error or type(error).__name__}") from error
         API_CALLS.labels(method, resource.plural, answer.status).inc()
         if answer.status >= 400:
-            raise ApiError(answer.status, _words(data, answer.status))
+            raise ApiError(answer.status, _error_message(data, answer.status))
         return json.loads(data)
 
     async def get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any] | None:
@@ -138,7 +138,7 @@ class Api:
         self, resource: Resource, namespace: str | None, selector: str = "", whole: bool = False
     ) -> list[dict[str, Any]]:
         """Of one namespace or of all. Without `whole`, the metadata alone."""
-        found: list[dict[str, Any]] = []
+        items: list[dict[str, Any]] = []
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         while True:
             page = await self._call(
@@ -148,10 +148,10 @@ class Api:
                 query,
                 Accept="application/json" if whole else METADATA,
             )
-            found += page.get("items") or []
+            items += page.get("items") or []
             more = (page.get("metadata") or {}).get("continue")
             if not more:
-                return found
+                return items
             query["continue"] = more
 
     async def create(self, resource: Resource, body: dict[str, Any]) -> dict[str, Any]:
@@ -192,8 +192,8 @@ class Api:
         self, kind: str, namespace: str, name: str, uid: str, event: Event, now: datetime
     ) -> None:
         """An event on an object; the same one again is counted up."""
-        words = f"{uid} {event.reason} {event.message}"
-        title = f"{name[:200]}.{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+        identity = f"{uid} {event.reason} {event.message}"
+        title = f"{name[:200]}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
         about = {"apiVersion": API_VERSION, "kind": kind, "namespace": namespace, "name": name, "uid": uid}
         body = {
             "apiVersion": "v1",
@@ -219,7 +219,7 @@ class Api:
             await self.patch(EVENTS, namespace, title, {"count": count, "lastTimestamp": stamp(now)}, MERGE)
 
 
-def _words(data: bytes, code: int) -> str:
+def _error_message(data: bytes, code: int) -> str:
     try:
         return json.loads(data)["message"]
     except (ValueError, KeyError, TypeError):

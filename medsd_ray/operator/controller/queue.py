@@ -20,8 +20,10 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 60.0
 log = logging.getLogger(__name__)
 
 
-class Again(Exception):
-    """What goes by itself: it is tried again, and one line says why."""
+class Retry(Exception):
+    """An error that is expected to pass by itself. The key is tried again as after any other error, but the
+    log gets one line in place of a traceback.
+    """
 
 
 class Queue(Generic[Key]):
@@ -32,11 +34,11 @@ class Queue(Generic[Key]):
         self._busy: set[Key] = set()
         self._errors: dict[Key, int] = {}
         self._changed = asyncio.Event()
-        self.last_turn = time.monotonic()
+        self.last_progress = time.monotonic()
         """When a worker last took or ended something, or had nothing to do."""
 
     def add(self, key: Key, delay: float = 0.0) -> None:
-        """Due in `delay` seconds, or earlier if it was. A key that a worker has becomes due again after it."""
+        """Makes a key due in `delay` seconds, or earlier if it was; one that a worker has, after that."""
         due = time.monotonic() + delay
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
@@ -65,19 +67,21 @@ class Queue(Generic[Key]):
         while True:
             key = await self._take()
             try:
-                again = await handle(key)
+                retry_after = await handle(key)
             except Exception as error:
                 errors = self._errors[key] = self._errors.get(key, 0) + 1
-                again = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(errors - 1, 10))
-                log.error("%s: %s; again in %.1f s", key, error, again, exc_info=not isinstance(error, Again))
+                retry_after = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(errors - 1, 10))
+                log.error(
+                    "%s: %s; again in %.1f s", key, error, retry_after, exc_info=not isinstance(error, Retry)
+                )
             else:
                 self._errors.pop(key, None)
             finally:
                 self._busy.discard(key)
-                self.last_turn = time.monotonic()
+                self.last_progress = time.monotonic()
                 self._changed.set()
-            if again is not None:
-                self.add(key, again)
+            if retry_after is not None:
+                self.add(key, retry_after)
 
     async def _take(self) -> Key:
         while True:
@@ -86,7 +90,7 @@ class Queue(Generic[Key]):
             if key is not None:
                 self._busy.add(key)
                 return key
-            self.last_turn = time.monotonic()
+            self.last_progress = time.monotonic()
             try:
                 await asyncio.wait_for(self._changed.wait(), wait)
             except TimeoutError:

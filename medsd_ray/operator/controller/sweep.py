@@ -40,15 +40,16 @@ class Sweep:
                 log.exception("sweep failed; again in %.0f s", EVERY_S)
 
     async def fill(self) -> None:
-        """Puts into the index what is there before the first turn. The watches tell of it one by one, and a
-        turn that comes in between would take the Runtime, the pods or another writer to its output for
-        missing.
+        """Puts into the index what is there before the first reconciliation.
+
+        The watches tell of it one by one. A reconciliation that comes in between would take the Runtime, the
+        pods or another writer to its output for missing.
         """
         for runtime in await self.api.list(RUNTIMES, None, whole=True):
             self.index.see_runtime(runtime, deleted=False)
         for kind, resource in OBJECTS.items():
-            for made in await self._list(resource, whole=True):
-                self.index.see_object(made | {"kind": kind}, deleted=False)
+            for obj in await self._list(resource, whole=True):
+                self.index.see_object(obj | {"kind": kind}, deleted=False)
         for rayjob in await self._list(RAYJOBS, SELECTOR, whole=True):
             self.index.see_rayjob(rayjob, deleted=False)
         for pod in await self._list(PODS, SELECTOR, whole=True):
@@ -61,11 +62,13 @@ class Sweep:
         rayjobs, pods = await self._list(RAYJOBS, SELECTOR), await self._list(PODS, SELECTOR)
         objects: dict[Key, dict[str, Any]] = {}
         for kind, resource in OBJECTS.items():
-            for made in await self._list(resource):
-                objects[Key(kind, made["metadata"]["namespace"], made["metadata"]["name"])] = made["metadata"]
-        for key in self.index.keep_rayjobs(_uids(rayjobs), at) | self.index.keep_pods(_uids(pods), at):
+            for obj in await self._list(resource):
+                objects[Key(kind, obj["metadata"]["namespace"], obj["metadata"]["name"])] = obj["metadata"]
+        for key in self.index.drop_missing_rayjobs(_uids(rayjobs), at) | self.index.drop_missing_pods(
+            _uids(pods), at
+        ):
             self.queue.add(key)
-        self.index.keep_objects({meta["uid"] for meta in objects.values()}, at)
+        self.index.drop_missing_objects({meta["uid"] for meta in objects.values()}, at)
         self._compare(objects)
         for rayjob in rayjobs:
             await self._delete_if_left_over(rayjob, objects)
@@ -74,12 +77,13 @@ class Sweep:
         """The index may be a little behind; one that stays where it was for a whole sweep has no watch."""
         behind: dict[Key, str | None] = {}
         for key, meta in objects.items():
-            known = (self.index.objects.get(key) or {}).get("resourceVersion")
-            if known != meta["resourceVersion"]:
-                behind[key] = known
+            summary = self.index.objects.get(key)
+            version = summary.resource_version if summary else None
+            if version != meta["resourceVersion"]:
+                behind[key] = version
                 self.queue.add(key)
         self.silent = [
-            key for key, known in behind.items() if key in self._behind and self._behind[key] == known
+            key for key, version in behind.items() if key in self._behind and self._behind[key] == version
         ]
         self._behind = behind
 
@@ -88,8 +92,8 @@ class Sweep:
         if owner is None or meta.get("deletionTimestamp"):
             return
         uids = {reference["uid"] for reference in meta.get("ownerReferences") or []}
-        found = objects.get(Key(*owner))
-        if found is not None and found["uid"] in uids:
+        listed = objects.get(Key(*owner))
+        if listed is not None and listed["uid"] in uids:
             return
         kind, namespace, name = owner
         live = await self.api.get(OBJECTS[kind], namespace, name)
@@ -101,15 +105,15 @@ class Sweep:
     async def _list(
         self, resource: Resource, selector: str = "", whole: bool = False
     ) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        items: list[dict[str, Any]] = []
         for namespace in self.namespaces:
             try:
-                found += await self.api.list(resource, namespace, selector, whole)
+                items += await self.api.list(resource, namespace, selector, whole)
             except ApiError as error:
                 if error.code != 404:  # KubeRay is not installed yet
                     raise
-        return found
+        return items
 
 
-def _uids(made: list[dict[str, Any]]) -> set[str]:
-    return {one["metadata"]["uid"] for one in made}
+def _uids(objects: list[dict[str, Any]]) -> set[str]:
+    return {obj["metadata"]["uid"] for obj in objects}

@@ -16,56 +16,66 @@ from __future__ import annotations
 from datetime import datetime
 
 from medsd_ray.operator.lifecycle import progress
-from medsd_ray.operator.lifecycle.attempt import running, starting, suspending
-from medsd_ray.operator.lifecycle.decision import Decision, Facts, Turn
+from medsd_ray.operator.lifecycle.active_phases import handle_running, handle_starting, handle_suspending
+from medsd_ray.operator.lifecycle.decision import Decision, DecisionBuilder, ObservedState
 from medsd_ray.operator.lifecycle.failures import Failure
-from medsd_ray.operator.lifecycle.start import pending, retrying, waiting_for_resume
-from medsd_ray.operator.lifecycle.transitions import delete, fail, finished
+from medsd_ray.operator.lifecycle.idle_phases import handle_pending, handle_retrying, handle_suspended
+from medsd_ray.operator.lifecycle.transitions import delete_rayjob, fail, handle_finished
 from medsd_ray.operator.subject import Subject
 
-PHASES = {
-    "Pending": pending,
-    "Queued": starting,
-    "Starting": starting,
-    "Running": running,
-    "Suspending": suspending,
-    "Suspended": waiting_for_resume,
-    "Retrying": retrying,
-    "Succeeded": finished,
-    "Failed": finished,
+PHASE_HANDLERS = {
+    "Pending": handle_pending,
+    "Queued": handle_starting,
+    "Starting": handle_starting,
+    "Running": handle_running,
+    "Suspending": handle_suspending,
+    "Suspended": handle_suspended,
+    "Retrying": handle_retrying,
+    "Succeeded": handle_finished,
+    "Failed": handle_finished,
 }
 
 
-def decide(subject: Subject, facts: Facts, now: datetime) -> Decision:
-    """What becomes of the object now."""
+def decide(subject: Subject, observed: ObservedState, now: datetime) -> Decision:
+    """Decides what becomes of an object now. Pure: nothing is read or written.
+
+    Args:
+        subject: The object as the API server has it.
+        observed: What is there for it: RayJobs, pods, the driver's answer.
+        now: The time, with its zone.
+
+    Returns:
+        The status to write, then the actions to carry out, the events to post, and when the object is due
+        again.
+    """
     if subject.spec is None:
-        return _unreadable(subject, facts, now)
-    turn = Turn(subject, subject.spec, facts, now, subject.status)
-    turn.set(observedGeneration=subject.generation)
-    for rayjob in facts.older:
-        delete(turn, rayjob)
-    PHASES[turn.status.phase](turn)
-    if turn.status.phase != "Running":
-        turn.drop("Stalled")
-    progress.addresses(turn)
-    return turn.decision()
+        return _decide_invalid_spec(subject, observed, now)
+    builder = DecisionBuilder(subject, subject.spec, observed, now, subject.status)
+    builder.set(observedGeneration=subject.generation)
+    for rayjob in observed.older_rayjobs:
+        delete_rayjob(builder, rayjob)
+    PHASE_HANDLERS[builder.status.phase](builder)
+    if builder.status.phase != "Running":
+        builder.drop_conditions("Stalled")
+    progress.addresses(builder)
+    return builder.decision()
 
 
-def _unreadable(subject: Subject, facts: Facts, now: datetime) -> Decision:
+def _decide_invalid_spec(subject: Subject, observed: ObservedState, now: datetime) -> Decision:
     """A spec that the API server took and the models refuse. What runs already is left alone."""
-    words = subject.refusal or ""
-    turn = Turn(subject, None, facts, now, subject.status)  # type: ignore[arg-type]
-    turn.set(observedGeneration=subject.generation)
-    turn.condition("Accepted", False, "InvalidSpec", words)
+    message = subject.refusal or ""
+    builder = DecisionBuilder(subject, None, observed, now, subject.status)  # type: ignore[arg-type]
+    builder.set(observedGeneration=subject.generation)
+    builder.set_condition("Accepted", False, "InvalidSpec", message)
     if subject.status.phase == "Pending":
-        fail(turn, Failure("final", "InvalidSpec", words))
-    return turn.decision()
+        fail(builder, Failure("final", "InvalidSpec", message))
+    return builder.decision()
 
 
-def not_made(subject: Subject, words: str, wait: float, now: datetime) -> Decision:
+def attempt_not_created(subject: Subject, message: str, wait: float, now: datetime) -> Decision:
     """An attempt that cannot be made, and is tried again after `wait` seconds."""
-    turn = Turn(subject, subject.spec, Facts(), now, subject.status)  # type: ignore[arg-type]
-    turn.condition("Scheduled", False, "NotMade", words, warning=True)
-    turn.say(words)
-    turn.look_again(wait)
-    return turn.decision()
+    builder = DecisionBuilder(subject, subject.spec, ObservedState(), now, subject.status)  # type: ignore[arg-type]
+    builder.set_condition("Scheduled", False, "NotMade", message, warning=True)
+    builder.set_message(message)
+    builder.requeue(wait)
+    return builder.decision()

@@ -1,4 +1,4 @@
-"""One turn of the state machine: the status as it becomes, and what is to be done about it."""
+"""What a decision is made from, and what it is: a status, actions, events, and a time to look again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from medsd_ray.driver.protocol import Answer
+from medsd_ray.driver.protocol import DriverAnswer
 from medsd_ray.operator.lifecycle.pods import Pod
 from medsd_ray.operator.manifests.naming import attempt_of
 from medsd_ray.operator.manifests.rayjob import Plan
@@ -18,32 +18,37 @@ LONGEST_MESSAGE = 4096
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is there. `rayjob`: of the current attempt; `older`: RayJobs of earlier ones. `pods`: of all
-    attempts; `gone`: pods that were there, as they were last seen. `events`: of the current attempt's pods,
-    oldest first. `runtime_refusal`: why the Runtime cannot be read. `holder`: before the first attempt,
-    another unfinished object that writes to the same output.
-    """
+class ObservedState:
+    """What is there for an object: the Runtime, RayJobs, pods and events, and what the driver answers."""
 
     runtime: RuntimeSpec | None = None
-    runtime_refusal: str | None = None
+    runtime_error: str | None = None
+    """Why the Runtime that is there cannot be read."""
     rayjob: dict[str, Any] | None = None
-    older: tuple[dict[str, Any], ...] = ()
+    """Of the current attempt."""
+    older_rayjobs: tuple[dict[str, Any], ...] = ()
+    """Of earlier attempts."""
     pods: tuple[dict[str, Any], ...] = ()
-    gone: tuple[dict[str, Any], ...] = ()
+    """Of all attempts."""
+    deleted_pods: tuple[dict[str, Any], ...] = ()
+    """Of all attempts, as they were last seen."""
     events: tuple[dict[str, Any], ...] = ()
-    driver: Answer | None = None
-    holder: str | None = None
+    """Kubernetes' events on the current attempt's pods, the oldest first."""
+    driver: DriverAnswer | None = None
+    output_writer: str | None = None
+    """Before the first attempt: another object that is not finished and writes to the same output."""
 
 
 @dataclass(frozen=True)
-class MakeAttempt:
+class CreateAttempt:
+    """Creates the attempt's ConfigMap and RayJob, unless they are there."""
+
     plan: Plan
 
 
 @dataclass(frozen=True)
 class DeleteRayJob:
-    """In the foreground: it is gone when its pods are."""
+    """Deletes a RayJob in the foreground: it is gone when its pods are."""
 
     name: str
     uid: str
@@ -51,23 +56,25 @@ class DeleteRayJob:
 
 @dataclass(frozen=True)
 class ScaleWorkers:
-    """Of a RayCluster's one worker group; `without`: names of pods to delete."""
+    """Sets the size of a RayCluster's one worker group, and names the pods that KubeRay is to delete."""
 
     cluster: str
     replicas: int
-    without: tuple[str, ...] = ()
+    pods_to_delete: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class DeleteSelf:
-    pass
+class DeleteObject:
+    """Deletes the FineTune, Study or Evaluation itself: its time to live is over."""
 
 
-Action = MakeAttempt | DeleteRayJob | ScaleWorkers | DeleteSelf
+Action = CreateAttempt | DeleteRayJob | ScaleWorkers | DeleteObject
 
 
 @dataclass(frozen=True)
 class Event:
+    """A Kubernetes event on the object."""
+
     kind: str  # Normal or Warning
     reason: str
     message: str
@@ -75,26 +82,29 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
-    """`status` is written first, then the actions are carried out: what is made is always known beforehand.
-    `again`: seconds until the next look, None: when something changes.
+    """What becomes of an object. `status` is written first and the actions are carried out then, so that what
+    is made is always on record beforehand.
     """
 
     status: Status
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
-    again: float | None = None
+    requeue_after: float | None = None
+    """Seconds until the object is looked at again; None: when something changes."""
 
 
 @dataclass
-class Turn:
+class DecisionBuilder:
+    """A decision in the making: what it is made from, and the status, actions and events so far."""
+
     subject: Subject
     spec: JobSpec
-    facts: Facts
+    observed: ObservedState
     now: datetime
     status: Status
     actions: list[Action] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    again: float | None = None
+    requeue_after: float | None = None
 
     @property
     def attempt(self) -> Attempt:
@@ -103,14 +113,14 @@ class Turn:
     @property
     def pods(self) -> list[Pod]:
         """The current attempt's."""
-        return [pod for pod in self.facts.pods if attempt_of(pod) == self.attempt.number]
+        return [pod for pod in self.observed.pods if attempt_of(pod) == self.attempt.number]
 
     @property
-    def gone(self) -> list[Pod]:
-        return [pod for pod in self.facts.gone if attempt_of(pod) == self.attempt.number]
+    def deleted_pods(self) -> list[Pod]:
+        return [pod for pod in self.observed.deleted_pods if attempt_of(pod) == self.attempt.number]
 
     @property
-    def stamp(self) -> str:
+    def timestamp(self) -> str:
         return stamp(self.now)
 
     def set(self, **fields: Any) -> None:
@@ -119,23 +129,25 @@ class Turn:
     def set_attempt(self, **fields: Any) -> None:
         self.set(attempt=self.attempt.model_copy(update=fields))
 
-    def to(self, phase: Phase, reason: str, message: str, warning: bool = False) -> None:
+    def set_phase(self, phase: Phase, reason: str, message: str, warning: bool = False) -> None:
         """Changes the phase, and says so in an event."""
         self.set(phase=phase, message=message[:LONGEST_MESSAGE])
-        self.event("Warning" if warning else "Normal", reason, message)
+        self.add_event("Warning" if warning else "Normal", reason, message)
 
-    def say(self, message: str) -> None:
+    def set_message(self, message: str) -> None:
         self.set(message=message[:LONGEST_MESSAGE])
 
-    def event(self, kind: str, reason: str, message: str) -> None:
+    def add_event(self, kind: str, reason: str, message: str) -> None:
         self.events.append(Event(kind, reason, message))
 
-    def condition(self, kind: str, status: bool, reason: str, message: str, warning: bool = False) -> None:
+    def set_condition(
+        self, kind: str, status: bool, reason: str, message: str, warning: bool = False
+    ) -> None:
         """Sets a condition. With `warning`, an event says so too, when it is new."""
-        before = self.find(kind)
+        before = self.find_condition(kind)
         word = "True" if status else "False"
         new = before is None or (before.status, before.reason) != (word, reason)
-        since = before.lastTransitionTime if before and before.status == word else self.stamp
+        since = before.lastTransitionTime if before and before.status == word else self.timestamp
         condition = Condition(
             type=kind,
             status=word,
@@ -148,25 +160,25 @@ class Turn:
         at = next((i for i, c in enumerate(others) if c.type == kind), len(others))
         self.set(conditions=[*others[:at], condition, *others[at + 1 :]])
         if warning and new:
-            self.event("Warning", reason, message)
+            self.add_event("Warning", reason, message)
 
-    def drop(self, *kinds: str) -> None:
+    def drop_conditions(self, *kinds: str) -> None:
         self.set(conditions=[c for c in self.status.conditions if c.type not in kinds])
 
-    def find(self, kind: str) -> Condition | None:
+    def find_condition(self, kind: str) -> Condition | None:
         return next((c for c in self.status.conditions if c.type == kind), None)
 
-    def do(self, action: Action) -> None:
+    def add_action(self, action: Action) -> None:
         self.actions.append(action)
 
-    def look_again(self, seconds: float) -> None:
-        """The soonest of all that ask for it."""
+    def requeue(self, seconds: float) -> None:
+        """The object is due again in so many seconds, or earlier if something else asked for that."""
         seconds = max(0.0, seconds)
-        self.again = seconds if self.again is None else min(self.again, seconds)
+        self.requeue_after = seconds if self.requeue_after is None else min(self.requeue_after, seconds)
 
-    def since(self, time: str | None) -> float:
+    def seconds_since(self, time: str | None) -> float:
         """Seconds since a time of the status; 0 where it is absent."""
         return (self.now - moment(time)).total_seconds() if time else 0.0
 
     def decision(self) -> Decision:
-        return Decision(self.status, tuple(self.actions), tuple(self.events), self.again)
+        return Decision(self.status, tuple(self.actions), tuple(self.events), self.requeue_after)

@@ -117,7 +117,7 @@ def _ended(pod: Pod) -> bool:
 
 def losses(pods: list[Pod]) -> list[str]:
     """Pods that ended, one phrase each, such as `x-1-abcde-worker-fghij: OOMKilled (exit code 137)`."""
-    return [f"{pod['metadata']['name']}: {words}" for pod in pods if (words := why_dead(pod))]
+    return [f"{pod['metadata']['name']}: {reason}" for pod in pods if (reason := why_dead(pod))]
 
 
 def ended(rayjob: dict[str, Any]) -> bool:
@@ -136,8 +136,8 @@ def succeeded(rayjob: dict[str, Any]) -> bool:
 
 
 def exit_code(rayjob: dict[str, Any]) -> int | None:
-    found = EXIT_CODE.search((rayjob.get("status") or {}).get("message") or "")
-    return int(found[1]) if found else None
+    match = EXIT_CODE.search((rayjob.get("status") or {}).get("message") or "")
+    return int(match[1]) if match else None
 
 
 def failure_of(rayjob: dict[str, Any], pods: list[Pod], gone: list[Pod], error: str | None) -> Failure:
@@ -147,11 +147,11 @@ def failure_of(rayjob: dict[str, Any], pods: list[Pod], gone: list[Pod], error: 
     if status.get("jobDeploymentStatus") == "ValidationFailed":
         return Failure("final", "RayJobRefused", f"KubeRay refuses the RayJob: {message}"[:LONGEST])
     code = exit_code(rayjob)
-    words = error or last_words(message)
+    own_line = error or last_words(message)
     if code == BAD_INPUT:
-        return Failure("final", "BadInput", words or "bad input (exit code 2); the logs say more")
+        return Failure("final", "BadInput", own_line or "bad input (exit code 2); the logs say more")
     parts = [
-        words
+        own_line
         or (
             f"the run ended with exit code {code}"
             if code is not None
@@ -164,7 +164,7 @@ def failure_of(rayjob: dict[str, Any], pods: list[Pod], gone: list[Pod], error: 
     if code == FAILED:
         return Failure("application", "RunFailed", text)
     if code is not None:
-        return Failure("infrastructure", "RunKilled", f"{text} (exit code {code})" if words else text)
+        return Failure("infrastructure", "RunKilled", f"{text} (exit code {code})" if own_line else text)
     if status.get("jobStatus") == "STOPPED":
         return Failure("infrastructure", "RunStopped", "the Ray job was stopped from outside")
     if reason == "DeadlineExceeded":
@@ -174,11 +174,11 @@ def failure_of(rayjob: dict[str, Any], pods: list[Pod], gone: list[Pod], error: 
 
 def last_words(log: str) -> str | None:
     """The last `medsd: …` line of a log."""
-    found = OWN_WORDS.findall(log)
-    return found[-1].strip() if found else None
+    lines = OWN_WORDS.findall(log)
+    return lines[-1].strip() if lines else None
 
 
 def library_error(log: str) -> str | None:
     """The last line of a log in which NCCL or DeepSpeed says what failed."""
-    found = LIBRARY.findall(log)
-    return " ".join(found[-1].split()) if found else None
+    lines = LIBRARY.findall(log)
+    return " ".join(lines[-1].split()) if lines else None

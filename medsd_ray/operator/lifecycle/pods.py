@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from medsd_ray.spec.labels import RAY_NODE_TYPE
+
 Pod = dict[str, Any]
 LONGEST = 1000
 
@@ -31,11 +33,11 @@ def group_of(rayjob: dict[str, Any]) -> Group:
 
 
 def is_head(pod: Pod) -> bool:
-    return (pod["metadata"].get("labels") or {}).get("ray.io/node-type") == "head"
+    return (pod["metadata"].get("labels") or {}).get(RAY_NODE_TYPE) == "head"
 
 
-def is_going(made: dict[str, Any]) -> bool:
-    return bool(made["metadata"].get("deletionTimestamp"))
+def is_going(obj: dict[str, Any]) -> bool:
+    return bool(obj["metadata"].get("deletionTimestamp"))
 
 
 def is_placed(pod: Pod) -> bool:
@@ -58,8 +60,8 @@ def phase(pod: Pod) -> str:
     return (pod.get("status") or {}).get("phase", "Pending")
 
 
-def condition(made: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    conditions = (made.get("status") or {}).get("conditions") or []
+def condition(obj: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    conditions = (obj.get("status") or {}).get("conditions") or []
     return next((c for c in conditions if c["type"] == kind), None)
 
 

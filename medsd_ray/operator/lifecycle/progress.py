@@ -6,8 +6,8 @@ import math
 import re
 from datetime import UTC
 
-from medsd_ray.driver.protocol import Answer
-from medsd_ray.operator.lifecycle.decision import Turn
+from medsd_ray.driver.protocol import DriverAnswer
+from medsd_ray.operator.lifecycle.decision import DecisionBuilder
 from medsd_ray.operator.manifests.rayjob import output_of, report_of
 from medsd_ray.operator.times import stamp
 from medsd_ray.progress_line import duration
@@ -22,7 +22,7 @@ STALLED_STEPS = 20
 UNSAVED = re.compile(r"the checkpoint of step (\d+) was not saved")
 
 
-def progress_of(answer: Answer) -> Progress:
+def progress_of(answer: DriverAnswer) -> Progress:
     eta = answer.eta_seconds
     updated = answer.lastUpdateTime
     return Progress(
@@ -39,68 +39,72 @@ def progress_of(answer: Answer) -> Progress:
     )
 
 
-def show(turn: Turn) -> None:
+def show(builder: DecisionBuilder) -> None:
     """Sets what follows from the driver's answer: status.progress and the conditions CheckpointSaved and
     Stalled.
     """
-    answer = turn.facts.driver
+    answer = builder.observed.driver
     if answer is not None:
-        turn.set(progress=progress_of(answer))
-        _checkpoint_saved(turn, answer)
-    _stalled(turn)
+        builder.set(progress=progress_of(answer))
+        _checkpoint_saved(builder, answer)
+    _stalled(builder)
 
 
-def _checkpoint_saved(turn: Turn, answer: Answer) -> None:
+def _checkpoint_saved(builder: DecisionBuilder, answer: DriverAnswer) -> None:
     saved = answer.checkpoint_step
     lost = [warning for warning in answer.warnings if UNSAVED.search(warning)]
     if lost and (saved is None or saved < int(UNSAVED.search(lost[-1])[1])):  # type: ignore[index]
-        turn.condition("CheckpointSaved", False, "NotSaved", f"{lost[-1]}; training goes on", warning=True)
+        builder.set_condition(
+            "CheckpointSaved", False, "NotSaved", f"{lost[-1]}; training goes on", warning=True
+        )
     elif saved is not None:
-        turn.condition("CheckpointSaved", True, "Saved", f"the newest complete checkpoint is of step {saved}")
+        builder.set_condition(
+            "CheckpointSaved", True, "Saved", f"the newest complete checkpoint is of step {saved}"
+        )
 
 
-def _stalled(turn: Turn) -> None:
+def _stalled(builder: DecisionBuilder) -> None:
     """Progress that stands still while training: older than 300 s, and than 20 steps take."""
-    progress = turn.status.progress
+    progress = builder.status.progress
     if (
-        turn.status.phase != "Running"
+        builder.status.phase != "Running"
         or progress is None
         or progress.lastUpdateTime is None
         or progress.stage != "train"
     ):
-        turn.drop("Stalled")
+        builder.drop_conditions("Stalled")
         return
-    age = turn.since(max(progress.lastUpdateTime, turn.attempt.runningTime or ""))
-    limit = max(STALLED_S, _seconds_between_updates(turn, progress))
+    age = builder.seconds_since(max(progress.lastUpdateTime, builder.attempt.runningTime or ""))
+    limit = max(STALLED_S, _seconds_between_updates(builder, progress))
     if age > limit:
-        words = f"no progress since {progress.lastUpdateTime}, at step {progress.step}"
-        silent = "" if turn.facts.driver else "; the driver does not answer"
-        turn.condition("Stalled", True, "NoProgress", words + silent, warning=True)
+        message = f"no progress since {progress.lastUpdateTime}, at step {progress.step}"
+        silent = "" if builder.observed.driver else "; the driver does not answer"
+        builder.set_condition("Stalled", True, "NoProgress", message + silent, warning=True)
     else:
-        turn.condition("Stalled", False, "Progressing", "the run writes its progress")
+        builder.set_condition("Stalled", False, "Progressing", "the run writes its progress")
 
 
-def _seconds_between_updates(turn: Turn, progress: Progress) -> float:
+def _seconds_between_updates(builder: DecisionBuilder, progress: Progress) -> float:
     """Of 20 steps, and of at least two lines of the log, between which a run writes nothing."""
-    if not isinstance(turn.spec, FineTuneSpec) or not progress.imagesPerSecond:
+    if not isinstance(builder.spec, FineTuneSpec) or not progress.imagesPerSecond:
         return 0.0
-    training = turn.spec.run.training
+    training = builder.spec.run.training
     step = training.global_batch_size / progress.imagesPerSecond
     return step * max(STALLED_STEPS, 2 * training.log_every)
 
 
-def addresses(turn: Turn) -> None:
+def addresses(builder: DecisionBuilder) -> None:
     """The dashboard's is there while the cluster is; the report's once the run has succeeded."""
-    output = output_of(turn.spec)
-    status = (turn.facts.rayjob or {}).get("status") or {}
-    running = turn.status.phase in ("Starting", "Running", "Suspending")
+    output = output_of(builder.spec)
+    status = (builder.observed.rayjob or {}).get("status") or {}
+    running = builder.status.phase in ("Starting", "Running", "Suspending")
     dashboard = status.get("dashboardURL") if running else None
-    done = turn.status.phase == "Succeeded"
-    turn.set(
+    done = builder.status.phase == "Succeeded"
+    builder.set(
         addresses=Addresses(
             output=output,
             logs=f"{output}/logs",
-            report=f"{output}/{report}" if done and (report := report_of(turn.spec)) else None,
+            report=f"{output}/{report}" if done and (report := report_of(builder.spec)) else None,
             dashboard=f"http://{dashboard}" if dashboard and "://" not in dashboard else dashboard,
         )
     )

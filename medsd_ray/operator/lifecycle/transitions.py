@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from medsd_ray.operator.lifecycle.decision import DeleteRayJob, DeleteSelf, Turn
+from medsd_ray.operator.lifecycle.decision import DecisionBuilder, DeleteObject, DeleteRayJob
 from medsd_ray.operator.lifecycle.failures import Failure, ended, failure_of, succeeded
 from medsd_ray.operator.lifecycle.pods import is_going
 from medsd_ray.operator.times import stamp
@@ -22,113 +22,117 @@ not wait for it.
 """
 
 
-def over(turn: Turn) -> bool:
+def end_with_rayjob(builder: DecisionBuilder) -> bool:
     """Whether the RayJob has ended; if so, ends the attempt with it."""
-    rayjob = turn.facts.rayjob
+    rayjob = builder.observed.rayjob
     if rayjob is None or not ended(rayjob):
         return False
     if succeeded(rayjob):
-        succeed(turn)
+        succeed(builder)
     else:
-        fail(turn, failure(turn))
+        fail(builder, attempt_failure(builder))
     return True
 
 
-def failure(turn: Turn) -> Failure:
-    error = turn.facts.driver.error if turn.facts.driver else None
-    return failure_of(turn.facts.rayjob or {}, turn.pods, turn.gone, error)
+def attempt_failure(builder: DecisionBuilder) -> Failure:
+    error = builder.observed.driver.error if builder.observed.driver else None
+    return failure_of(builder.observed.rayjob or {}, builder.pods, builder.deleted_pods, error)
 
 
-def succeed(turn: Turn) -> None:
-    turn.set(completionTime=turn.stamp)
-    turn.drop("Suspended")
-    turn.condition("Complete", True, "Succeeded", "the run is done")
-    turn.to("Succeeded", "Succeeded", "the run is done")
-    turn.look_again(0)
+def succeed(builder: DecisionBuilder) -> None:
+    builder.set(completionTime=builder.timestamp)
+    builder.drop_conditions("Suspended")
+    builder.set_condition("Complete", True, "Succeeded", "the run is done")
+    builder.set_phase("Succeeded", "Succeeded", "the run is done")
+    builder.requeue(0)
 
 
-def lose(turn: Turn, reason: str, words: str) -> None:
-    fail(turn, Failure("infrastructure", reason, words))
+def fail_infrastructure(builder: DecisionBuilder, reason: str, message: str) -> None:
+    fail(builder, Failure("infrastructure", reason, message))
 
 
-def fail(turn: Turn, failure: Failure) -> None:
+def fail(builder: DecisionBuilder, failure: Failure) -> None:
     """A retry within the budget of its class, or the end."""
-    turn.drop("Scheduled", "Suspended")
+    builder.drop_conditions("Scheduled", "Suspended")
     if failure.kind != "final":
-        count = getattr(turn.status.failures, failure.kind) + 1
-        budget = getattr(turn.spec.retries, failure.kind)
-        turn.set(failures=turn.status.failures.model_copy(update={failure.kind: count}))
+        count = getattr(builder.status.failures, failure.kind) + 1
+        budget = getattr(builder.spec.retries, failure.kind)
+        builder.set(failures=builder.status.failures.model_copy(update={failure.kind: count}))
         if count <= budget:
-            _retry(turn, failure, count, budget)
+            _retry(builder, failure, count, budget)
             return
         if budget:
             failure = Failure(failure.kind, failure.reason, f"{failure.message}; no retry is left")
-    turn.set(completionTime=turn.stamp)
-    turn.condition("Failed", True, failure.reason, failure.message)
-    turn.to("Failed", failure.reason, failure.message, warning=True)
-    turn.look_again(0)
+    builder.set(completionTime=builder.timestamp)
+    builder.set_condition("Failed", True, failure.reason, failure.message)
+    builder.set_phase("Failed", failure.reason, failure.message, warning=True)
+    builder.requeue(0)
 
 
-def _retry(turn: Turn, failure: Failure, count: int, budget: int) -> None:
-    stop_clock(turn)
-    wait = min(LONGEST_BACKOFF_S, turn.spec.retries.backoffSeconds * 2 ** min(count - 1, 10))
-    turn.set(retryTime=stamp(turn.now + timedelta(seconds=wait)))
-    words = f"{failure.message}; retry {count} of {budget} in {wait} s, from the newest checkpoint"
-    turn.to("Retrying", failure.reason, words, warning=True)
-    turn.look_again(0)
+def _retry(builder: DecisionBuilder, failure: Failure, count: int, budget: int) -> None:
+    add_active_time(builder)
+    wait = min(LONGEST_BACKOFF_S, builder.spec.retries.backoffSeconds * 2 ** min(count - 1, 10))
+    builder.set(retryTime=stamp(builder.now + timedelta(seconds=wait)))
+    message = f"{failure.message}; retry {count} of {budget} in {wait} s, from the newest checkpoint"
+    builder.set_phase("Retrying", failure.reason, message, warning=True)
+    builder.requeue(0)
 
 
-def finished(turn: Turn) -> None:
+def handle_finished(builder: DecisionBuilder) -> None:
     """KubeRay frees the pods of a RayJob that has ended; all else is deleted here, and in the end the object
     itself.
     """
-    rayjob = turn.facts.rayjob
+    rayjob = builder.observed.rayjob
     if rayjob is not None and not ended(rayjob):
-        delete(turn, rayjob)
-    ttl = turn.spec.ttlSecondsAfterFinished
-    if ttl is None and turn.facts.runtime is not None:
-        ttl = turn.facts.runtime.defaults.ttlSecondsAfterFinished
-    if ttl is None or turn.status.completionTime is None:
+        delete_rayjob(builder, rayjob)
+    ttl = builder.spec.ttlSecondsAfterFinished
+    if ttl is None and builder.observed.runtime is not None:
+        ttl = builder.observed.runtime.defaults.ttlSecondsAfterFinished
+    if ttl is None or builder.status.completionTime is None:
         return
-    left = ttl - turn.since(turn.status.completionTime)
+    left = ttl - builder.seconds_since(builder.status.completionTime)
     if left > 0:
-        turn.look_again(left)
+        builder.requeue(left)
     else:
-        turn.do(DeleteSelf())
+        builder.add_action(DeleteObject())
 
 
-def suspended(turn: Turn, words: str) -> None:
+def set_suspended(builder: DecisionBuilder, message: str) -> None:
     """Nothing runs any more, and no pod is left."""
-    stop_clock(turn)
-    turn.set(retryTime=None)
-    turn.drop("Scheduled")
-    turn.condition("Suspended", True, "Suspended", words)
-    turn.to("Suspended", "Suspended", words)
-    if not turn.spec.suspend:
-        turn.look_again(0)
+    add_active_time(builder)
+    builder.set(retryTime=None)
+    builder.drop_conditions("Scheduled")
+    builder.set_condition("Suspended", True, "Suspended", message)
+    builder.set_phase("Suspended", "Suspended", message)
+    if not builder.spec.suspend:
+        builder.requeue(0)
 
 
-def stop_clock(turn: Turn) -> None:
+def add_active_time(builder: DecisionBuilder) -> None:
     """Adds the attempt's running time to that of all before it, as another will follow."""
-    if turn.attempt.runningTime:
-        turn.set(activeSeconds=turn.status.activeSeconds + turn.since(turn.attempt.runningTime))
-        turn.set_attempt(runningTime=None)
+    if builder.attempt.runningTime:
+        builder.set(
+            activeSeconds=builder.status.activeSeconds + builder.seconds_since(builder.attempt.runningTime)
+        )
+        builder.set_attempt(runningTime=None)
 
 
-def delete(turn: Turn, rayjob: dict[str, Any]) -> None:
+def delete_rayjob(builder: DecisionBuilder, rayjob: dict[str, Any]) -> None:
     if not is_going(rayjob):
-        turn.do(DeleteRayJob(rayjob["metadata"]["name"], rayjob["metadata"]["uid"]))
-        turn.look_again(CLEARING_S)
+        builder.add_action(DeleteRayJob(rayjob["metadata"]["name"], rayjob["metadata"]["uid"]))
+        builder.requeue(CLEARING_S)
 
 
-def cleared(turn: Turn) -> bool:
+def is_cleared(builder: DecisionBuilder) -> bool:
     """Whether all attempts are gone, but for what a lost node keeps."""
-    rayjob = turn.facts.rayjob
-    left = [made for made in [*([rayjob] if rayjob else []), *turn.facts.pods] if not _stuck(turn, made)]
+    rayjob = builder.observed.rayjob
+    left = [
+        obj for obj in [*([rayjob] if rayjob else []), *builder.observed.pods] if not _stuck(builder, obj)
+    ]
     if left:
-        turn.look_again(CLEARING_S)
+        builder.requeue(CLEARING_S)
     return not left
 
 
-def _stuck(turn: Turn, made: dict[str, Any]) -> bool:
-    return is_going(made) and turn.since(made["metadata"]["deletionTimestamp"]) > STUCK_S
+def _stuck(builder: DecisionBuilder, obj: dict[str, Any]) -> bool:
+    return is_going(obj) and builder.seconds_since(obj["metadata"]["deletionTimestamp"]) > STUCK_S

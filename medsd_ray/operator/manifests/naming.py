@@ -1,4 +1,4 @@
-"""Names and labels of what the operator makes: one attempt is one RayJob and one ConfigMap of the same name."""
+"""Names and labels of what the operator makes: of an attempt, a RayJob and a ConfigMap of the same name."""
 
 from __future__ import annotations
 
@@ -6,25 +6,21 @@ import hashlib
 import re
 from typing import Any
 
-from medsd_ray.spec.objects import API_VERSION, GROUP
+from medsd_ray.spec import labels
+from medsd_ray.spec.objects import API_VERSION
 
 MANAGER, PROGRESS_MANAGER = "medsd", "medsd-progress"
 """Field managers of server-side apply: the controller's, and the one of status.progress alone."""
 
-ATTEMPT, OWNER_UID = f"{GROUP}/attempt", f"{GROUP}/owner-uid"
-
-
-MANAGED_BY = {"app.kubernetes.io/managed-by": "medsd"}
-
-
-SELECTOR = "app.kubernetes.io/managed-by=medsd,app.kubernetes.io/name=medsd"
+SELECTOR = labels.selector(labels.MEDSD)
+"""Of all that the operator makes."""
 
 
 LONGEST = 40
 """KubeRay takes RayJobs of 47 characters at most, and adds to the name for its services and pods."""
 
 KINDS = {"finetune": "FineTune", "study": "Study", "evaluation": "Evaluation"}
-"""By the label app.kubernetes.io/component."""
+"""By the component label."""
 
 
 LETTERS = {"FineTune": "", "Study": "s", "Evaluation": "e"}
@@ -42,32 +38,30 @@ def attempt_name(kind: str, name: str, number: int) -> str:
     return name + tail
 
 
-def labels(kind: str, name: str, uid: str, number: int) -> dict[str, str]:
+def attempt_labels(kind: str, name: str, uid: str, number: int) -> dict[str, str]:
     """Of all that is made for attempt `number` of the object with this name and uid."""
     return {
-        "app.kubernetes.io/name": "medsd",
-        "app.kubernetes.io/instance": name,
-        "app.kubernetes.io/component": kind.lower(),
-        **MANAGED_BY,
-        OWNER_UID: uid,
-        ATTEMPT: str(number),
+        **labels.MEDSD,
+        **labels.of_object(kind, name),
+        labels.OWNER_UID: uid,
+        labels.ATTEMPT: str(number),
     }
 
 
-def owner_of(made: dict[str, Any]) -> tuple[str, str, str] | None:
+def owner_of(obj: dict[str, Any]) -> tuple[str, str, str] | None:
     """(kind, namespace, name) of the object for which a RayJob or pod was made, by its labels; None if it is
     not medsd's.
     """
-    found = made["metadata"].get("labels") or {}
-    kind = KINDS.get(found.get("app.kubernetes.io/component", ""))
-    name = found.get("app.kubernetes.io/instance")
-    if kind is None or not name or found.get("app.kubernetes.io/managed-by") != "medsd":
+    own = obj["metadata"].get("labels") or {}
+    kind = KINDS.get(own.get(labels.COMPONENT, ""))
+    name = own.get(labels.INSTANCE)
+    if kind is None or not name or own.get(labels.MANAGED_BY) != "medsd":
         return None
-    return kind, made["metadata"]["namespace"], name
+    return kind, obj["metadata"]["namespace"], name
 
 
-def attempt_of(made: dict[str, Any]) -> int:
-    number = (made["metadata"].get("labels") or {}).get(ATTEMPT, "")
+def attempt_of(obj: dict[str, Any]) -> int:
+    number = (obj["metadata"].get("labels") or {}).get(labels.ATTEMPT, "")
     return int(number) if re.fullmatch(r"[0-9]+", number) else 0
 
 
@@ -81,8 +75,8 @@ def made_for(pod: dict[str, Any], uid: str) -> bool:
     A pod's owner reference names the RayCluster, so that a label has to say it. Pods of attempts that were
     made before there was this label do not have it, and count.
     """
-    return (pod["metadata"].get("labels") or {}).get(OWNER_UID, uid) == uid
+    return (pod["metadata"].get("labels") or {}).get(labels.OWNER_UID, uid) == uid
 
 
-def owned_by(made: dict[str, Any], uid: str) -> bool:
-    return any(owner["uid"] == uid for owner in made["metadata"].get("ownerReferences") or [])
+def owned_by(obj: dict[str, Any], uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in obj["metadata"].get("ownerReferences") or [])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
+
+from kubernetes.utils.quantity import parse_quantity
 
 from medsd_ray.driver.protocol import DRIVER_PORT
 from medsd_ray.spec.objects import JobSpec, Pool, RuntimeSpec, StudyJobSpec
@@ -25,19 +26,6 @@ TRIAL_MIB = 2560
 LEAST_OBJECT_STORE = 80 * 10**6
 """Bytes; Ray refuses less than 75 MiB."""
 
-
-UNITS = {
-    "": 1,
-    "m": 1e-3,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
 
 # A big image takes minutes to import Ray; the liveness probe that KubeRay sets waits until this one has
 # passed.
@@ -79,7 +67,7 @@ def head_memory(quantity: str, spec: JobSpec) -> str:
     """
     if not isinstance(spec, StudyJobSpec):
         return quantity
-    return f"{math.ceil(amount(quantity) / 2**20) + TRIAL_MIB * spec.study.search.max_concurrent}Mi"
+    return f"{math.ceil(parse_quantity(quantity) / 2**20) + TRIAL_MIB * spec.study.search.max_concurrent}Mi"
 
 
 def worker_group(
@@ -147,7 +135,7 @@ def _container(runtime: RuntimeSpec, name: str) -> dict[str, Any]:
 
 
 def environment(runtime: RuntimeSpec) -> list[dict[str, Any]]:
-    """S3 by reference: the keys stay in their Secret. What the platform team sets in the runtime's env wins."""
+    """S3 by reference: the keys stay in their Secret. What the platform team sets in the env wins."""
     s3 = runtime.s3
     values: dict[str, dict[str, Any]] = {
         "HOME": {"value": "/tmp/home"},
@@ -180,17 +168,9 @@ def _placement(
 
 def whole_cpus(quantity: str) -> int:
     """CPU slots that Ray counts for a pod: `500m` is one."""
-    return max(1, math.ceil(amount(quantity)))
+    return max(1, math.ceil(parse_quantity(quantity)))
 
 
 def object_store(shared_memory: str) -> str:
     """Half of /dev/shm for Ray's object store, the rest for NCCL and data loaders. Bytes."""
-    return str(max(LEAST_OBJECT_STORE, int(amount(shared_memory) / 2)))
-
-
-def amount(quantity: str) -> float:
-    """A Kubernetes quantity, such as 16Gi or 500m, as a number."""
-    found = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity)
-    if found is None or found[2] not in UNITS:
-        raise ValueError(f"{quantity!r} is not a quantity such as 16Gi or 500m")
-    return float(found[1]) * UNITS[found[2]]
+    return str(max(LEAST_OBJECT_STORE, int(parse_quantity(shared_memory) / 2)))

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from medsd_ray.operator.manifests import pods
-from medsd_ray.operator.manifests.naming import attempt_name, labels, owner_reference
+from medsd_ray.operator.manifests.naming import attempt_labels, attempt_name, owner_reference
 from medsd_ray.operator.subject import Subject
 from medsd_ray.runs.names import REPORT, REPORT_PAGE, STUDY_TABLE
 from medsd_ray.spec.objects import EvaluationSpec, JobSpec, Pool, RuntimeSpec, StudyJobSpec
@@ -64,7 +64,7 @@ def plan(subject: Subject, runtime: RuntimeSpec, number: int) -> Plan:
     meta = {
         "name": name,
         "namespace": subject.namespace,
-        "labels": labels(subject.kind, subject.name, subject.uid, number),
+        "labels": attempt_labels(subject.kind, subject.name, subject.uid, number),
         "ownerReferences": [owner_reference(subject.kind, subject.name, subject.uid)],
     }
     configmap = {
@@ -128,8 +128,8 @@ def size_of(spec: JobSpec, pool: Pool) -> Size:
     if per_pod * cpus > slots:
         raise Refused(
             "PoolTooSmall",
-            f"a pod of pool {pool.name} holds {per_pod} worker(s) of {cpus} CPU(s), but has {pool.cpus} CPUs; "
-            "lower cpus_per_worker, or choose another pool",
+            f"a pod of pool {pool.name} holds {per_pod} worker(s) of {cpus} CPU(s), but has {pool.cpus} "
+            "CPUs; lower cpus_per_worker, or choose another pool",
         )
     size = Size(math.ceil(workers / per_pod), math.ceil(most / per_pod))
     if size.most > pool.maxPods:

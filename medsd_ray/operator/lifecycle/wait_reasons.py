@@ -45,61 +45,61 @@ NO_KEY = re.compile(r"couldn't find key (\S+) in Secret (?:[^\s/]+/)?([^\s/]+)")
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitReason:
     """`reason` in CamelCase, `message` in words; both end in the Scheduled condition."""
 
     reason: str
     message: str
 
 
-def waiting(rayjob: dict[str, Any], pods: list[Pod], events: list[dict[str, Any]]) -> Waiting:
+def wait_reason(rayjob: dict[str, Any], pods: list[Pod], events: list[dict[str, Any]]) -> WaitReason:
     """What an attempt that does not run yet waits for; `pods` and `events` are the attempt's own."""
     group, alive = group_of(rayjob), live(pods)
     return (
         container_trouble(alive)
         or mount_trouble(alive, events)
         or unplaced(group, alive)
-        or not_made(rayjob)
+        or refused_pods(rayjob)
         or _coming(rayjob, group, alive)
     )
 
 
-def container_trouble(pods: list[Pod]) -> Waiting | None:
-    """An image that cannot be pulled, a secret or key that is missing, a container that ends again and again."""
+def container_trouble(pods: list[Pod]) -> WaitReason | None:
+    """An image that cannot be pulled, a secret or key that is missing, a container that keeps ending."""
     for pod in pods:
         for container in containers(pod):
             state = (container.get("state") or {}).get("waiting") or {}
             reason, message = state.get("reason", ""), state.get("message", "")
             if reason in IMAGE:
-                return Waiting("ImagePullFailed", f"image pull failed: {message or reason}"[:LONGEST])
+                return WaitReason("ImagePullFailed", f"image pull failed: {message or reason}"[:LONGEST])
             if reason in CONFIG:
-                return Waiting("ContainerNotMade", _config_words(pod, reason, message)[:LONGEST])
+                return WaitReason("ContainerNotMade", _config_words(pod, reason, message)[:LONGEST])
             if reason == "CrashLoopBackOff":
                 name = pod["metadata"]["name"]
-                return Waiting(
+                return WaitReason(
                     "ContainerEnds", f"pod {name}: its container ends again and again: {last_end(container)}"
                 )
     return None
 
 
 def _config_words(pod: Pod, reason: str, message: str) -> str:
-    if found := NO_KEY.search(message):
-        return f"secret {found[2]} has no key {found[1]}"
-    if found := NO_SECRET.search(message):
-        return f"there is no secret {found[1]} in namespace {pod['metadata']['namespace']}"
+    if match := NO_KEY.search(message):
+        return f"secret {match[2]} has no key {match[1]}"
+    if match := NO_SECRET.search(message):
+        return f"there is no secret {match[1]} in namespace {pod['metadata']['namespace']}"
     return f"pod {pod['metadata']['name']}: {reason}: {message}"
 
 
-def mount_trouble(pods: list[Pod], events: list[dict[str, Any]]) -> Waiting | None:
+def mount_trouble(pods: list[Pod], events: list[dict[str, Any]]) -> WaitReason | None:
     """A volume or sandbox that fails, for a pod that is placed and has no container yet."""
     stuck = {pod["metadata"]["name"] for pod in pods if is_placed(pod) and phase(pod) == "Pending"}
     for event in reversed(events):
         if event["reason"] in STUCK_EVENTS and event["object"] in stuck:
-            return Waiting(event["reason"], f"pod {event['object']}: {event['message']}"[:LONGEST])
+            return WaitReason(event["reason"], f"pod {event['object']}: {event['message']}"[:LONGEST])
     return None
 
 
-def unplaced(group: Group, pods: list[Pod]) -> Waiting | None:
+def unplaced(group: Group, pods: list[Pod]) -> WaitReason | None:
     """Pods for which the scheduler finds no node, and why, in its own words."""
     for pod in sorted(pods, key=lambda pod: not is_head(pod)):
         refused = condition(pod, "PodScheduled") or {}
@@ -107,46 +107,50 @@ def unplaced(group: Group, pods: list[Pod]) -> Waiting | None:
             continue
         why = refused.get("message") or refused.get("reason", "")
         if is_head(pod):
-            return Waiting("Unschedulable", f"waiting for a node for the head pod ({why})"[:LONGEST])
+            return WaitReason("Unschedulable", f"waiting for a node for the head pod ({why})"[:LONGEST])
         placed = sum(is_placed(p) for p in pods if not is_head(p))
         missing = group.wanted - placed
-        what = _count(missing * group.gpus, "GPU") if group.gpus else _count(missing, "pod")
-        words = f"waiting for {what} in pool {group.pool}: {placed} of {group.wanted} workers placed ({why})"
-        return Waiting("Unschedulable", words[:LONGEST])
+        shortage = _count(missing * group.gpus, "GPU") if group.gpus else _count(missing, "pod")
+        message = (
+            f"waiting for {shortage} in pool {group.pool}: {placed} of {group.wanted} workers placed ({why})"
+        )
+        return WaitReason("Unschedulable", message[:LONGEST])
     return None
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def not_made(rayjob: dict[str, Any]) -> Waiting | None:
+def refused_pods(rayjob: dict[str, Any]) -> WaitReason | None:
     """Pods that the API server refuses to KubeRay: a quota, an admission policy."""
     cluster = (rayjob.get("status") or {}).get("rayClusterStatus") or {}
     failure = condition({"status": cluster}, "ReplicaFailure") or {}
     if failure.get("status") != "True":
         return None
-    return Waiting(
+    return WaitReason(
         "PodsNotMade",
         f"KubeRay cannot make the pods: {' '.join(failure.get('message', '').split())}"[:LONGEST],
     )
 
 
-def _coming(rayjob: dict[str, Any], group: Group, pods: list[Pod]) -> Waiting:
+def _coming(rayjob: dict[str, Any], group: Group, pods: list[Pod]) -> WaitReason:
     status = rayjob.get("status") or {}
     if not status.get("jobDeploymentStatus"):
-        return Waiting("WaitingForKubeRay", "waiting for KubeRay to take the RayJob")
+        return WaitReason("WaitingForKubeRay", "waiting for KubeRay to take the RayJob")
     if status["jobDeploymentStatus"] == "Running":
-        return Waiting("JobSubmitted", "all pods are ready; waiting for Ray to start the job")
+        return WaitReason("JobSubmitted", "all pods are ready; waiting for Ray to start the job")
     heads = [pod for pod in pods if is_head(pod)]
     if not heads:
-        return Waiting("WaitingForPods", "waiting for KubeRay to make the pods")
+        return WaitReason("WaitingForPods", "waiting for KubeRay to make the pods")
     head = "ready" if is_ready(heads[0]) else "not ready yet"
     ready = sum(is_ready(pod) for pod in pods if not is_head(pod))
-    return Waiting("PodsStarting", f"pods are starting: head {head}, {ready} of {group.wanted} workers ready")
+    return WaitReason(
+        "PodsStarting", f"pods are starting: head {head}, {ready} of {group.wanted} workers ready"
+    )
 
 
-def scale_down(group: Group, pods: list[Pod]) -> list[str] | None:
+def workers_to_give_up(group: Group, pods: list[Pod]) -> list[str] | None:
     """The worker pods to do without, so that an elastic run starts with what there is: those that no node
     takes, when enough others and the head are ready. None: nothing to do.
     """
