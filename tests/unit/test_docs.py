@@ -1,4 +1,4 @@
-"""What the documents say is there: files that they link to, headings, verbs and their options, make's targets."""
+"""What the documents say is there: files that they link to, headings, verbs, options, targets of make."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import pytest
 import typer
 import typer.main
+import yaml
 
 from medsd_ray.cli.main import app
 
@@ -98,3 +99,14 @@ def test_the_documents_name_targets_of_make():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = {(where, word) for where, line in commands("make") for word in line.split("#")[0].split()[1:]}
     assert not [(where, word) for where, word in named if "=" not in word and word not in targets]
+
+
+def test_ci_and_the_hooks_run_what_is_there():
+    workflow = yaml.safe_load((ROOT / GITHUB / "workflows/ci.yml").read_text())
+    runs = [step["run"] for step in workflow["jobs"]["ci"]["steps"] if "run" in step]
+    assert [(ROOT / run.split()[-1]).is_file() for run in runs] == [True]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    lint = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    for hook in hooks:
+        program = Path(hook["entry"].split()[0]).name
+        assert hook["entry"].startswith(".venv/bin/") and f"$(BIN)/{program}" in lint
