@@ -14,6 +14,7 @@ import typer.main
 import yaml
 
 from medsd_ray.cli.main import app
+from medsd_ray.spec.load import parse_run, parse_study
 
 ROOT = Path(__file__).parents[2]
 OUTPUTS = {"demo-out", "study-out", "work", "dist"}
@@ -93,6 +94,21 @@ def test_relative_links_lead_to_what_is_there(path: Path):
 @pytest.mark.parametrize(("document", "line"), commands("medsd"))
 def test_the_verbs_of_the_documents_take_these_words(document: str, line: str):
     parse(shlex.split(line, comments=True)[1:])
+
+
+def specs() -> list[tuple[str, dict]]:
+    """(document, values) of each run and study in the documents' blocks of YAML."""
+    blocks = [
+        (str(path.relative_to(ROOT)), yaml.safe_load(block))
+        for path in documents()
+        for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.M | re.S)
+    ]
+    return [(document, values) for document, values in blocks if "output" in values]
+
+
+@pytest.mark.parametrize(("document", "values"), specs())
+def test_the_runs_and_studies_of_the_documents_load(document: str, values: dict):
+    parse_study(values) if "space" in values else parse_run(values)
 
 
 def test_the_documents_name_targets_of_make():
