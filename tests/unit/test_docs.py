@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import shlex
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 OUTPUTS = {"demo-out", "study-out", "work", "dist"}
 GITHUB = ".github"
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+ARCHITECTURE = ROOT / "docs/architecture.md"
+MERMAID = re.compile(r"^```mermaid\n(.*?)^```", re.M | re.S)
 MEDSD = typer.main.get_command(app)
 
 
@@ -126,3 +129,15 @@ def test_ci_and_the_hooks_run_what_is_there():
     for hook in hooks:
         program = Path(hook["entry"].split()[0]).name
         assert hook["entry"].startswith(".venv/bin/") and f"$(BIN)/{program}" in lint
+
+
+def test_the_picture_of_the_house_has_its_floors():
+    """Each line of the contract is a subgraph or a single room of the picture, in the same order."""
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    floors = contracts["importlinter:contract:floors"]["layers"].split("\n")[1:]
+    picture = re.findall(
+        r"^    (?:subgraph .*?^    end|\w+\[)", MERMAID.search(ARCHITECTURE.read_text())[1], re.M | re.S
+    )
+    drawn = [set(re.findall(r"(\w+)\[\"?(?! )", floor)) for floor in picture]
+    assert drawn == [set(floor.replace("|", " ").split()) for floor in floors if floor.strip()]
