@@ -46,7 +46,7 @@ study-xrays: install
 	$(BIN)/medsd tune $(STUDY) --auto-resume --set "shards=$(STUDY_OUT)/xrays/shards" --set "output=$(STUDY_OUT)/xrays/study"
 
 test: lint
-	$(PYTEST) tests/unit tests/integration
+	$(BIN)/python scripts/run_tests.py
 
 test-unit: install
 	$(PYTEST) tests/unit

@@ -1,11 +1,18 @@
-"""The installed `medsd` as a user runs it."""
+"""`medsd` as a user runs it: installed and in a process of its own, or in this process."""
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+import pytest
+
+from medsd_ray.cli.main import main
 
 MEDSD = str(Path(sys.executable).parent / "medsd")
 
@@ -17,11 +24,40 @@ def medsd(*words: object, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+def medsd_here(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `medsd WORDS` in this process, where torch is imported already: a process of its own spends about
+    nine seconds of a core on that. For tests of what is said and written; an exception that no user should
+    see is raised here too.
+    """
+    command, code = ["medsd", *map(str, words)], 0
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as errors,
+    ):
+        patch.setattr(sys, "argv", command)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), errors.getvalue())
+
+
 def done(*words: object) -> str:
     """Runs `medsd WORDS`, which must end well. Returns what it printed."""
-    result = medsd(*words)
+    return assert_done(medsd(*words))
+
+
+def assert_done(result: subprocess.CompletedProcess[str]) -> str:
+    """It ended well. Returns what it printed."""
     assert result.returncode == 0, (
-        f"medsd {' '.join(map(str, words))}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+        f"{' '.join(map(str, result.args))}: {result.returncode}\n{result.stdout}\n{result.stderr}"
     )
     return result.stdout
 

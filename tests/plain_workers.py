@@ -65,7 +65,7 @@ class Pool:
             process.start()
 
     def train(self, run: RunSpec) -> None:
-        """Raises what a worker raised. As `medsd train` does, it first says in the output what is run there."""
+        """Raises what a worker raised. As `medsd train` does, it first writes the spec into the output."""
         open_storage(run.output).write("run.yaml", dump_run(run).encode())
         for orders in self._orders:
             orders.put(run)

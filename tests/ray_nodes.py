@@ -22,7 +22,10 @@ import psutil
 STARTS = 3  # a busy machine does not start Ray in the 30 s that Ray allows itself
 HEAD = """
 import ray, sys
-ray.init(address="local", num_cpus=0, include_dashboard=True, object_store_memory=100_000_000, _temp_dir=sys.argv[1])
+memory = 100_000_000
+ray.init(
+    address="local", num_cpus=0, include_dashboard=True, object_store_memory=memory, _temp_dir=sys.argv[1]
+)
 print("started", ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()  # until the tests end, however they do
 """
@@ -51,12 +54,18 @@ class Nodes:
         agent, grpc, metrics = _free_ports(3)
         self._start(
             [
-                str(Path(sys.executable).with_name("ray")), "start", f"--address={self.environment['RAY_ADDRESS']}", "--block",
-                f"--num-cpus={cpus}", "--object-store-memory=100000000", f"--dashboard-agent-listen-port={agent}",
-                f"--dashboard-agent-grpc-port={grpc}", f"--metrics-export-port={metrics}",
+                str(Path(sys.executable).with_name("ray")),
+                "start",
+                f"--address={self.environment['RAY_ADDRESS']}",
+                "--block",
+                f"--num-cpus={cpus}",
+                "--object-store-memory=100000000",
+                f"--dashboard-agent-listen-port={agent}",
+                f"--dashboard-agent-grpc-port={grpc}",
+                f"--metrics-export-port={metrics}",
             ],
             "Ray runtime started",
-        )  # fmt: skip
+        )
 
     def _start(self, command: list[str], sign: str) -> str:
         """Starts a node and returns what it has said once `sign` is among it."""

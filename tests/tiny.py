@@ -86,9 +86,17 @@ def write_checkpoint(
                     tensors[f"{kind}:{name}@{start}"] = values[name].flatten()[start:end].clone()
             save_file(tensors, Path(folder) / f"rank-{rank:05d}.safetensors")
         description = {
-            "format": "medsd-checkpoint/1", "step": 20, "position": 80, "model": model, "world_size": 2, "zero_stage": 2,
-            "components": methods, "prediction_type": "epsilon", "fragments": fragments, "ema": True,
-        }  # fmt: skip
+            "format": "medsd-checkpoint/1",
+            "step": 20,
+            "position": 80,
+            "model": model,
+            "world_size": 2,
+            "zero_stage": 2,
+            "components": methods,
+            "prediction_type": "epsilon",
+            "fragments": fragments,
+            "ema": True,
+        }
         Path(folder, "checkpoint.json").write_text(json.dumps(description | more))
         store.upload_tree(Path(folder))
 

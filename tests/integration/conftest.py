@@ -1,4 +1,6 @@
-"""A local Ray for the tests that call medsd in their own process, and a browser for those of its pages."""
+"""A local Ray for the tests that call medsd in their own process, training workers without Ray, and a browser
+for tests of the pages. All but the browser are started once, for all tests that name them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chromium import NO_CHROMIUM, find_chromium
+from plain_workers import Pool
 from s3_server import S3Server
 
 if TYPE_CHECKING:
@@ -25,6 +28,20 @@ def ray_cluster(s3_session: S3Server) -> Iterator[None]:
     ensure_ray(4)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def one_worker() -> Iterator[Pool]:
+    pool = Pool(1)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def two_workers() -> Iterator[Pool]:
+    pool = Pool(2)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 """What a user sees when the input is bad: exit code 2, one line that names the thing, and what was fine is
-kept.
+kept. Each verb has a test in a process of its own; the other tests run it here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from command import assert_refused, done, medsd
+from command import assert_done, assert_refused, medsd, medsd_here
 from PIL import Image
 
 from medsd_ray.base_model.architecture import build_small
@@ -47,19 +47,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "shards"
-    done(
-        "prepare",
-        40,
-        folder,
-        "--kind",
-        "phantom",
-        "--size",
-        64,
-        "--shard-size",
-        "32KiB",
-        "--splits",
-        "0.8,0.1,0.1",
-    )
+    drawn = ("--kind", "phantom", "--size", 64, "--shard-size", "32KiB", "--splits", "0.8,0.1,0.1")
+    assert_done(medsd_here("prepare", 40, folder, *drawn))
     return folder
 
 
@@ -91,7 +80,7 @@ def test_a_truncated_png(xrays: Path, tmp_path: Path):
 
 def test_a_row_without_its_file(xrays: Path, tmp_path: Path):
     (xrays / "5.png").unlink()
-    assert_refused(medsd("prepare", xrays, tmp_path / "out", "--size", 64), "5.png")
+    assert_refused(medsd_here("prepare", xrays, tmp_path / "out", "--size", 64), "5.png")
     assert kept_samples(tmp_path / "out") == ROWS - 1
 
 
@@ -112,12 +101,12 @@ def test_a_corrupt_shard(shards: Path, model: Path, tmp_path: Path):
     assert not (tmp_path / "latents" / "train" / "index.json").exists()
 
     shutil.copy(shards / "train" / names[-1], damaged)
-    done("encode", copy, tmp_path / "latents", "--model", model)
+    assert_done(medsd_here("encode", copy, tmp_path / "latents", "--model", model))
     assert len(list((tmp_path / "latents" / "train").glob("*.safetensors"))) == len(names)
 
 
 def test_a_corrupt_latent_shard(shards: Path, model: Path, tmp_path: Path):
-    done("encode", shards, tmp_path / "latents", "--model", model)
+    assert_done(medsd_here("encode", shards, tmp_path / "latents", "--model", model))
     damaged = sorted((tmp_path / "latents" / "train").glob("*.safetensors"))[0]
     data = bytearray(damaged.read_bytes())
     data[-1] ^= 1
@@ -136,21 +125,22 @@ def test_a_missing_bucket(s3: str, model: Path, tmp_path: Path, verb: str):
         "train": ["train", run_file(tmp_path, data={"train": nowhere})],
         "generate": ["generate", model, "--prompt", "a chest x-ray", "--out", nowhere],
     }
-    assert_refused(medsd(*words[verb]), "medsd-no-such-bucket", "no bucket")
+    run = medsd if verb == "generate" else medsd_here
+    assert_refused(run(*words[verb]), "medsd-no-such-bucket", "no bucket")
 
 
 def test_wrong_credentials(s3: str, shards: Path, model: Path):
     words = ["encode", shards, f"{s3}/latents", "--model", model]
-    assert_refused(medsd(*words, AWS_SECRET_ACCESS_KEY="wrong"), s3, "credentials")
+    assert_refused(medsd_here(*words, AWS_SECRET_ACCESS_KEY="wrong"), s3, "credentials")
 
 
 def test_an_unknown_field_in_run_yaml(tmp_path: Path):
-    assert_refused(medsd("train", run_file(tmp_path, learning_rat=1)), "RUN.yaml", "learning_rat")
+    assert_refused(medsd_here("train", run_file(tmp_path, learning_rat=1)), "RUN.yaml", "learning_rat")
 
 
 def test_a_zero_batch(tmp_path: Path):
     path = run_file(tmp_path, training={"max_steps": 1, "global_batch_size": 0})
-    assert_refused(medsd("train", path), "RUN.yaml", "training.global_batch_size")
+    assert_refused(medsd_here("train", path), "RUN.yaml", "training.global_batch_size")
     assert not (tmp_path / "run").exists()
 
 
@@ -163,4 +153,4 @@ def test_a_model_without_its_vae(shards: Path, model: Path, tmp_path: Path, verb
         "encode": ["encode", shards, tmp_path / "latents", "--model", folder],
         "generate": ["generate", folder, "--prompt", "a chest x-ray", "--out", tmp_path / "images"],
     }
-    assert_refused(medsd(*words[verb]), str(folder), "vae")
+    assert_refused(medsd_here(*words[verb]), str(folder), "vae")

@@ -1,4 +1,4 @@
-"""What torch.compile makes, kept in a run's output: another process on another machine's disk finds it there."""
+"""What torch.compile makes is kept in a run's output, where a process on another machine finds it."""
 
 from __future__ import annotations
 

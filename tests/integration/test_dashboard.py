@@ -32,11 +32,14 @@ SOON = 20_000  # ms: two cores draw many charts
 
 @contextmanager
 def served(root: Path | str, *words: str, **environment: str) -> Iterator[str]:
-    """`medsd dashboard ROOT`, ended by SIGTERM as well as it should be. Yields the address that it printed."""
+    """`medsd dashboard ROOT`, ended well by SIGTERM. Yields the address that it printed."""
     process = subprocess.Popen(
-        [MEDSD, "dashboard", str(root), "--port", "0", *words], env=os.environ | environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [MEDSD, "dashboard", str(root), "--port", "0", *words],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None and process.stderr is not None
     try:
         line = process.stdout.readline()
@@ -158,7 +161,10 @@ def test_compare_two_trials(page: Page, address: str):
     page.wait_for_function(
         "[...document.querySelectorAll('table.images img')].every(image => image.naturalWidth === 64)"
     )
-    drawn = "document.querySelector('.chart.curves').data.filter(trace => trace.name.startsWith('trial')).map(trace => trace.name)"
+    drawn = (
+        "document.querySelector('.chart.curves').data"
+        ".filter(trace => trace.name.startsWith('trial')).map(trace => trace.name)"
+    )
     page.wait_for_function(f"{drawn}.sort().join() === 'trial 0000,trial 0002'")
     row(page, "0000").click(position={"x": 300, "y": 8})
     page.wait_for_selector("table.difference", state="detached")

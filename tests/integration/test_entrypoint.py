@@ -49,9 +49,11 @@ class Attempt:
         self.log = folder / f"attempt-{number}.log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "medsd_ray.driver.main", str(path)], stdout=output, stderr=subprocess.STDOUT,
+                [sys.executable, "-m", "medsd_ray.driver.main", str(path)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
                 env=os.environ | nodes.environment | {"MEDSD_PORT": str(self.port)},
-            )  # fmt: skip
+            )
 
     def poll(self, stop: bool = False) -> None:
         body = json.dumps({"events": [EVENT], "stop": stop}).encode()

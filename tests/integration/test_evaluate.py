@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import assert_refused, medsd
+from command import assert_refused, medsd_here
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -60,7 +60,7 @@ class Inputs:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    """Real phantoms, other phantoms as the generated images, blurred noise as the base's, and a run's record."""
+    """Real phantoms, other phantoms as the generated images, noise as the base's, and a run's record."""
     root = tmp_path_factory.mktemp("evaluate")
     samples = list(phantom_samples(sum(COUNTS.values()), SIZE, seed=1))
     write_shards(root / "shards", samples)
@@ -90,8 +90,13 @@ def short_training():
 
 def options_of(inputs: Inputs, out: Path) -> EvaluationOptions:
     return EvaluationOptions(
-        str(inputs.shards), str(inputs.generated), str(out), base=str(inputs.base), run=str(inputs.run), vae="medsd-small"
-    )  # fmt: skip
+        str(inputs.shards),
+        str(inputs.generated),
+        str(out),
+        base=str(inputs.base),
+        run=str(inputs.run),
+        vae="medsd-small",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -232,8 +237,8 @@ def test_a_protocol_has_a_section_of_its_own(inputs: Inputs, tmp_path: Path):
         "--out",
         tmp_path / "other",
     )
-    assert_refused(medsd(*words, "--rad-dino", tmp_path), "--protocol")
-    assert_refused(medsd(*words, "--protocol", "none-such"), "none-such")
+    assert_refused(medsd_here(*words, "--rad-dino", tmp_path), "--protocol")
+    assert_refused(medsd_here(*words, "--protocol", "none-such"), "none-such")
 
 
 def test_features_from_weight_files(tmp_path: Path):

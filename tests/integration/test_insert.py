@@ -1,4 +1,4 @@
-"""`medsd insert` and `medsd augment` as a user runs them, on phantoms with medsd-small, and what they refuse."""
+"""`medsd insert` and `medsd augment` on phantoms with medsd-small, and what they refuse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import assert_refused, medsd
+from command import assert_refused, medsd, medsd_here
 from PIL import Image
 from reader_study import generated_images
 
@@ -60,8 +60,15 @@ def short_training():
 def test_inpainting_by_the_shards_masks(shards: Path, detector: str, tmp_path: Path, s3: str):
     out = f"{s3}/insertion"
     found = insert(
-        "medsd-small", str(shards), out, prompt=PROMPT, num_images=3, sampling=Sampling(steps=3), detector=detector, say=quiet
-    )  # fmt: skip
+        "medsd-small",
+        str(shards),
+        out,
+        prompt=PROMPT,
+        num_images=3,
+        sampling=Sampling(steps=3),
+        detector=detector,
+        say=quiet,
+    )
     store = open_storage(out)
     assert store.read_json("insertion.json") == json.loads(json.dumps(found))
     assert sorted(store.complete() or {}) == [
@@ -108,9 +115,18 @@ def test_inpainting_by_the_shards_masks(shards: Path, detector: str, tmp_path: P
 
 def test_sdedit_without_a_mask_says_which_region(shards: Path, detector: str, tmp_path: Path):
     found = insert(
-        "medsd-small", str(shards), str(tmp_path / "out"), prompt="an effusion", method="sdedit", num_images=2, sampling=Sampling(steps=4),
-        strength=0.5, target="Effusion", detector=detector, say=quiet,
-    )  # fmt: skip
+        "medsd-small",
+        str(shards),
+        str(tmp_path / "out"),
+        prompt="an effusion",
+        method="sdedit",
+        num_images=2,
+        sampling=Sampling(steps=4),
+        strength=0.5,
+        target="Effusion",
+        detector=detector,
+        say=quiet,
+    )
     assert "changed most" in found["region"]["source"] and found["response"]["target"] == "Effusion"
     with Image.open(tmp_path / "out" / "00000.png") as image:
         assert image.size == (SIZE, SIZE) and "a real image changed by a model" in image.info["notice"]
@@ -123,9 +139,18 @@ def test_prompt_pairs_share_their_noise_and_a_mask_is_read(shards: Path, detecto
     mask[64:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     found = insert(
-        "medsd-small", str(shards), str(tmp_path / "out"), prompt="the same words", without="the same words", method="prompt",
-        mask=tmp_path / "mask.png", num_images=2, sampling=Sampling(steps=2), detector=detector, say=quiet,
-    )  # fmt: skip
+        "medsd-small",
+        str(shards),
+        str(tmp_path / "out"),
+        prompt="the same words",
+        without="the same words",
+        method="prompt",
+        mask=tmp_path / "mask.png",
+        num_images=2,
+        sampling=Sampling(steps=2),
+        detector=detector,
+        say=quiet,
+    )
     assert found["ssim_outside"] == pytest.approx(
         1.0, abs=1e-6
     )  # the same prompt from the same noise is the same image
@@ -146,7 +171,7 @@ def test_what_insert_refuses(shards: Path, tmp_path: Path):
         "no caption of these",
     )
     assert_refused(medsd(*words), "--mask", "sdedit")
-    assert_refused(medsd(*words, "--method", "paint"), "paint")
+    assert_refused(medsd_here(*words, "--method", "paint"), "paint")
     for options, said in [
         ({"method": "prompt", "strength": 0.5}, "--strength"),
         ({"without": "x"}, "--without"),

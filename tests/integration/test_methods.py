@@ -4,7 +4,6 @@ on another number of workers, and exports that plain diffusers loads and samples
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +79,27 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pools() -> Iterator[dict[int, Pool]]:
-    found = {size: Pool(size) for size in (1, 2)}
-    yield found
-    for pool in found.values():
-        pool.close()
+def pools(one_worker: Pool, two_workers: Pool) -> dict[int, Pool]:
+    return {1: one_worker, 2: two_workers}
 
 
 def spec(root: Path, output: str, components: dict, workers: int = 2, stage: int = 2, **more: Any) -> RunSpec:
     values = {
-        "name": "test", "model": str(root / "model"), "data": {"train": str(root / "latents")}, "components": components,
-        "training": {"max_steps": STEPS, "global_batch_size": 8, "learning_rate": 0.03, "zero_stage": stage, "log_every": 1},
-        "checkpoint": {"every_steps": HALF}, "resources": {"num_workers": workers}, "output": str(root / output),
-    }  # fmt: skip
+        "name": "test",
+        "model": str(root / "model"),
+        "data": {"train": str(root / "latents")},
+        "components": components,
+        "training": {
+            "max_steps": STEPS,
+            "global_batch_size": 8,
+            "learning_rate": 0.03,
+            "zero_stage": stage,
+            "log_every": 1,
+        },
+        "checkpoint": {"every_steps": HALF},
+        "resources": {"num_workers": workers},
+        "output": str(root / output),
+    }
     return parse_run(values | more)
 
 

@@ -69,17 +69,38 @@ class ApiServer:
             )
         )
         here, there = f"http://127.0.0.1:{etcd}", f"http://127.0.0.1:{peer}"
-        self._run("etcd", f"--data-dir={folder}/etcd", f"--listen-client-urls={here}", f"--advertise-client-urls={here}",
-                  f"--listen-peer-urls={there}", f"--initial-advertise-peer-urls={there}", f"--initial-cluster=default={there}",
-                  "--unsafe-no-fsync")  # fmt: skip
-        self._run("kube-apiserver", f"--etcd-servers={here}", f"--secure-port={self.port}", "--bind-address=127.0.0.1",
-                  f"--cert-dir={folder}/certs", f"--token-auth-file={folder}/tokens.csv", "--authorization-mode=RBAC",
-                  f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
-                  "--service-account-issuer=https://medsd.test", "--service-cluster-ip-range=10.99.0.0/24")  # fmt: skip
+        self._run(
+            "etcd",
+            f"--data-dir={folder}/etcd",
+            f"--listen-client-urls={here}",
+            f"--advertise-client-urls={here}",
+            f"--listen-peer-urls={there}",
+            f"--initial-advertise-peer-urls={there}",
+            f"--initial-cluster=default={there}",
+            "--unsafe-no-fsync",
+        )
+        self._run(
+            "kube-apiserver",
+            f"--etcd-servers={here}",
+            f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={folder}/certs",
+            f"--token-auth-file={folder}/tokens.csv",
+            "--authorization-mode=RBAC",
+            f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}",
+            "--service-account-issuer=https://medsd.test",
+            "--service-cluster-ip-range=10.99.0.0/24",
+        )
         wait_for("the API server", lambda: self.kubectl("get", "--raw", "/readyz", check=False) == "ok")
-        self._run("kube-controller-manager", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0",
-                  "--controllers=garbage-collector-controller,serviceaccount-controller",
-                  f"--service-account-private-key-file={key}")  # fmt: skip
+        self._run(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig}",
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--controllers=garbage-collector-controller,serviceaccount-controller",
+            f"--service-account-private-key-file={key}",
+        )
         crds = [f"-f={CRDS}", f"-f={KUBERAY_CRDS}/ray.io_rayjobs.yaml"]
         self.kubectl("apply", "--server-side", *crds)
         for path in ("medsd.io/v1alpha1/runtimes", "medsd.io/v1alpha1/finetunes", "ray.io/v1/rayjobs"):

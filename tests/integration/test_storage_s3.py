@@ -1,4 +1,4 @@
-"""The storage contract on a real S3 server, and what a user sees when the server, bucket or keys are wrong."""
+"""The storage contract on a real S3 server, and what is said when the server, bucket or keys are wrong."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +48,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def one() -> Iterator[Pool]:
-    pool = Pool(1)
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Pool]:
-    pool = Pool(2)
-    yield pool
-    pool.close()
-
-
 def spec(root: Path, output: str, workers: int, components: dict | None = None, **training: Any) -> RunSpec:
     return parse_run(
         {
@@ -98,11 +83,11 @@ def result(root: Path, output: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def whole_runs(root: Path, one: Pool, two: Pool) -> None:
+def whole_runs(root: Path, one_worker: Pool, two_workers: Pool) -> None:
     """Uninterrupted runs at each stage, of one worker and of two with two micro batches a step each."""
     for stage in STAGES:
-        one.train(spec(root, f"one-{stage}", 1, zero_stage=stage))
-        two.train(spec(root, f"two-{stage}", 2, zero_stage=stage, micro_batch_size=2))
+        one_worker.train(spec(root, f"one-{stage}", 1, zero_stage=stage))
+        two_workers.train(spec(root, f"two-{stage}", 2, zero_stage=stage, micro_batch_size=2))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -125,11 +110,13 @@ def test_optimizer_memory_is_sharded(root: Path, whole_runs: None):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_resume_is_exact_between_world_sizes(root: Path, whole_runs: None, one: Pool, two: Pool, stage: int):
+def test_resume_is_exact_between_world_sizes(
+    root: Path, whole_runs: None, one_worker: Pool, two_workers: Pool, stage: int
+):
     half_of(root, f"two-{stage}", f"to-one-{stage}", STEPS)
     half_of(root, f"one-{stage}", f"to-two-{stage}", STEPS)
-    one.train(spec(root, f"to-one-{stage}", 1, zero_stage=stage))
-    two.train(spec(root, f"to-two-{stage}", 2, zero_stage=stage))
+    one_worker.train(spec(root, f"to-one-{stage}", 1, zero_stage=stage))
+    two_workers.train(spec(root, f"to-two-{stage}", 2, zero_stage=stage))
     for resumed, whole in ((f"to-one-{stage}", f"two-{stage}"), (f"to-two-{stage}", f"one-{stage}")):
         assert [r["step"] for r in records(root, resumed)] == [r["step"] for r in records(root, whole)]
         torch.testing.assert_close(losses(root, resumed, HALF), losses(root, whole, HALF), atol=1e-5, rtol=0)
@@ -139,10 +126,12 @@ def test_resume_is_exact_between_world_sizes(root: Path, whole_runs: None, one: 
 
 
 @pytest.mark.parametrize(("saved", "resumed"), [(0, 3), (3, 1), (2, 0)])
-def test_resume_is_exact_between_stages(root: Path, whole_runs: None, two: Pool, saved: int, resumed: int):
+def test_resume_is_exact_between_stages(
+    root: Path, whole_runs: None, two_workers: Pool, saved: int, resumed: int
+):
     output = f"stage-{saved}-to-{resumed}"
     half_of(root, f"two-{saved}", output, STEPS)
-    two.train(spec(root, output, 2, zero_stage=resumed))
+    two_workers.train(spec(root, output, 2, zero_stage=resumed))
     torch.testing.assert_close(
         losses(root, output, HALF), losses(root, f"two-{saved}", HALF), atol=1e-5, rtol=0
     )
@@ -162,23 +151,25 @@ def test_resume_is_exact_between_stages(root: Path, whole_runs: None, two: Pool,
     ids=lambda t: "-".join(map(str, t)) + f"-{t['zero_stage']}",
 )
 def test_precision_offload_and_checkpointing(
-    root: Path, whole_runs: None, two: Pool, training: dict, request: Any
+    root: Path, whole_runs: None, two_workers: Pool, training: dict, request: Any
 ):
     output = request.node.name.replace("/", "-")
-    two.train(spec(root, output, 2, **training))
+    two_workers.train(spec(root, output, 2, **training))
     half = training.get("precision", "fp32") != "fp32"
     torch.testing.assert_close(
         losses(root, output), losses(root, "one-0"), atol=0.03 if half else 1e-5, rtol=0
     )
     if training.get("offload") or half:
         half_of(root, output, f"{output}-resumed", STEPS)
-        two.train(spec(root, f"{output}-resumed", 2, **training))
+        two_workers.train(spec(root, f"{output}-resumed", 2, **training))
         resumed, whole = losses(root, f"{output}-resumed", HALF), losses(root, output, HALF)
         torch.testing.assert_close(resumed, whole, atol=1e-5, rtol=0)
 
 
-def test_compiled_blocks_train_alike_and_are_kept_for_a_restart(root: Path, whole_runs: None, one: Pool):
-    one.train(spec(root, "compiled", 1, compile=True))
+def test_compiled_blocks_train_alike_and_are_kept_for_a_restart(
+    root: Path, whole_runs: None, one_worker: Pool
+):
+    one_worker.train(spec(root, "compiled", 1, compile=True))
     torch.testing.assert_close(losses(root, "compiled"), losses(root, "one-0"), atol=1e-4, rtol=0)
     assert len(list((root / "compiled/compile-cache").iterdir())) == 1
 
@@ -198,15 +189,15 @@ def images(root: Path) -> str:
 
 @pytest.mark.parametrize(("method", "stage"), [("decoder", 3), ("full", 2), ("scratch", 0)])
 def test_the_vae_is_trained_by_each_method(
-    root: Path, images: str, one: Pool, two: Pool, method: str, stage: int
+    root: Path, images: str, one_worker: Pool, two_workers: Pool, method: str, stage: int
 ):
     def run(output: str, workers: int) -> RunSpec:
         training = {"zero_stage": stage, "sample_every": HALF, "sample_prompts": ["a chest x-ray"]}
         values = spec(root, output, workers, {"vae": method}, **training).model_dump(mode="json")
         return parse_run(values | {"data": {"train": images}})
 
-    one.train(run(f"vae-{method}-one", 1))
-    two.train(run(f"vae-{method}-two", 2))
+    one_worker.train(run(f"vae-{method}-one", 1))
+    two_workers.train(run(f"vae-{method}-two", 2))
     reference = losses(root, f"vae-{method}-one")
     torch.testing.assert_close(losses(root, f"vae-{method}-two"), reference, atol=1e-5, rtol=0)
     validated = validation_losses(root, f"vae-{method}-one")
@@ -231,10 +222,10 @@ def test_the_vae_is_trained_by_each_method(
 
 
 def test_a_frozen_text_encoder_is_served_from_the_latents_and_samples_are_drawn(
-    root: Path, one: Pool, two: Pool
+    root: Path, one_worker: Pool, two_workers: Pool
 ):
     prompts = {"sample_every": STEPS, "sample_prompts": ["large left pleural effusion", ""]}
-    for output, workers, pool in (("frozen-one", 1, one), ("frozen-two", 2, two)):
+    for output, workers, pool in (("frozen-one", 1, one_worker), ("frozen-two", 2, two_workers)):
         pool.train(spec(root, output, workers, {"unet": "full"}, zero_stage=3, **prompts))
     torch.testing.assert_close(losses(root, "frozen-two"), losses(root, "frozen-one"), atol=1e-5, rtol=0)
     names = [root / output / f"samples/step-{STEPS:08d}/00.png" for output in ("frozen-one", "frozen-two")]
@@ -244,13 +235,13 @@ def test_a_frozen_text_encoder_is_served_from_the_latents_and_samples_are_drawn(
     assert (names[0].parent / "01.png").is_file()
 
 
-def test_a_run_that_diverges_says_so_and_keeps_its_checkpoints(root: Path, one: Pool):
+def test_a_run_that_diverges_says_so_and_keeps_its_checkpoints(root: Path, one_worker: Pool):
     broken = tiny_components(0)
     write_latents(str(root / "broken"), broken, str(root / "model"), samples=16, value=float("nan"))
     run = spec(root, "diverged", 1, zero_stage=2)
     run = parse_run(run.model_dump(mode="json") | {"data": {"train": str(root / "broken")}})
     with pytest.raises(RunError, match=r"diverged.*up to step 5"):
-        one.train(run)
+        one_worker.train(run)
     assert json.loads((root / "diverged/progress.json").read_text())["state"] == "failed"
 
 

@@ -38,12 +38,10 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def whole(root: Path) -> Iterator[Path]:
+def whole(root: Path, one_worker: Pool) -> Path:
     """The uninterrupted run, of one worker."""
-    pool = Pool(1)
-    pool.train(parse_run(values(root, "whole", 1)))
-    yield root / "whole"
-    pool.close()
+    one_worker.train(parse_run(values(root, "whole", 1)))
+    return root / "whole"
 
 
 def values(root: Path, output: str, workers: int) -> dict:
@@ -54,13 +52,19 @@ def values(root: Path, output: str, workers: int) -> dict:
         "components": {"unet": "full", "text_encoder": "full"},
         # Many micro batches make a step slow enough to be hit in its middle.
         "training": {
-            "max_steps": STEPS, "global_batch_size": 16, "micro_batch_size": 2, "learning_rate": 1e-3, "log_every": 1,
-            "zero_stage": 2, "sample_every": STEPS, "sample_prompts": ["large left pleural effusion"],
+            "max_steps": STEPS,
+            "global_batch_size": 16,
+            "micro_batch_size": 2,
+            "learning_rate": 1e-3,
+            "log_every": 1,
+            "zero_stage": 2,
+            "sample_every": STEPS,
+            "sample_prompts": ["large left pleural effusion"],
         },
         "checkpoint": {"every_steps": EVERY, "keep_last": 9},
         "resources": {"num_workers": workers, "max_failures": 1},
         "output": str(root / output),
-    }  # fmt: skip
+    }
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -85,9 +89,13 @@ def start(root: Path) -> Iterator[Start]:
 
 def _popen(root: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [MEDSD, "train", str(root / "run.yaml"), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, cwd=root,
-    )  # fmt: skip
+        [MEDSD, "train", str(root / "run.yaml"), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        cwd=root,
+    )
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 600) -> None:

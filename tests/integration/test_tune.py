@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from command import MEDSD, assert_refused, medsd
+from command import MEDSD, assert_refused, medsd, medsd_here
 from tiny import tiny_components
 
 from medsd_ray.data.prepare import prepare
@@ -42,7 +42,11 @@ def study(root: Path, output: str) -> dict[str, Any]:
             "model": str(root / "model"),
             # Many micro batches make a step slow enough to be hit in its middle.
             "training": {
-                "max_steps": STEPS, "global_batch_size": 16, "micro_batch_size": 1, "learning_rate": 1e-3, "log_every": 1,
+                "max_steps": STEPS,
+                "global_batch_size": 16,
+                "micro_batch_size": 1,
+                "learning_rate": 1e-3,
+                "log_every": 1,
             },
             "checkpoint": {"every_steps": EVERY, "keep_last": 9},
         },
@@ -50,7 +54,7 @@ def study(root: Path, output: str) -> dict[str, Any]:
         "search": {"scheduler": "asha", "grace_steps": 2, "reduction_factor": 2},
         "metric": "fid",
         "evaluation": {"num_images": 8, "steps": 2, "batch_size": 8},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -185,7 +189,7 @@ def test_a_study_whose_driver_is_killed_and_stopped_runs_each_trial_once(root: P
     assert "Best: trial" in said and "--- encode" not in said
     assert_refused(medsd("tune", root / "study.yaml"), "a study was started here", "--resume")
     assert_refused(
-        medsd("tune", root / "study.yaml", "--resume", "--set", "metric=kid"), "metric is 'kid'", "'fid'"
+        medsd_here("tune", root / "study.yaml", "--resume", "--set", "metric=kid"), "metric is 'kid'", "'fid'"
     )
 
 
@@ -218,12 +222,14 @@ def test_bad_studies_are_refused_in_one_line(tmp_path: Path):
     file = tmp_path / "study.yaml"
     values = study(tmp_path, str(tmp_path))
     file.write_text(yaml.safe_dump(values))
-    assert_refused(medsd("tune", file), "shards")
+    assert_refused(medsd_here("tune", file), "shards")
     assert_refused(
-        medsd("tune", file, "--set", "space={components.unet: [ful]}"), "study.yaml", "components.unet=ful"
+        medsd_here("tune", file, "--set", "space={components.unet: [ful]}"),
+        "study.yaml",
+        "components.unet=ful",
     )
-    assert_refused(medsd("tune", file, "--resume"), "no study to resume here")
-    assert_refused(medsd("tune", tmp_path / "none.yaml"), "STUDY.yaml")
+    assert_refused(medsd_here("tune", file, "--resume"), "no study to resume here")
+    assert_refused(medsd_here("tune", tmp_path / "none.yaml"), "STUDY.yaml")
     prepare(
         "20",
         str(tmp_path / "shards"),
@@ -233,5 +239,5 @@ def test_bad_studies_are_refused_in_one_line(tmp_path: Path):
         split_by="patient_id",
         seed=0,
     )
-    assert_refused(medsd("tune", file), "no validation split", "asha")
+    assert_refused(medsd_here("tune", file), "no validation split", "asha")
     assert not FolderStorage(tmp_path / "study").list(), "nothing is written for a study that does not start"

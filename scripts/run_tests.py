@@ -1,0 +1,45 @@
+"""The unit and integration tests in two processes at once, as `make test` runs them.
+
+Tests that start a Ray of their own wait for processes much of the time. The other tests run beside them, and
+their coverage is counted. The output of Ray's tests is printed when both have ended.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+STARTS_RAY = [
+    f"tests/integration/test_{name}.py"
+    for name in ("training_ray", "tune", "entrypoint", "submit_ray", "pipeline")
+]
+COVERAGE = ["--cov=medsd_ray", "--cov-branch", "--cov-report="]
+
+
+def main() -> int:
+    """Runs both, and returns 1 where a test of either failed."""
+    pytest = [sys.executable, "-m", "pytest"]
+    beside = ["tests/unit", "tests/integration", *(f"--ignore={path}" for path in STARTS_RAY), *COVERAGE]
+    with tempfile.TemporaryFile("w+") as log:
+        print(f"Beside these tests, and printed after them: {' '.join(STARTS_RAY)}", flush=True)
+        # A session of its own: Ctrl-C in the terminal would reach the processes that these tests interrupt.
+        ray = subprocess.Popen(
+            [*pytest, *STARTS_RAY], cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            codes = [subprocess.call([*pytest, *beside], cwd=REPOSITORY), ray.wait()]
+        except KeyboardInterrupt:
+            ray.send_signal(signal.SIGINT)  # pytest ends its fixtures, and Ray with them
+            ray.wait()
+            return 130
+        log.seek(0)
+        sys.stdout.write(log.read())
+    return int(any(codes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
