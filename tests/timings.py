@@ -18,6 +18,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in reports:
             if isinstance(report, pytest.TestReport):
                 tests[report.nodeid] += report.duration
+    if not tests:
+        return
     files: Counter[str] = Counter()
     for test, seconds in tests.items():
         files[test.partition("::")[0]] += seconds
