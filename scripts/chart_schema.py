@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from medsd_ray.spec.objects import RuntimeSpec
+from medsd_ray.spec.runtime import RuntimeSpec
 
 PATH = Path(__file__).parents[1] / "helm/medsd/values.schema.json"
 

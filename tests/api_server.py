@@ -16,7 +16,8 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
-from medsd_ray.spec.objects import PLURALS, Status
+from medsd_ray.spec.objects import PLURALS
+from medsd_ray.spec.status import Status
 
 Object = dict[str, Any]
 Address = tuple[str, str, str]

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from medsd_ray.errors import InputError
@@ -19,6 +18,7 @@ from medsd_ray.runs.names import RUN_SPEC
 from medsd_ray.spec.load import dump_run
 from medsd_ray.spec.objects import API_VERSION, FineTuneSpec, Report
 from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.values import describe_errors, dotted_path, read_values
 
 
 def finetune(
@@ -40,7 +40,7 @@ def finetune(
         spec = FineTuneSpec.model_validate({"run": run, "report": report, **given})
     except ValidationError as error:
         raise InputError(
-            "; ".join(f"--{e['loc'][0]} {e['input']!r}: {e['msg']}" for e in error.errors())
+            describe_errors(error, place=lambda option: f"--{dotted_path(option)} {option['input']!r}")
         ) from error
     values = spec.model_dump(mode="json", exclude_defaults=True)
     name = values["run"].pop("name")
@@ -49,15 +49,11 @@ def finetune(
 
 def read_report(path: Path) -> Report:
     """A FineTune's `report` from a YAML file. Raises InputError with every wrong field, one line."""
+    values = read_values(path, "report's YAML", "a report is a mapping with real and prompts")
     try:
-        return Report.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give the path of a report's YAML") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        return Report.model_validate(values)
     except ValidationError as error:
-        words = (": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors())
-        raise InputError(f"{path}: " + "; ".join(words)) from error
+        raise InputError(f"{path}: {describe_errors(error)}") from error
 
 
 def _check_addresses(run: RunSpec, report: Report | None) -> None:

@@ -23,13 +23,13 @@ from medsd_ray.runs.names import (
     trial_file,
     trial_folder,
 )
+from medsd_ray.spec.components import COMPONENTS
 from medsd_ray.spec.plan import TRIALS, VAES
 from medsd_ray.storage import FileInfo
 
 Trial = dict[str, Any]
 IMAGES_SHOWN = 8
 """Prompts and seeds that are shown side by side."""
-PARTS = ("vae", "text_encoder", "unet")
 
 
 def study_row(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def trial_row(trial: dict[str, Any]) -> Trial:
         "seed": number(trial.get("seed")),
         "steps": number(trial.get("steps")),
         "seconds": number(trial.get("seconds")),
-        "components": {name: label(components[name]) for name in PARTS if name in components},
+        "components": {name: label(components[name]) for name in COMPONENTS if name in components},
         "params": {str(name): label(value) for name, value in _dict(trial.get("params")).items()},
         "metrics": {str(name): number(value) for name, value in _dict(trial.get("metrics")).items()},
     }
@@ -140,7 +140,7 @@ def parameters(trials: list[Trial]) -> list[dict[str, Any]]:
     """The dimensions that were tried: `number` (on a log axis where they span a decade and more) or
     `category`.
     """
-    place = {f"components.{name}": index for index, name in enumerate(PARTS)}
+    place = {f"components.{name}": index for index, name in enumerate(COMPONENTS)}
     names = sorted(
         {name for trial in trials for name in trial["params"]},
         key=lambda name: (place.get(name, len(place)), name),

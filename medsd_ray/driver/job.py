@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medsd_ray.errors import InputError
 from medsd_ray.runs.names import BASE_IMAGES, IMAGES, REPORT, RUN_SPEC, STUDY_SPEC
 from medsd_ray.spec.load import dump_run, dump_study
-from medsd_ray.spec.objects import Report, Stage
+from medsd_ray.spec.objects import Report
 from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.status import Stage
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.spec.types import Workers
+from medsd_ray.spec.values import describe_errors, read_values
 
 Address = Annotated[str, Field(min_length=1)]
 
@@ -67,18 +68,13 @@ class PodJob(BaseModel):
 
 def load_job(path: Path) -> PodJob:
     """Reads job.yaml. Raises InputError with every wrong field, one line."""
+    values = read_values(
+        path, "job.yaml", "a job is a mapping with attempt and one of run, study and evaluation"
+    )
     try:
-        return PodJob.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give the path of a job.yaml") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        return PodJob.model_validate(values)
     except ValidationError as error:
-        wrong = (
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".lstrip(": ")
-            for e in error.errors()
-        )
-        raise InputError(f"{path}: {'; '.join(wrong)}") from error
+        raise InputError(f"{path}: {describe_errors(error)}") from error
 
 
 @dataclass(frozen=True)

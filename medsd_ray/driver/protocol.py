@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medsd_ray.spec.objects import Stage
+from medsd_ray.spec.status import Stage
 
 DRIVER_PORT = 8799
 

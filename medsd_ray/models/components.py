@@ -12,8 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.swapped_encoder import SwappedEncoder
-
-MODULES = ("vae", "text_encoder", "unet")
+from medsd_ray.spec.components import COMPONENTS
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Components:
 
     def modules(self) -> dict[str, nn.Module]:
         """The parts that have weights and were loaded, by name."""
-        return {name: module for name in MODULES if (module := getattr(self, name)) is not None}
+        return {name: module for name in COMPONENTS if (module := getattr(self, name)) is not None}
 
     def for_inference(self, use_gpu: bool) -> None:
         """Moves all parts to this process's GPU if asked, and the weights of convolutions to the memory

@@ -16,12 +16,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from medsd_ray.errors import InputError
 from medsd_ray.models import swapped_encoder
-from medsd_ray.models.components import MODULES, Components
+from medsd_ray.models.components import Components
 from medsd_ray.models.methods.registry import adaptation, recorded_settings
 from medsd_ray.models.resolve import CARD, FOLDERS, check_bases, resolve
 from medsd_ray.models.schedulers import load_scheduler
 from medsd_ray.models.weights import load_module, quiet_libraries
 from medsd_ray.runs.checkpoints import describe_checkpoint
+from medsd_ray.spec.components import COMPONENTS
 from medsd_ray.storage import Storage
 
 
@@ -80,7 +81,7 @@ def _load_folder(folder: Path, only: tuple[str, ...]) -> Components:
 def _check_layout(folder: Path) -> None:
     try:
         card = json.loads((folder / CARD).read_text())
-        classes = {name: card[name][1] for name in MODULES if name in card}
+        classes = {name: card[name][1] for name in COMPONENTS if name in card}
         if (
             classes.get("text_encoder", "") is None
             and (folder / "text_encoder" / swapped_encoder.PROJECTION).is_file()

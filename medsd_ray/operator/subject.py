@@ -9,7 +9,10 @@ from pydantic import ValidationError
 
 from medsd_ray.errors import InputError
 from medsd_ray.spec.load import parse_run, parse_study
-from medsd_ray.spec.objects import EvaluationSpec, FineTuneSpec, JobSpec, RuntimeSpec, Status, StudyJobSpec
+from medsd_ray.spec.objects import EvaluationSpec, FineTuneSpec, JobSpec, StudyJobSpec
+from medsd_ray.spec.runtime import RuntimeSpec
+from medsd_ray.spec.status import Status
+from medsd_ray.spec.values import describe_errors, dotted_path
 
 LONGEST_NAME = 63
 
@@ -68,7 +71,7 @@ def read_spec(kind: str, name: str, values: dict[str, Any]) -> JobSpec:
         run = parse_run({**(values.get("run") or {}), "name": name}, source="spec.run")
         return FineTuneSpec.model_validate({**values, "run": run})
     except ValidationError as error:
-        raise InputError(in_words(error)) from error
+        raise InputError(_describe(error)) from error
 
 
 def read_runtime(made: dict[str, Any]) -> RuntimeSpec:
@@ -76,8 +79,8 @@ def read_runtime(made: dict[str, Any]) -> RuntimeSpec:
     try:
         return RuntimeSpec.model_validate(made.get("spec") or {})
     except ValidationError as error:
-        raise InputError(f"runtime {made['metadata']['name']}: {in_words(error)}") from error
+        raise InputError(f"runtime {made['metadata']['name']}: {_describe(error)}") from error
 
 
-def in_words(error: ValidationError) -> str:
-    return "; ".join(f"spec.{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+def _describe(error: ValidationError) -> str:
+    return describe_errors(error, place=lambda details: f"spec.{dotted_path(details)}".rstrip("."))

@@ -26,10 +26,10 @@ from medsd_ray.spec.objects import (
     EvaluationSpec,
     FineTuneSpec,
     Job,
-    RuntimeSpec,
-    Status,
     StudyJobSpec,
 )
+from medsd_ray.spec.runtime import RuntimeSpec
+from medsd_ray.spec.status import Status
 
 ROOT = Path(__file__).parents[2]
 
@@ -189,7 +189,7 @@ def _transitions(spec: type[BaseModel]) -> list[Schema]:
 class _Generator(GenerateJsonSchema):
     def model_schema(self, schema) -> Schema:
         found = super().model_schema(schema)
-        rules = [{"rule": rule, "message": message} for rule, message in getattr(schema["cls"], "cel", ())]
+        rules = [{"rule": rule.cel, "message": rule.message} for rule in getattr(schema["cls"], "rules", ())]
         return found | ({"x-kubernetes-validations": rules} if rules else {})
 
     def encode_default(self, dft: Any) -> Any:

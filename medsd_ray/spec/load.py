@@ -11,7 +11,7 @@ from medsd_ray.errors import InputError
 from medsd_ray.spec.plan import check_combinations
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.spec.study import StudySpec
-from medsd_ray.spec.values import in_words, read_values
+from medsd_ray.spec.values import describe_errors, read_values
 
 
 def load_run(path: str | Path, overrides: list[str] | None = None) -> RunSpec:
@@ -27,7 +27,7 @@ def parse_run(values: dict, source: str = "run") -> RunSpec:
     try:
         return RunSpec.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{source}: {in_words(error)}") from error
+        raise InputError(f"{source}: {describe_errors(error, 'run')}") from error
 
 
 def dump_run(run: RunSpec) -> str:
@@ -49,7 +49,7 @@ def parse_study(values: dict, source: str = "study") -> StudySpec:
         study = StudySpec.model_validate(values)
         check_combinations(study)
     except ValidationError as error:
-        raise InputError(f"{source}: {in_words(error, 'study')}") from error
+        raise InputError(f"{source}: {describe_errors(error, 'study')}") from error
     except ValueError as error:
         raise InputError(f"{source}: {error}") from error
     return study

@@ -10,15 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from medsd_ray.spec.components import COMPONENTS
 from medsd_ray.spec.run import Resources, RunSpec
 from medsd_ray.spec.space import Combination, apply, combinations, short
 from medsd_ray.spec.study import MOST_COMBINATIONS, StudySpec
-from medsd_ray.spec.values import in_words
+from medsd_ray.spec.values import describe_errors
 
 TRIALS, VAES, LATENTS, DETECTOR, TUNE, BOARD = "trials", "vae", "latents", "detector", "tune", "tensorboard"
-
-
-COMPONENTS = ("vae", "text_encoder", "unet")
 
 
 def methods(study: StudySpec, combination: Combination) -> dict[str, str]:
@@ -169,4 +167,6 @@ def _trained_by(study: StudySpec, combination: Combination) -> tuple[bool, bool]
         return trial_run(study, combination, study.seeds[0], "0000") is not None, stage is not None
     except ValidationError as error:
         tried = ", ".join(f"{path}={short(value)}" for path, value in combination.items())
-        raise ValueError(f"run{f' with {tried}' if tried else ''}: {in_words(error)}") from error
+        raise ValueError(
+            f"run{f' with {tried}' if tried else ''}: {describe_errors(error, 'run')}"
+        ) from error

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from medsd_ray.spec.rules import Strict
+from medsd_ray.spec.rules import Rule, SpecModel
 from medsd_ray.spec.types import Json
 
 
-class Dimension(Strict):
+class Dimension(SpecModel):
     """What is tried for one field of the run: `choice`, `uniform` or `loguniform`."""
 
     choice: Annotated[list[Json], Field(min_length=1, max_length=64)] | None = Field(
@@ -34,31 +34,31 @@ class Dimension(Strict):
         description="other dimensions and the values (of a component: methods) with which this one is tried",
     )
 
-    cel: ClassVar = (
-        (
-            "!has(self.uniform) || !has(self.loguniform)",  # CEL does not see `choice`, whose values are of any type
+    rules = (
+        Rule(
+            # CEL does not see `choice`, whose values are of any type.
+            "!has(self.uniform) || !has(self.loguniform)",
             "give one of choice, uniform and loguniform",
+            lambda dimension: dimension.kinds == 1,
         ),
-        (
+        Rule(
             "!has(self.uniform) || self.uniform[0] < self.uniform[1]",
             "uniform: the first number must be below the second",
+            lambda dimension: not dimension.uniform or dimension.uniform[0] < dimension.uniform[1],
         ),
-        (
+        Rule(
             "!has(self.loguniform) || (self.loguniform[0] > 0.0 && self.loguniform[0] < self.loguniform[1])",
             "loguniform: the first number must be above 0 and below the second",
+            lambda dimension: (
+                not dimension.loguniform or 0 < dimension.loguniform[0] < dimension.loguniform[1]
+            ),
         ),
     )
 
-    @model_validator(mode="after")
-    def _one_kind(self):
-        (_, one), (_, uniform), (_, loguniform) = self.cel
-        if sum(kind is not None for kind in (self.choice, self.uniform, self.loguniform)) != 1:
-            raise ValueError(one)
-        if self.uniform and self.uniform[0] >= self.uniform[1]:
-            raise ValueError(uniform)
-        if self.loguniform and not 0 < self.loguniform[0] < self.loguniform[1]:
-            raise ValueError(loguniform)
-        return self
+    @property
+    def kinds(self) -> int:
+        """How many of choice, uniform and loguniform are given."""
+        return sum(kind is not None for kind in (self.choice, self.uniform, self.loguniform))
 
     @property
     def bounds(self) -> tuple[float, float]:

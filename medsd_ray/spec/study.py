@@ -7,7 +7,7 @@ a stage of its own before the trials, once for each way; U-Net and text encoder 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,10 +23,10 @@ from medsd_ray.spec.images import (
     Sampling,
     SchedulerName,
 )
-from medsd_ray.spec.rules import Strict
+from medsd_ray.spec.rules import Rule, SpecModel
 from medsd_ray.spec.run import Training
 from medsd_ray.spec.space import Dimension, ordered
-from medsd_ray.spec.types import Positive, Seed, Text
+from medsd_ray.spec.types import DnsLabel, Positive, Seed, Text
 
 MOST_COMBINATIONS = 4096
 
@@ -42,7 +42,9 @@ Metric = Literal[
 LOWER_IS_BETTER = ("validation_loss", "fid", "kid")
 
 
-class Search(Strict):
+class Search(SpecModel):
+    """Which combinations are tried, and how long each trial goes on."""
+
     searcher: Literal["grid", "random", "tpe"] = Field(
         default="grid",
         description="every combination; some at random; or Optuna's tree-structured Parzen estimator",
@@ -67,40 +69,33 @@ class Search(Strict):
     )
     max_concurrent: int = Field(default=1, ge=1, le=1024, description="trials that run at the same time")
 
-    cel: ClassVar = (
-        (
+    rules = (
+        Rule(
             "(self.searcher == 'grid') != has(self.num_samples)",
             "num_samples is needed by random and tpe, and not by grid",
+            lambda search: (search.searcher == "grid") == (search.num_samples is None),
         ),
-        (
+        Rule(
             "(self.scheduler == 'asha') == has(self.grace_steps)",
             "grace_steps is needed by asha, and by no other",
+            lambda search: (search.scheduler == "asha") == (search.grace_steps is not None),
         ),
-        (
+        Rule(
             "(self.scheduler == 'pbt') == has(self.interval_steps)",
             "interval_steps is needed by pbt, and by no other",
+            lambda search: (search.scheduler == "pbt") == (search.interval_steps is not None),
         ),
-        (
+        Rule(
             "self.scheduler != 'pbt' || self.searcher == 'random'",
             "pbt starts from random settings: set searcher to random",
+            lambda search: search.scheduler != "pbt" or search.searcher == "random",
         ),
     )
 
-    @model_validator(mode="after")
-    def _fits(self):
-        right = (
-            (self.searcher == "grid") != (self.num_samples is not None),
-            (self.scheduler == "asha") == (self.grace_steps is not None),
-            (self.scheduler == "pbt") == (self.interval_steps is not None),
-            self.scheduler != "pbt" or self.searcher == "random",
-        )
-        for fine, (_, message) in zip(right, self.cel, strict=True):
-            if not fine:
-                raise ValueError(message)
-        return self
 
+class Budget(SpecModel):
+    """What ends a study before its search does."""
 
-class Budget(Strict):
     max_trials: Positive | None = Field(default=None, description="null: as many as the search has")
     max_hours: float | None = Field(
         default=None,
@@ -110,7 +105,7 @@ class Budget(Strict):
     )
 
 
-class Evaluation(Strict):
+class Evaluation(SpecModel):
     """The images that each trial makes, from the same prompts and seeds, and how they are judged."""
 
     num_images: int = NUM_IMAGES.field(lowest=2, highest=MOST_IMAGES)
@@ -133,8 +128,10 @@ class Evaluation(Strict):
         return Sampling(guidance_scale=self.guidance_scale, scheduler=self.scheduler, steps=self.steps)
 
 
-class StudySpec(Strict):
-    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="a DNS label")
+class StudySpec(SpecModel):
+    """A search over a run's template: what is tried, how, and what makes one trial better than another."""
+
+    name: DnsLabel = Field(description="a DNS label")
     output: Text = Field(description="folder or s3:// for all that the study writes")
     shards: Text = Field(description="image shards that prepare wrote; folder or s3://")
     run: dict[str, Any] = Field(

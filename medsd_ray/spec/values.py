@@ -1,13 +1,15 @@
-"""How RUN.yaml and STUDY.yaml become plain values, and how a wrong field is said in words."""
+"""How a YAML file becomes plain values, and how a wrong field is said in words."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from medsd_ray.errors import InputError
 
@@ -15,8 +17,16 @@ from medsd_ray.errors import InputError
 def read_values(
     path: str | Path, kind: str, shape: str, overrides: list[str] | None = None
 ) -> dict[str, Any]:
-    """The mapping in a YAML file, with `a.b=value` overrides laid over it. `kind` is what such a file is
-    called, `shape` says what it must be. Raises InputError.
+    """The mapping in a YAML file, with `a.b=value` overrides laid over it.
+
+    Args:
+        path: The file.
+        kind: What such a file is called, such as RUN.yaml.
+        shape: What is said of a file that holds no mapping: what it must be.
+        overrides: In order, each as `set_value` takes it.
+
+    Raises:
+        InputError: The file cannot be read or is no mapping in YAML, or an override has another form.
     """
     try:
         text = Path(path).read_text()
@@ -45,7 +55,7 @@ def set_value(values: dict[str, Any], override: str) -> None:
         inner = values.setdefault(parent, {})
         if not isinstance(
             inner, dict
-        ):  # the short form `unet: full` meets `--set components.unet.learning_rate=…`
+        ):  # the short form, where `unet: full` meets components.unet.learning_rate
             inner = values[parent] = {"method": inner}
         values = inner
     try:
@@ -54,16 +64,36 @@ def set_value(values: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override!r}: the value is not YAML") from error
 
 
-def in_words(error: ValidationError, what: str = "run") -> str:
-    """Every wrong field, in one line."""
-    return "; ".join(_one_in_words(one, what) for one in error.errors())
+def describe_errors(
+    error: ValidationError, kind: str | None = None, place: Callable[[ErrorDetails], str] | None = None
+) -> str:
+    """Every wrong field, in one line.
+
+    Args:
+        error: What pydantic found.
+        kind: What the fields belong to, such as a run; where given, a field that is missing or not known is said in
+            words of our own, else in pydantic's.
+        place: Names the place of one error; by default the path of its field, such as training.max_steps.
+
+    Returns:
+        Such as "training.max_steps: Input should be greater than 0; data.train is missing".
+    """
+    return "; ".join(_describe_error(details, kind, place or dotted_path) for details in error.errors())
 
 
-def _one_in_words(error: Any, what: str) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{where} is not a field of a {what}; remove it or mend its spelling"
-    if error["type"] == "missing":
+def dotted_path(details: ErrorDetails) -> str:
+    """The path of the field that an error is about, such as training.max_steps; empty where it is about all."""
+    return ".".join(map(str, details["loc"]))
+
+
+def _describe_error(details: ErrorDetails, kind: str | None, place: Callable[[ErrorDetails], str]) -> str:
+    where = place(details)
+    if kind and details["type"] == "extra_forbidden":
+        return f"{where} is not a field of a {kind}; remove it or mend its spelling"
+    if kind and details["type"] == "missing":
         return f"{where} is missing"
-    message = re.sub(r"<Method\.\w+: ('\w+')>", r"\1", error["msg"].removeprefix("Value error, "))
+    message = details["msg"].removeprefix("Value error, ")
+    message = re.sub(
+        r"<Method\.\w+: ('\w+')>", r"\1", message
+    )  # pydantic shows a StrEnum's members as Python does
     return f"{where}: {message}" if where else message

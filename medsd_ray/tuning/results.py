@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsd_ray.runs.names import BEST_RUN, RUN_SPEC, trial_file
 from medsd_ray.spec import plan
+from medsd_ray.spec.components import COMPONENTS
 from medsd_ray.spec.load import dump_run
 from medsd_ray.spec.space import Combination, short
 from medsd_ray.tuning.suggest import Value, importance
@@ -154,7 +155,7 @@ def table(study: StudySpec, trials: Sequence[Trial]) -> str:
     """Combinations x metrics as Markdown, best first."""
     by_id = {trial["id"]: trial for trial in trials}
     rows = combinations(study, trials)
-    parts = [part for part in plan.COMPONENTS if any(row["components"][part] != "frozen" for row in rows)]
+    parts = [part for part in COMPONENTS if any(row["components"][part] != "frozen" for row in rows)]
     others = [path for path in study.space if path.removeprefix("components.") not in parts]
     metrics = [study.metric, *(name for name in SHOWN if name != study.metric)]
     lines = [[*parts, *others, *metrics, "trials", "steps", "minutes"]]

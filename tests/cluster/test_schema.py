@@ -19,7 +19,9 @@ from kubernetes.config import new_client_from_config
 from specs import BAD, GOOD, RUN, changed
 
 from medsd_ray.spec.load import parse_run
-from medsd_ray.spec.objects import PLURALS, EvaluationSpec, FineTuneSpec, Phase, RuntimeSpec, StudyJobSpec
+from medsd_ray.spec.objects import PLURALS, EvaluationSpec, FineTuneSpec, StudyJobSpec
+from medsd_ray.spec.runtime import RuntimeSpec
+from medsd_ray.spec.status import Phase
 
 K8S = Path(__file__).parents[2] / "k8s"
 GROUP, VERSION = "medsd.test", "v1alpha1"

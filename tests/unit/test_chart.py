@@ -23,7 +23,7 @@ from chart import (
     with_helm,
 )
 
-from medsd_ray.spec.objects import RuntimeSpec
+from medsd_ray.spec.runtime import RuntimeSpec
 
 __all__ = ["with_helm"]
 pytestmark = pytest.mark.usefixtures("with_helm")

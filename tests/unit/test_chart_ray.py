@@ -12,7 +12,8 @@ import yaml
 from chart import EVERYTHING, NAMESPACE, REPOSITORY, Object, one, render, runtime_of, with_helm
 
 from medsd_ray.operator.manifests import pods
-from medsd_ray.spec.objects import FineTuneSpec, RuntimeSpec
+from medsd_ray.spec.objects import FineTuneSpec
+from medsd_ray.spec.runtime import RuntimeSpec
 
 __all__ = ["with_helm"]
 pytestmark = pytest.mark.usefixtures("with_helm")

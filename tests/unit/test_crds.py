@@ -5,11 +5,11 @@ tests/specs.py. tests/cluster/test_schema.py asks a real API server.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from specs import BAD, GOOD, RUN, changed
 
 from medsd_ray.errors import InputError
@@ -17,9 +17,10 @@ from medsd_ray.spec import crds
 from medsd_ray.spec.images import GUIDANCE_SCALE, SCHEDULER, SEED, STEPS, Sampling
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.objects import FineTuneSpec
-from medsd_ray.spec.rules import Strict
+from medsd_ray.spec.rules import Rule, SpecModel
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.spec.study import StudySpec
+from medsd_ray.spec.values import describe_errors
 
 
 def nodes(schema: dict[str, Any]):
@@ -108,12 +109,12 @@ def test_settings_of_images_have_the_same_bounds_wherever_they_are_written():
     assert tuple(settings["scheduler"]["enum"]) == SCHEDULER.choices
 
 
-class Part(Strict):
+class Part(SpecModel):
     size: int = 3
     note: str | None = None
 
 
-class Whole(Strict):
+class Whole(SpecModel):
     """Of
     two lines."""
 
@@ -122,7 +123,15 @@ class Whole(Strict):
     absent: Part | None = None
     choice: Literal["a", "bc"] | None = None
     pair: tuple[float, float] = (1.0, 2.0)
-    cel = (("self.part.size > 0", "too small"),)
+    rules = (
+        Rule("self.part.size > 0", "too small", lambda whole: whole.part.size > 0),
+        Rule(
+            "!has(self.absent)",
+            "absent must be absent",
+            lambda whole: whole.absent is None,
+            lambda whole: f"absent is of size {whole.absent.size}",
+        ),
+    )
 
 
 def test_how_models_become_schemas():
@@ -149,8 +158,58 @@ def test_how_models_become_schemas():
                 "items": {"type": "number"},
             },
         },
-        "x-kubernetes-validations": [{"rule": "self.part.size > 0", "message": "too small"}],
+        "x-kubernetes-validations": [
+            {"rule": "self.part.size > 0", "message": "too small"},
+            {"rule": "!has(self.absent)", "message": "absent must be absent"},
+        ],
     }
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"part": {"size": 0}}, "too small"),
+        ({"absent": {"size": 7}}, "absent is of size 7"),
+        ({"part": {"size": 0}, "absent": {}}, "too small"),
+    ],
+)
+def test_a_model_says_the_first_of_its_rules_that_does_not_hold(values: dict[str, Any], words: str):
+    with pytest.raises(ValidationError) as caught:
+        Whole.model_validate(values)
+    assert describe_errors(caught.value) == words
+
+
+def test_each_rule_of_a_run_is_broken_by_one_of_the_runs_that_python_and_the_api_server_refuse():
+    rules = [rule for model in _models(RunSpec) for rule in model.rules]
+    assert len(rules) == 14
+    for rule in rules:
+        assert any(words in rule.message for _, words in BAD), rule.message
+
+
+def _models(model: type[SpecModel]):
+    """The model and all that its fields hold, however deep."""
+    yield model
+    for field in model.model_fields.values():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, SpecModel):
+                yield from _models(kind)
+
+
+@pytest.mark.parametrize("kind", crds.KINDS, ids=lambda kind: kind.name)
+def test_every_field_says_what_it_is(kind: crds.Kind):
+    """`kubectl explain` shows nothing else of it."""
+    silent = [path for path, schema in _properties(root(kind)) if not schema.get("description")]
+    assert silent == ["metadata", "spec"]  # Kubernetes' own; the object's description is its spec's
+
+
+def _properties(schema: dict[str, Any], path: str = ""):
+    """Each field of a schema, however deep, with its path."""
+    for name, inner in schema.get("properties", {}).items():
+        yield f"{path}{name}", inner
+        yield from _properties(inner, f"{path}{name}.")
+    for name, mark in (("items", "[]"), ("additionalProperties", "{}")):
+        if name in schema:
+            yield from _properties(schema[name], f"{path.rstrip('.')}{mark}.")
 
 
 class Union(BaseModel):

@@ -12,8 +12,9 @@ import yaml
 
 from medsd_ray.spec import crds
 from medsd_ray.spec.load import load_run
-from medsd_ray.spec.objects import API_VERSION, EvaluationSpec, FineTuneSpec, RuntimeSpec, StudyJobSpec
+from medsd_ray.spec.objects import API_VERSION, EvaluationSpec, FineTuneSpec, StudyJobSpec
 from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.runtime import RuntimeSpec
 
 FOLDER = Path(__file__).parents[2] / "k8s/samples"
 KINDS = {

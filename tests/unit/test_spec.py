@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from medsd_ray.errors import InputError
+from medsd_ray.spec.components import Method
 from medsd_ray.spec.load import dump_run, load_run, parse_run
-from medsd_ray.spec.run import Method
 
 RUN = {
     "name": "xrays",

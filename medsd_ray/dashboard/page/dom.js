@@ -1,5 +1,8 @@
 // Elements and words. Text from storage goes into the page here alone, as text nodes, never as HTML.
 
+// In the pipeline's order, as medsd_ray/spec/components.py has them.
+export const COMPONENTS = ["vae", "text_encoder", "unet"];
+
 export function h(tag, props = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {

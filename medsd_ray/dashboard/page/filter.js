@@ -1,9 +1,8 @@
 // The bar that says which trials are shown, in all charts and in the table alike.
 
-import { h, setText, title } from "./dom.js";
+import { COMPONENTS, h, setText, title } from "./dom.js";
 
 const STATUSES = ["running", "done", "stopped", "failed", "pending"];
-const PARTS = ["vae", "text_encoder", "unet"];
 
 export class Filter {
   constructor(onChange) {
@@ -13,7 +12,7 @@ export class Filter {
     this.chips = STATUSES.map((status) =>
       h("button", { type: "button", class: "chip", "aria-pressed": "false", "data-status": status, onclick: (event) => this.#toggle(event.currentTarget, status) }, status),
     );
-    this.parts = new Map(PARTS.map((part) => [part, this.#select(part, title(part))]));
+    this.parts = new Map(COMPONENTS.map((part) => [part, this.#select(part, title(part))]));
     this.metric = this.#select("metric", "metric");
     this.count = h("span", { class: "soft", id: "count" });
     this.reset = h("button", { type: "button", class: "plain", onclick: () => this.#clear() }, "Clear");

@@ -1,13 +1,11 @@
 // The columns of the table of trials and of the table of combinations.
 
-import { badge, duration, h, number, progress, title } from "./dom.js";
-
-const PARTS = ["vae", "text_encoder", "unet"];
+import { COMPONENTS, badge, duration, h, number, progress, title } from "./dom.js";
 
 // Components first, in the pipeline's order.
 function order(name) {
-  const index = PARTS.indexOf(name.replace("components.", ""));
-  return index < 0 ? PARTS.length : index;
+  const index = COMPONENTS.indexOf(name.replace("components.", ""));
+  return index < 0 ? COMPONENTS.length : index;
 }
 
 function metricColumns(metrics, first) {
@@ -23,7 +21,7 @@ function metricColumns(metrics, first) {
 
 // `pick(id, on)`, `isPicked(id)` and `colorOf(id)` are the selection; `more(id)` opens a trial.
 export function trialColumns({ study, metric, pick, isPicked, colorOf, more }) {
-  const parts = PARTS.filter((part) => study.trials.some((trial) => part in trial.components));
+  const parts = COMPONENTS.filter((part) => study.trials.some((trial) => part in trial.components));
   const others = study.parameters.map(({ name }) => name).filter((name) => !parts.includes(name.replace("components.", "")));
   const check = (row) => {
     const box = h("input", { type: "checkbox", "aria-label": `Select trial ${row.id}`, onchange: (event) => pick(row.id, event.target.checked) });

@@ -14,7 +14,7 @@ from medsd_ray.errors import InputError
 from medsd_ray.models.components import Components
 from medsd_ray.models.methods.adaptation import Files, Weights, seeded
 from medsd_ray.models.weights import load_partial_state
-from medsd_ray.spec.run import Lora
+from medsd_ray.spec.components import Lora
 
 TARGETS = {
     "unet": ["to_q", "to_k", "to_v", "to_out.0"],

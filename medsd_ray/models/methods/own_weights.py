@@ -8,7 +8,7 @@ from typing import Any
 
 from medsd_ray.models.components import Components
 from medsd_ray.models.methods.adaptation import freeze, seeded
-from medsd_ray.spec.run import Component
+from medsd_ray.spec.components import Component
 
 
 def frozen(components: Components, name: str, settings: Component, seed: int) -> None:

@@ -17,13 +17,13 @@ from medsd_ray.models.components import Components
 from medsd_ray.models.methods import lora, swap, textual_inversion
 from medsd_ray.models.methods.adaptation import Adaptation
 from medsd_ray.models.methods.own_weights import cross_attention, decoder, frozen, full, scratch
-from medsd_ray.spec.run import Component, Method
-from medsd_ray.spec.run import Components as ComponentSettings
+from medsd_ray.spec.components import COMPONENTS, Component, Method
+from medsd_ray.spec.components import Components as ComponentSettings
 
 METHODS: dict[tuple[str, Method], Adaptation] = {
-    **{(name, Method.frozen): Adaptation(frozen) for name in ("vae", "text_encoder", "unet")},
-    **{(name, Method.full): Adaptation(full) for name in ("vae", "text_encoder", "unet")},
-    **{(name, Method.scratch): Adaptation(scratch) for name in ("vae", "text_encoder", "unet")},
+    **{(name, Method.frozen): Adaptation(frozen) for name in COMPONENTS},
+    **{(name, Method.full): Adaptation(full) for name in COMPONENTS},
+    **{(name, Method.scratch): Adaptation(scratch) for name in COMPONENTS},
     **{
         (name, Method.lora): Adaptation(lora.adapt, lora.merge, lora.files)
         for name in ("text_encoder", "unet")

@@ -22,7 +22,7 @@ from medsd_ray.models.methods.adaptation import Weights, seeded
 from medsd_ray.models.resolve import ENCODER_FILES, resolve_encoder
 from medsd_ray.models.swapped_encoder import SwappedEncoder, hidden_states, load_encoder, load_tokenizer
 from medsd_ray.models.weights import load_partial_state
-from medsd_ray.spec.run import Swap
+from medsd_ray.spec.components import Swap
 from medsd_ray.storage import sha256_file
 
 LONGEST = 8192  # tokenizers that know no limit say 10^30

@@ -53,7 +53,9 @@ from medsd_ray.operator.manifests.naming import (
 from medsd_ray.operator.manifests.rayjob import Plan, output_of
 from medsd_ray.operator.subject import Subject, read_runtime, read_subject
 from medsd_ray.spec import labels
-from medsd_ray.spec.objects import API_VERSION, RuntimeSpec, Status
+from medsd_ray.spec.objects import API_VERSION
+from medsd_ray.spec.runtime import RuntimeSpec
+from medsd_ray.spec.status import Status
 
 CONFLICT_S = 0.2
 """After someone else changed the object in between."""

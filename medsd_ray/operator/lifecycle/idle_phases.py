@@ -5,7 +5,7 @@ from __future__ import annotations
 from medsd_ray.operator.lifecycle.decision import CreateAttempt, DecisionBuilder
 from medsd_ray.operator.lifecycle.transitions import delete_rayjob, is_cleared, set_suspended
 from medsd_ray.operator.manifests.rayjob import Refused, output_of, plan
-from medsd_ray.spec.objects import Attempt
+from medsd_ray.spec.status import Attempt
 
 STARTING_S = 15.0
 """Seconds between two looks at pods that start; the watches tell of what happens to them at once."""

@@ -11,7 +11,8 @@ from medsd_ray.operator.lifecycle.decision import DecisionBuilder
 from medsd_ray.operator.manifests.rayjob import output_of, report_of
 from medsd_ray.operator.times import stamp
 from medsd_ray.progress_line import duration
-from medsd_ray.spec.objects import Addresses, FineTuneSpec, Progress
+from medsd_ray.spec.objects import FineTuneSpec
+from medsd_ray.spec.status import Addresses, Progress
 
 STALLED_S = 300.0
 

@@ -8,7 +8,8 @@ from typing import Any
 from kubernetes.utils.quantity import parse_quantity
 
 from medsd_ray.driver.protocol import DRIVER_PORT
-from medsd_ray.spec.objects import JobSpec, Pool, RuntimeSpec, StudyJobSpec
+from medsd_ray.spec.objects import JobSpec, StudyJobSpec
+from medsd_ray.spec.runtime import Pool, RuntimeSpec
 
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "medsd": DRIVER_PORT}
 

@@ -12,7 +12,8 @@ from medsd_ray.operator.manifests import pods
 from medsd_ray.operator.manifests.naming import attempt_labels, attempt_name, owner_reference
 from medsd_ray.operator.subject import Subject
 from medsd_ray.runs.names import REPORT, REPORT_PAGE, STUDY_TABLE
-from medsd_ray.spec.objects import EvaluationSpec, JobSpec, Pool, RuntimeSpec, StudyJobSpec
+from medsd_ray.spec.objects import EvaluationSpec, JobSpec, StudyJobSpec
+from medsd_ray.spec.runtime import Pool, RuntimeSpec
 
 JOB_FILE = "/etc/medsd/job.yaml"
 

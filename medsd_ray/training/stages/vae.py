@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.models.components import Components
-from medsd_ray.spec.run import Method, RunSpec
+from medsd_ray.spec.components import Method
+from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.vae_objective import vae_loss
 
 
