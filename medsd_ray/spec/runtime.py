@@ -74,6 +74,7 @@ class Pool(SpecModel):
     )
     affinity: Raw = Field(default={}, description="of a worker pod, as Kubernetes has it")
 
+    # The API server alone parses quantities.
     rules = (
         Rule(
             "quantity(self.sharedMemory).isLessThan(quantity(self.memory))",
