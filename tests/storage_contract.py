@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medsd_ray.errors import InputError
-from medsd_ray.storage import COMPLETE, Storage, describe
+from medsd_ray.storage import COMPLETE, Storage, entry_of_file
 
 
 class StorageContract:
@@ -29,7 +29,7 @@ class StorageContract:
         source.write_bytes(bytes(range(256)) * (size // 256) + b"x" * (size % 256))
         store.upload(source, "deep/er/file.bin")
         store.download("deep/er/file.bin", tmp_path / "new" / "target")
-        assert describe(tmp_path / "new" / "target") == describe(source)
+        assert entry_of_file(tmp_path / "new" / "target") == entry_of_file(source)
         assert [p.name for p in (tmp_path / "new").iterdir()] == ["target"]
 
     def test_what_is_absent_is_said_to_be(self, store: Storage, tmp_path: Path):
@@ -110,7 +110,10 @@ class StorageContract:
         store.upload_tree(source)
 
         assert order == [["a", "sub/b"]]  # COMPLETE came last
-        assert store.complete() == {"a": describe(source / "a"), "sub/b": describe(source / "sub" / "b")}
+        assert store.complete() == {
+            "a": entry_of_file(source / "a"),
+            "sub/b": entry_of_file(source / "sub" / "b"),
+        }
         store.download_tree(tmp_path / "copy")
         assert (tmp_path / "copy" / "sub" / "b").read_text() == "B"
 

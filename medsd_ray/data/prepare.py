@@ -26,6 +26,7 @@ from medsd_ray.data.sources.pixels import resize
 from medsd_ray.data.sources.source import BadSample, Content, Record, Source, stamp
 from medsd_ray.errors import InputError
 from medsd_ray.storage import Storage, open_storage
+from medsd_ray.storage.outputs import Complete, Foreign, claim
 
 PLAN = ".progress/plan.json"
 LINES = 20  # of bad samples that are listed one by one
@@ -149,31 +150,35 @@ def fingerprint(found: Source, names: Pseudonyms | None) -> str:
 
 
 def _finished(store: Storage, plan: dict) -> dict | None:
-    """The root index of a finished DEST; None where there is work to do. Refuses a DEST that is made of
-    something else.
+    """The root index of a finished DEST; None where there is work to do. Raises InputError where DEST is made
+    of something else.
     """
-    for key in (INDEX, PLAN):
-        try:
-            value = store.read_json(key)
-            there = value["plan"] if key == INDEX else value
-            differing = [name for name in plan if there[name] != plan[name]]
-        except FileNotFoundError:
-            continue
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{store.url}/{key}: not what prepare writes; delete {store.url} or choose another DEST"
-            ) from error
-        if differing:
-            words = ["the source" if name == "fingerprint" else name.replace("_", " ") for name in differing]
-            raise InputError(
-                f"{store.url} holds shards that differ in {', '.join(words)}; delete it or choose another DEST"
-            )
-        return value if key == INDEX else None
-    if any(store.list(f"{split}/") for split in SPLITS):
+    existing = claim(
+        store,
+        plan,
+        INDEX,
+        begun=PLAN,
+        settings_of=lambda value: value["plan"],
+        within=[f"{split}/" for split in SPLITS],
+    )
+    if isinstance(existing, Complete):
+        return existing.record
+    if not isinstance(existing, Foreign):
+        return None
+    if existing.record is None:
         raise InputError(
             f"{store.url} holds files that prepare did not leave there; delete them or choose another DEST"
         )
-    return None
+    if not existing.differing:
+        raise InputError(
+            f"{store.url}/{existing.record}: not what prepare writes; delete {store.url} or choose another DEST"
+        )
+    differing = (
+        "the source" if name == "fingerprint" else name.replace("_", " ") for name in existing.differing
+    )
+    raise InputError(
+        f"{store.url} holds shards that differ in {', '.join(differing)}; delete it or choose another DEST"
+    )
 
 
 Made = tuple[Sample, list[str]] | BadSample  # a sample and what it is to be warned of, or why there is none

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from medsd_ray.errors import InputError
-from medsd_ray.storage import Storage, open_storage
+from medsd_ray.storage import Storage, entry_of_bytes, open_storage
 
 FORMAT = "medsd-shards/1"
 INDEX = "index.json"
@@ -194,7 +194,7 @@ class ShardWriter:
         self._tar.close()
         data = self._buffer.getvalue()
         name = f"shard-{len(self.shards):05d}.tar"
-        shard = Shard(name, len(self._notes), len(data), hashlib.sha256(data).hexdigest())
+        shard = Shard(name, len(self._notes), **entry_of_bytes(data))
         self.store.write(shard.name, data)
         self.store.write_json(self._sidecar(), {"shard": asdict(shard), "notes": self._notes})
         self.shards.append(shard)

@@ -28,7 +28,7 @@ from medsd_ray.evaluation.report.format import dumps, number, span
 from medsd_ray.evaluation.report.plots import COLOURS, new_figure
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.storage import open_storage
-from medsd_ray.storage.outputs import finished, write_whole
+from medsd_ray.storage.outputs import finish, read_finished
 
 RESULT = "augmentation.json"
 FIGURES = ("accuracy", "auroc")
@@ -74,7 +74,7 @@ def augment(
         "label": label,
     }
     settings["inputs_sha256"] = inputs.checksum()
-    if (known := finished(store, RESULT, settings)) is not None:
+    if (known := read_finished(store, RESULT, settings)) is not None:
         say(f"{out}: complete, nothing to do\n{summary(known)}")
         return known
     for split in ("train", "test"):
@@ -103,7 +103,7 @@ def augment(
         "notes": inputs.notes, "versions": versions(),
     }  # fmt: skip
     plot = _plot(found["cases"])
-    write_whole(store, {"augmentation.csv": _table(rows), "augmentation.png": plot, RESULT: dumps(found)})
+    finish(store, {"augmentation.csv": _table(rows), "augmentation.png": plot, RESULT: dumps(found)})
     say(summary(found))
     return found
 

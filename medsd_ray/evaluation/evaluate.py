@@ -35,7 +35,8 @@ from medsd_ray.evaluation.report.format import dumps
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.runs.names import REPORT_DATA, REPORT_PAGE
 from medsd_ray.runs.record import RunRecord, read_run
-from medsd_ray.storage import COMPLETE, Storage, open_storage
+from medsd_ray.storage import open_storage
+from medsd_ray.storage.outputs import Complete, claim, finish
 
 TITLE = "Generated medical images: evaluation"
 
@@ -141,10 +142,10 @@ def evaluate(options: EvaluationOptions, *, extra: dict | None = None, say: Say 
     record = read_run(options.run)
     seed_images = _seed_images(networks.protocol, inputs)
     checksum = _checksum(inputs, seed_images, record, options, networks)
-    known = _finished(store, checksum)
-    if known is not None:
-        say(f"{options.out}: this report is already there\n{page.summary(known)}")
-        return known
+    existing = claim(store, {"inputs_sha256": checksum}, REPORT_DATA, settings_of=_inputs_sha256)
+    if isinstance(existing, Complete):
+        say(f"{options.out}: this report is already there\n{page.summary(existing.record)}")
+        return existing.record
     sets = assign(inputs, options.held_out)
     say(f"evaluate: {len(sets.generated)} generated images against {sets.reference}")
     report: dict[str, Any] = {
@@ -174,7 +175,8 @@ def evaluate(options: EvaluationOptions, *, extra: dict | None = None, say: Say 
     report["extra"], report["versions"] = extra or {}, versions()
     report["cautions"] = page.cautions(report)
     report["seconds"] = round(time.monotonic() - started, 1)
-    _write(store, report, _view(report, sets, record, checks))
+    view = _view(report, sets, record, checks)
+    finish(store, {REPORT_DATA: dumps(report), REPORT_PAGE: page.render(report, view)})
     say(page.summary(report))
     return report
 
@@ -242,25 +244,8 @@ def _view(found: dict, sets: Sets, record: RunRecord, checks: dict[str, SpaceChe
     }
 
 
-def _write(store: Storage, found: dict, view: dict) -> None:
-    store.delete(COMPLETE)
-    files = {REPORT_DATA: dumps(found), REPORT_PAGE: page.render(found, view)}
-    for name, data in files.items():
-        store.write(name, data)
-    store.mark_complete(
-        {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()}
-    )
-
-
-def _finished(store: Storage, checksum: str) -> dict | None:
-    """The report that is there already, where it is complete and of the same inputs."""
-    if store.complete() is None:
-        return None
-    try:
-        known = store.read_json(REPORT_DATA)
-    except (FileNotFoundError, ValueError):
-        return None
-    return known if isinstance(known, dict) and known.get("inputs_sha256") == checksum else None
+def _inputs_sha256(report: dict) -> dict[str, str]:
+    return {"inputs_sha256": report["inputs_sha256"]}
 
 
 def _seed_images(protocol: LoadedProtocol | None, inputs: Inputs) -> ImageSet | Missing:

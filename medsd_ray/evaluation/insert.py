@@ -34,7 +34,7 @@ from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.spec.images import NUM_INSERTED, SEED, Sampling
 from medsd_ray.storage import Storage, open_storage
-from medsd_ray.storage.outputs import finished, write_whole
+from medsd_ray.storage.outputs import finish, read_finished
 
 RESULT = "insertion.json"
 METHODS = ("prompt", "sdedit", "inpaint")
@@ -83,7 +83,7 @@ def insert(
         num_images, seed, sampling,
     )  # fmt: skip
     store = open_storage(out)
-    if (known := finished(store, RESULT, asdict(settings))) is not None:
+    if (known := read_finished(store, RESULT, asdict(settings))) is not None:
         say(f"{out}: complete, nothing to do\n{summary(known)}")
         return known
     components = load_components(model)
@@ -241,7 +241,7 @@ def _write(
         files[f"{index:05d}.png"] = encode_png(
             pixels, about | {"model": settings.model, "seed": str(settings.seed)}
         )
-    write_whole(store, files | {RESULT: dumps(found)})
+    finish(store, files | {RESULT: dumps(found)})
 
 
 def _sheet(images: dict[str, np.ndarray], where: np.ndarray) -> bytes:

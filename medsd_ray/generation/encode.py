@@ -7,8 +7,6 @@ DEST/index.json          the splits, written last
 
 from __future__ import annotations
 
-import hashlib
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,12 +32,13 @@ from medsd_ray.errors import InputError
 from medsd_ray.models.components import Components, token_ids
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.progress_line import ProgressLine
 from medsd_ray.ray_tasks import run_tasks
-from medsd_ray.storage import Storage, absolute, open_storage
+from medsd_ray.storage import Storage, absolute, entry_of_bytes, open_storage
+from medsd_ray.storage.outputs import Complete, Foreign, New, claim
 
 NOTES = ".progress"
-
-
+PLAN = f"{NOTES}/plan.json"
 # What latents must agree in to be of one kind. Not the model's address, nor floats, which differ a little by
 # machine.
 IDENTITY = ("vae_fingerprint", "text_encoder_fingerprint", "text_embeddings", "scaling_factor")
@@ -124,7 +123,7 @@ class Encoder:
         name = f"shard-{task.number:05d}.safetensors"
         store = self.out.child(task.split)
         store.write(name, data)
-        shard = Shard(name, len(samples), len(data), hashlib.sha256(data).hexdigest())
+        shard = Shard(name, len(samples), **entry_of_bytes(data))
         store.write_json(_note(task.number), {"source": task.shard.sha256, "shard": asdict(shard)})
         return len(samples)
 
@@ -177,23 +176,17 @@ def _left_to_do(store: Storage, split: str, index: Index, meta: dict) -> list[Ta
     the way.
     """
     plan = _identity(meta | {"sources": [shard.sha256 for shard in index.shards]})
-    started = f"{NOTES}/plan.json"
-    for key in (INDEX, started):
-        try:
-            known = store.read_json(key)
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            raise InputError(f"{store.url}/{key} is damaged; remove {store.url} and encode again") from error
-        if _identity(known) != plan:
+    existing = claim(store, plan, INDEX, begun=PLAN, settings_of=_identity, within=())
+    if isinstance(existing, Foreign):
+        if existing.differing:
             raise InputError(
                 f"{store.url}: holds other latents (model, shards or settings); choose another DEST or remove it"
             )
-        if key == INDEX:
-            return []
-        break
-    else:
-        store.write_json(started, plan)
+        raise InputError(f"{store.url}/{existing.record} is damaged; remove {store.url} and encode again")
+    if isinstance(existing, Complete):
+        return []
+    if isinstance(existing, New):
+        store.write_json(PLAN, plan)
     done = {key for key in store.list(NOTES + "/")}
     return [
         Task(split, number, shard) for number, shard in enumerate(index.shards) if _note(number) not in done
@@ -207,19 +200,12 @@ def _identity(values: dict) -> dict:
 def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:
     """Encodes all that can be; raises InputError at the end where something could not."""
     wrong: dict[tuple[str, int], InputError] = {}
-    total, done, started, printed = sum(task.shard.samples for task in tasks), 0, time.monotonic(), 0.0
-    for task, result in run_tasks(encoder, tasks, num_workers, encoder.use_gpu):
-        if isinstance(result, InputError):
-            wrong[task.split, task.number] = result
-            continue
-        done += result
-        now = time.monotonic()
-        if now - printed > 5 or done == total:
-            speed, printed = done / (now - started), now
-            print(
-                f"{done}/{total} images encoded, {speed:.0f} images/s, {(total - done) / speed:.0f} s left",
-                flush=True,
-            )
+    with ProgressLine(sum(task.shard.samples for task in tasks), "images encoded") as progress:
+        for task, result in run_tasks(encoder, tasks, num_workers, encoder.use_gpu):
+            if isinstance(result, InputError):
+                wrong[task.split, task.number] = result
+            else:
+                progress.add(result)
     if wrong:
         more = f" ({len(wrong) - 1} more shards are corrupt)" if len(wrong) > 1 else ""
         raise InputError(f"{wrong[min(wrong)]}{more}")

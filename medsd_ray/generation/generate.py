@@ -10,10 +10,7 @@ out/COMPLETE         written last
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,10 +21,12 @@ from medsd_ray.generation.sampling import sample_images
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.progress_line import ProgressLine
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.runs.names import GENERATED
 from medsd_ray.spec.images import BATCH_SIZE, NUM_IMAGES, SEED, Sampling
-from medsd_ray.storage import Storage, absolute, open_storage
+from medsd_ray.storage import Storage, absolute, entry_of_bytes, open_storage
+from medsd_ray.storage.outputs import Complete, Foreign, New, claim
 
 
 def generate(
@@ -65,15 +64,13 @@ def generate(
     todo = [image["index"] for image in plan["images"] if image["file"] not in present]
     chunks = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
     worker = ImageWorker(components, plan, store, use_gpu)
-    done = (count for _, count in run_tasks(worker, chunks, num_workers, use_gpu))
-    _report(done, num_images - len(todo), num_images)
+    with ProgressLine(num_images, "images") as progress:
+        progress.skip(num_images - len(todo))
+        for _, count in run_tasks(worker, chunks, num_workers, use_gpu):
+            progress.add(count)
     store.write(TABLE, _table(plan))
-    store.mark_complete(
-        {
-            name: _describe(store, name)
-            for name in [GENERATED, TABLE, *(image["file"] for image in plan["images"])]
-        }
-    )
+    files = [GENERATED, TABLE, *(image["file"] for image in plan["images"])]
+    store.mark_complete({name: entry_of_bytes(store.read(name)) for name in files})
 
 
 def make_plan(
@@ -142,25 +139,19 @@ class ImageWorker:
 
 def _begin(store: Storage, plan: dict[str, Any]) -> bool:
     """Makes the output this plan's own; False where it is complete already."""
-    try:
-        known = store.read_json(GENERATED)
-    except FileNotFoundError:
-        if store.list():
-            raise InputError(
-                f"{store.url}: not empty, and not made by generate; choose another --out"
-            ) from None
+    existing = claim(store, plan, GENERATED)
+    if isinstance(existing, New):
         store.write_json(GENERATED, plan)
-        return True
-    except ValueError as error:
-        raise InputError(
-            f"{store.url}/{GENERATED} is damaged; choose another --out or remove this one"
-        ) from error
-    if known != plan:
-        differing = sorted(name for name in plan if known.get(name) != plan[name])
-        raise InputError(
-            f"{store.url}: holds images made with another {', '.join(differing)}; choose another --out or remove this one"
-        )
-    return store.complete() is None
+    if not isinstance(existing, Foreign):
+        return not isinstance(existing, Complete)
+    if existing.record is None:
+        raise InputError(f"{store.url}: not empty, and not made by generate; choose another --out")
+    if not existing.differing:
+        raise InputError(f"{store.url}/{GENERATED} is damaged; choose another --out or remove this one")
+    raise InputError(
+        f"{store.url}: holds images made with another {', '.join(existing.differing)}; choose another --out "
+        "or remove this one"
+    )
 
 
 def _warn_of_cut_prompts(components: Components, prompts: list[str], negative_prompt: str) -> None:
@@ -174,24 +165,3 @@ def _warn_of_cut_prompts(components: Components, prompts: list[str], negative_pr
         print(
             f"{len(long)} prompts are longer than the text encoder's {limit} tokens; what is beyond them is not used"
         )
-
-
-def _report(done: Iterable[int], before: int, total: int) -> None:
-    """Runs through `done`, counts of images as they are made, and prints speed and time left every few
-    seconds.
-    """
-    started, printed, made = time.monotonic(), 0.0, 0
-    for count in done:
-        made += count
-        now = time.monotonic()
-        if now - printed < 5 and before + made < total:
-            continue
-        speed = made / (now - started)
-        left = (total - before - made) / speed
-        print(f"{before + made}/{total} images, {speed:.2f} images/s, {left:.0f} s left", flush=True)
-        printed = now
-
-
-def _describe(store: Storage, name: str) -> dict[str, Any]:
-    data = store.read(name)
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -6,7 +6,15 @@ objects atomically. A multi-file output is complete when its `COMPLETE` file is 
 holds each file's size and SHA-256.
 """
 
-from medsd_ray.storage.base import COMPLETE, FileInfo, Storage, describe, sha256_file
+from medsd_ray.storage.base import (
+    COMPLETE,
+    FileInfo,
+    Storage,
+    entry_of_bytes,
+    entry_of_file,
+    sha256_file,
+    to_json,
+)
 from medsd_ray.storage.folder import FolderStorage
 from medsd_ray.storage.opening import absolute, open_storage, pyarrow_filesystem
 from medsd_ray.storage.s3 import S3Storage
@@ -18,8 +26,10 @@ __all__ = [
     "S3Storage",
     "Storage",
     "absolute",
-    "describe",
+    "entry_of_bytes",
+    "entry_of_file",
     "open_storage",
     "pyarrow_filesystem",
     "sha256_file",
+    "to_json",
 ]

@@ -1,10 +1,4 @@
-"""One way to read and write, for data and checkpoints alike: a plain folder or `s3://bucket/prefix`.
-
-Settings for S3 are the standard AWS ones (environment, `~/.aws`); `AWS_ENDPOINT_URL` points at any S3 server.
-A write appears under its name whole or not at all: folders write to a hidden file and rename it, S3 puts
-objects atomically. A multi-file output is complete when its `COMPLETE` file is there: it is written last and
-holds each file's size and SHA-256.
-"""
+"""What every store can do, and the mark of a complete output."""
 
 from __future__ import annotations
 
@@ -14,16 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medsd_ray.errors import InputError
 
 COMPLETE = "COMPLETE"
-
-
+"""The file that is written last to an output of several files: their sizes and checksums."""
 _CHUNK = 1 << 20
 
 
 def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal; read in parts, so that memory stays flat."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -33,21 +28,27 @@ def sha256_file(path: Path) -> str:
 
 @dataclass(frozen=True)
 class FileInfo:
-    stamp: str  # changes when the file does
-    modified: float  # seconds since 1970
+    """A file as a listing shows it."""
+
+    stamp: str
+    """Changes when the file does."""
+    modified: float
+    """Seconds since 1970."""
 
 
 class Storage(ABC):
     """A tree of files under one address. Keys are relative POSIX paths."""
 
     url: str
+    """The address, as messages show it."""
 
     @abstractmethod
     def read(self, key: str) -> bytes:
         """The file's bytes. Raises FileNotFoundError where there is none."""
 
     @abstractmethod
-    def write(self, key: str, data: bytes) -> None: ...
+    def write(self, key: str, data: bytes) -> None:
+        """Writes a file, which appears whole; one of this name is replaced."""
 
     @abstractmethod
     def download(self, key: str, path: Path, *, parallel: bool = True) -> None:
@@ -58,7 +59,8 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def upload(self, path: Path, key: str) -> None: ...
+    def upload(self, path: Path, key: str) -> None:
+        """Copies a local file to `key`, where it appears whole."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> list[str]:
@@ -71,22 +73,26 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def exists(self, key: str) -> bool: ...
+    def exists(self, key: str) -> bool:
+        """Whether there is a file of this name; a folder is none."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
         """Removes one file; no error where it is absent."""
 
     @abstractmethod
-    def child(self, path: str) -> Storage: ...
+    def child(self, path: str) -> Storage:
+        """The tree below a folder, as a store of its own."""
 
     # --- what every store shares
 
     def read_json(self, key: str):
+        """A JSON file's value. Raises FileNotFoundError, or ValueError where it is no JSON."""
         return json.loads(self.read(key))
 
     def write_json(self, key: str, value) -> None:
-        self.write(key, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+        """Writes a value as JSON."""
+        self.write(key, to_json(value))
 
     def delete_tree(self, prefix: str) -> None:
         """Removes all under `prefix/`, its COMPLETE mark first, so that a half-deleted tree is never taken
@@ -115,22 +121,37 @@ class Storage(ABC):
             key = path.relative_to(folder).as_posix()
             if key != COMPLETE:
                 self.upload(path, key)
-                files[key] = describe(path)
+                files[key] = entry_of_file(path)
         self.mark_complete(files)
 
     def download_tree(self, folder: Path, keys: Iterable[str] | None = None) -> None:
-        """Copies all files (or `keys`) to a local folder; those named in COMPLETE are checked against it."""
-        known = self.complete() or {}
+        """Copies all files (or `keys`) to a local folder; those named in COMPLETE are checked against it.
+
+        Raises:
+            FileNotFoundError: One of `keys` is absent.
+            InputError: A file differs from COMPLETE; its copy is removed.
+        """
+        entries = self.complete() or {}
         for key in self.list() if keys is None else keys:
             target = folder / key
             self.download(key, target)
-            if key in known and sha256_file(target) != known[key]["sha256"]:
+            if key in entries and sha256_file(target) != entries[key]["sha256"]:
                 target.unlink()
                 raise InputError(
                     f"{self.url}/{key}: its checksum differs from COMPLETE's; copy or make it anew"
                 )
 
 
-def describe(path: Path) -> dict:
+def to_json(value: Any) -> bytes:
+    """A value as the JSON that `write_json` writes: indented, its keys sorted."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def entry_of_file(path: Path) -> dict[str, Any]:
     """Size in bytes and SHA-256 of a file, as COMPLETE and the shard indexes record them."""
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def entry_of_bytes(data: bytes) -> dict[str, Any]:
+    """The same of a file's contents."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

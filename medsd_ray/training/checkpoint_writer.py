@@ -16,7 +16,7 @@ from medsd_ray.retries import with_retries
 from medsd_ray.runs.checkpoints import read_best, saved_steps
 from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, checkpoint_folder
 from medsd_ray.spec.run import Checkpoint
-from medsd_ray.storage import Storage, describe
+from medsd_ray.storage import Storage, entry_of_file
 from medsd_ray.training.collectives import Collectives
 
 
@@ -66,7 +66,7 @@ class CheckpointWriter:
                 for name, parts in tensors.items():
                     path = Path(folder) / name
                     save_file(parts, path)
-                    files[name] = describe(path)
+                    files[name] = entry_of_file(path)
                     with_retries(lambda path=path, name=name: store.upload(path, name))
         except Exception as error:
             failure = f"{error}"
@@ -92,7 +92,7 @@ class CheckpointWriter:
         with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
             path = Path(folder) / CHECKPOINT
             path.write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
-            files = files | {CHECKPOINT: describe(path)}
+            files = files | {CHECKPOINT: entry_of_file(path)}
             with_retries(lambda: store.upload(path, CHECKPOINT))
         with_retries(self.before_complete)
         with_retries(lambda: store.mark_complete(files))

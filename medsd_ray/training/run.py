@@ -88,7 +88,7 @@ def started(output: Storage) -> bool:
 
 def finished(output: Storage, run: RunSpec) -> dict[str, Any] | None:
     """The result of this run where the output has it; None where it is not finished. Raises InputError for
-    another run's.
+    another run's. Not by `storage.outputs.claim`, as a run may go on with other workers.
     """
     try:
         result, spec = output.read_json(RESULT), yaml.safe_load(output.read(RUN_SPEC))

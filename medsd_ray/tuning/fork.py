@@ -4,7 +4,6 @@ of its own.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.runs.names import CHECKPOINT, CHECKPOINTS, RESULT, checkpoint_folder
 from medsd_ray.spec.run import RunSpec
-from medsd_ray.storage import COMPLETE, Storage
+from medsd_ray.storage import COMPLETE, Storage, entry_of_bytes
 
 
 def fork(source: Storage, step: int, output: Storage) -> None:
@@ -38,6 +37,4 @@ def adopt(output: Storage, run: RunSpec) -> None:
         data = json.dumps(description | {"spec": spec}).encode()
         store.delete(COMPLETE)
         store.write(CHECKPOINT, data)
-        store.mark_complete(
-            files | {CHECKPOINT: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
-        )
+        store.mark_complete(files | {CHECKPOINT: entry_of_bytes(data)})

@@ -118,7 +118,7 @@ def _rooted(path: str, value: Any) -> Any:
 
 def check_output(output: Storage, study: StudySpec, resume: bool, auto_resume: bool) -> bool:
     """Whether the study was started there. Raises InputError where it should not be, should be, or is another
-    one.
+    one. Not by `storage.outputs.claim`, as a resumed study may have grown.
     """
     try:
         known = parse_study(yaml.safe_load(output.read(STUDY_SPEC)), f"{output.url}/{STUDY_SPEC}")

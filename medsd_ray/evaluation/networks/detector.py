@@ -4,7 +4,6 @@ pickle.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import fields
 from typing import Any
 
@@ -15,7 +14,8 @@ from medsd_ray.errors import InputError
 from medsd_ray.evaluation.inputs import read_real
 from medsd_ray.evaluation.messages import Say
 from medsd_ray.evaluation.networks.classifier import LARGE, SMALL, Classifier, device, train_classifier
-from medsd_ray.storage import Storage
+from medsd_ray.storage import Storage, to_json
+from medsd_ray.storage.outputs import finish
 
 WEIGHTS, ABOUT = "network.safetensors", "classifier.json"
 
@@ -25,7 +25,7 @@ def train_once(shards: str, label: str, seed: int, store: Storage, say: Say) -> 
 
     Raises InputError where the training images have no two labels to learn.
     """
-    if store.complete() is not None:
+    if store.complete() is not None:  # of the study that it lies in, whose settings may not change
         return
     real = read_real(shards, label)
     if "train" not in real:
@@ -46,15 +46,8 @@ def write(classifier: Classifier, store: Storage) -> None:
         f.name: getattr(classifier, f.name) for f in fields(classifier) if f.name != "network"
     }
     about["large"] = classifier.dimensions != DenseNet(**SMALL).classifier.in_features
-    store.write(
-        WEIGHTS,
-        save({name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}),
-    )
-    store.write_json(ABOUT, about)
-    contents = {name: store.read(name) for name in (WEIGHTS, ABOUT)}
-    store.mark_complete(
-        {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in contents.items()}
-    )
+    weights = {name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
+    finish(store, {WEIGHTS: save(weights), ABOUT: to_json(about)})
 
 
 def read(store: Storage) -> Classifier:
