@@ -286,6 +286,7 @@ def fails_and_begins_again(cluster: Cluster, settle: Callable[[], None]) -> None
     cluster.server.collect_garbage()
     cluster.server.change("finetunes", "x", status=cluster.status | {"retryTime": "2026-01-01T00:00:00Z"})
     settle()
+    settle()
 
 
 def test_an_operator_may_end_at_any_write_of_a_life(cluster: Cluster):
@@ -321,7 +322,7 @@ def test_an_operator_may_end_at_any_write_of_a_life(cluster: Cluster):
     assert calm[0] == "Starting" and calm[2] == {"number": 2, "rayJob": "x-2"}
     assert calm[3]["infrastructure"] == 1 and calm[5] == ["x-2"]
     writes = list(cluster.server.writes)
-    assert len(writes) == 9
+    assert len(writes) == 10
     for number, write in enumerate(writes):
         for after in (False, True):
             assert again((number, after)) == calm, f"cut off at {write}, number {number}, after it: {after}"
