@@ -5,25 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsd_ray.client.ray_jobs import RayJobs
+from medsd_ray.client.ray_job_client import RayJobClient
 from medsd_ray.errors import InputError
 from medsd_ray.spec.run import RunSpec
 
 if TYPE_CHECKING:
-    from medsd_ray.client.finetunes import FineTunes
+    from medsd_ray.client.finetune_client import FineTuneClient
 
 
-def connect(address: str | None, namespace: str | None, context: str | None) -> FineTunes | RayJobs:
+def connect(address: str | None, namespace: str | None, context: str | None) -> FineTuneClient | RayJobClient:
     """RayJobs at `address`, or FineTunes by the kubeconfig. Raises InputError as they do."""
     if address is None:
-        from medsd_ray.client.finetunes import FineTunes
+        from medsd_ray.client.finetune_client import FineTuneClient
 
-        return FineTunes(context, namespace)
+        return FineTuneClient(context, namespace)
     if namespace or context:
         raise InputError(
             "--address is a Ray cluster's; leave out --namespace and --context, which belong to Kubernetes"
         )
-    return RayJobs(address)
+    return RayJobClient(address)
 
 
 def submit(
@@ -39,7 +39,25 @@ def submit(
     working_dir: Path | None,
     follow: bool,
 ) -> None:
-    """Sends a run to a cluster; `follow` prints its log until it ends, and ends as the run did."""
+    """Sends a run to a cluster: as a FineTune by the kubeconfig, or as a Ray job to `address`.
+
+    Args:
+        run: The run, as RUN.yaml says it.
+        address: Of a Ray cluster's dashboard; None: Kubernetes.
+        namespace: Of Kubernetes; None: the context's.
+        context: Of the kubeconfig; None: its current one.
+        runtime: Name of the Runtime; None: `default`.
+        pool: Name of one of its pools; None: the first.
+        queue: Name of a LocalQueue of Kueue; None: no queue.
+        report: A YAML file with the report to make after training; None: none.
+        working_dir: A folder with code to ship to the Ray cluster; None: what is installed there.
+        follow: Prints the run's log until it ends, and ends as the run did.
+
+    Raises:
+        InputError: Options that exclude each other, or what the cluster refuses.
+        RunError: The cluster fails; with `follow`, the run failed.
+        Interrupted: With `follow`: Ctrl-C, which leaves the run as it is, or the run was stopped.
+    """
     kubernetes = {"runtime": runtime, "pool": pool, "queue": queue, "report": report}
     if address is not None and (
         given := [f"--{name}" for name, value in kubernetes.items() if value is not None]
@@ -50,9 +68,9 @@ def submit(
             "--working-dir ships code to a Ray cluster, which --address names; on Kubernetes the image has it"
         )
     runs = connect(address, namespace, context)
-    if isinstance(runs, RayJobs):
-        made = runs.submit(run, working_dir)
+    if isinstance(runs, RayJobClient):
+        name = runs.submit(run, working_dir)
     else:
-        made = runs.submit(run, runtime=runtime, pool=pool, queue=queue, report=report)
+        name = runs.submit(run, runtime=runtime, pool=pool, queue=queue, report=report)
     if follow:
-        runs.follow(made)
+        runs.follow(name)

@@ -13,9 +13,14 @@ from medsd_ray.storage import COMPLETE, Storage, open_storage
 
 
 def download(
-    output: str, dest: Path, what: str, *, report: str | None = None, without_memorisation_check: str | None = None,
+    output: str,
+    dest: Path,
+    what: str,
+    *,
+    report: str | None = None,
+    without_memorisation_check: str | None = None,
     raw: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Fetches `what` (checkpoint, export or report) from a run's `output`.
 
     The last three options are those of `export`, whose report is the run's own where absent. Raises

@@ -59,7 +59,8 @@ class Kube:
         except (config.ConfigException, yaml.YAMLError, OSError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise InputError(
-                f"no usable kubeconfig ({reason}); set KUBECONFIG, mend --context, or give --address of a Ray cluster"
+                f"no usable kubeconfig ({reason}); set KUBECONFIG, mend --context, "
+                "or give --address of a Ray cluster"
             ) from error
         self.namespace = namespace or chosen.get("namespace") or "default"
         self.host = settings.host
@@ -128,8 +129,8 @@ class Kube:
         """
         with self._errors():
             response = self._core.read_namespaced_pod_log(
-                head.pod, self.namespace, container=head.container, follow=follow, timestamps=True, since_seconds=since_s,
-                _preload_content=False, **_TIMED,
+                head.pod, self.namespace, container=head.container, follow=follow, timestamps=True,
+                since_seconds=since_s, _preload_content=False, **_TIMED,
             )  # fmt: skip
         return _lines(response)
 
@@ -142,14 +143,16 @@ class Kube:
         try:
             yield
         except client.ApiException as error:
-            raise in_words(error.status, error.body or error.reason, self.namespace, self.host) from error
+            raise error_of_status(
+                error.status, error.body or error.reason, self.namespace, self.host
+            ) from error
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, urllib3.exceptions.SSLError):
-                raise in_words(None, str(reason), self.namespace, self.host) from error
+                raise error_of_status(None, str(reason), self.namespace, self.host) from error
             raise Unreachable(
-                f"no API server answers at {self.host} ({type(reason).__name__}); mend the kubeconfig or the network, or "
-                "choose another --context"
+                f"no API server answers at {self.host} ({type(reason).__name__}); "
+                "mend the kubeconfig or the network, or choose another --context"
             ) from error
 
 
@@ -187,8 +190,8 @@ def _stamped(line: bytes) -> tuple[str, str]:
     return stamp, text
 
 
-def in_words(status: int | None, body: str | None, namespace: str, host: str) -> Exception:
-    """The error for an API server's refusal; `body` is the Status object that it sent, or plain text."""
+def error_of_status(status: int | None, body: str | None, namespace: str, host: str) -> Exception:
+    """The error to raise for an API server's refusal; `body` is the Status object it sent, or plain text."""
     try:
         said = json.loads(body or "")
     except ValueError:
@@ -219,7 +222,8 @@ def in_words(status: int | None, body: str | None, namespace: str, host: str) ->
         )
     if status == 404:
         return InputError(
-            f"{host} does not know FineTunes: install medsd's chart there (docs/kubernetes.md), or mend --context"
+            f"{host} does not know FineTunes: install medsd's chart there (docs/kubernetes.md), "
+            "or mend --context"
         )
     if status == 409 and status_object.get("reason") == "AlreadyExists":
         return Exists(f"{where} has a FineTune {name} already")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from medsd_ray.client import display as words
+from medsd_ray.client import display
 from medsd_ray.client.kube import Head, Kube, NotFound, Unreachable
 from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.storage import open_storage
@@ -39,7 +39,7 @@ def print_newest(kube: Kube, name: str) -> None:
             for _, line in kube.log(head, follow=False):
                 print(line)
             return
-    if words.phase(item) in WAITING or not print_archived(item, attempt):
+    if display.phase(item) in WAITING or not print_archived(item, attempt):
         earlier = (
             f"; earlier attempts' logs are in {_archive(item)}" if attempt > 1 and _archive(item) else ""
         )
@@ -61,7 +61,7 @@ def follow(kube: Kube, name: str) -> dict[str, Any]:
             done.add(head.container_id)
             shown = attempt
             _stream(kube, name, attempt, head)
-        elif words.phase(item) in words.ENDED:
+        elif display.phase(item) in display.ENDED:
             for missed in range(shown + 1 if shown else attempt, attempt + 1):
                 try:
                     print_archived(item, missed)
@@ -145,7 +145,7 @@ def _attempt(item: dict[str, Any]) -> int:
 
 def _state(item: dict[str, Any]) -> str:
     message = (item.get("status") or {}).get("message", "")
-    return f"{item['metadata']['name']}: {words.phase(item)}" + (f": {message}" if message else "")
+    return f"{item['metadata']['name']}: {display.phase(item)}" + (f": {message}" if message else "")
 
 
 def _say(text: str) -> None:

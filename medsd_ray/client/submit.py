@@ -63,7 +63,8 @@ def _check_addresses(run: RunSpec, report: Report | None) -> None:
         wrong.append(f"model is {run.model}")
     if wrong:
         raise InputError(
-            f"{', '.join(wrong)}: pods see no folder of this machine; copy it to S3 and give its s3:// address"
+            f"{', '.join(wrong)}: pods see no folder of this machine; copy it to S3 "
+            "and give its s3:// address"
         )
 
 
@@ -76,8 +77,8 @@ def check_folders(run: RunSpec) -> None:
         f"{name} is {value}" for name, value in addresses.items() if "://" not in value and value[0] != "/"
     ]:
         raise InputError(
-            f"{', '.join(wrong)}: the cluster's nodes do not share this machine's folders; give an s3:// address, or the whole "
-            "path of a folder that all nodes share"
+            f"{', '.join(wrong)}: the cluster's nodes do not share this machine's folders; "
+            "give an s3:// address, or the whole path of a folder that all nodes share"
         )
 
 

@@ -18,9 +18,9 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic_core import to_json
 
-from medsd_ray.dashboard.curve_store import NAMES, Book
-from medsd_ray.dashboard.files import Files, inside, join
-from medsd_ray.dashboard.find import find, is_study
+from medsd_ray.dashboard.cached_files import CachedFiles, inside, join
+from medsd_ray.dashboard.curve_store import NAMES, CurveStore
+from medsd_ray.dashboard.discovery import find_studies_and_runs, is_study
 from medsd_ray.dashboard.run import IMAGE, run_row, run_view
 from medsd_ray.dashboard.study import compare, safe_id, study_row, study_view, trial_images, trial_spec
 from medsd_ray.errors import InputError, RunError
@@ -52,8 +52,8 @@ class Dashboard:
     """What all pages of one root share."""
 
     def __init__(self, store: Storage):
-        self.files = Files(store)
-        self._books: dict[str, Book] = {}
+        self.files = CachedFiles(store)
+        self._curve_stores: dict[str, CurveStore] = {}
         self._overview: dict[str, Any] = {}
         self._looked = -LOOK_EVERY_S
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Dashboard:
     def overview(self) -> dict[str, Any]:
         with self._lock:
             if time.monotonic() - self._looked > LOOK_EVERY_S:
-                found = find(self.files)
+                found = find_studies_and_runs(self.files)
                 self._overview = {
                     "root": self.files.store.url,
                     "studies": [study_row(self.files, at, here) for at, here in found.studies.items()],
@@ -70,9 +70,9 @@ class Dashboard:
                 self._looked = time.monotonic()
             return self._overview
 
-    def book(self, at: str) -> Book:
+    def curve_store(self, at: str) -> CurveStore:
         with self._lock:
-            return self._books.setdefault(at, Book(self.files, at))
+            return self._curve_stores.setdefault(at, CurveStore(self.files, at))
 
     def image(self, at: str, name: str) -> bytes | None:
         """A PNG of a run's folder; None for any other file, and for one that is not there."""
@@ -152,7 +152,7 @@ def page_file(name: str) -> tuple[bytes, bytes, str, str] | None:
 def make_app(store: Storage) -> FastAPI:
     """The pages of the studies and runs below a root, without its guard."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    board = Dashboard(store)
+    dashboard = Dashboard(store)
 
     def trouble(_: Request, error: Exception) -> Response:
         return _json({"error": str(error)}, 503)
@@ -174,22 +174,22 @@ def make_app(store: Storage) -> FastAPI:
 
     @app.get("/api/overview")
     def overview(request: Request) -> Response:
-        return answer(request, board.overview())
+        return answer(request, dashboard.overview())
 
     @app.get("/image")
     def image(request: Request, at: str, name: str) -> Response:
-        data = board.image(at, name)
+        data = dashboard.image(at, name)
         if data is None:
             return _json({"error": "there is no such image"}, 404)
         tag = f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"'
         return _tagged(request, data, "image/png", tag, keep="private, max-age=3600")
 
-    _of_studies(app, board)
+    _of_studies(app, dashboard)
     return app
 
 
-def _of_studies(app: FastAPI, board: Dashboard) -> None:
-    files = board.files
+def _of_studies(app: FastAPI, dashboard: Dashboard) -> None:
+    files = dashboard.files
 
     def at_study(request: Request, at: str, make: Callable[[], Any], missing: str = "") -> Response:
         there = inside(at) and is_study(files.level(at)[1])
@@ -207,7 +207,11 @@ def _of_studies(app: FastAPI, board: Dashboard) -> None:
     def curves(request: Request, at: str = "", name: str = NAMES[0], since: str = "") -> Response:
         def make() -> Any:
             view = study_view(files, at)
-            return board.book(at).since(view["trials"], name, since) if view and name in NAMES else None
+            return (
+                dashboard.curve_store(at).since(view["trials"], name, since)
+                if view and name in NAMES
+                else None
+            )
 
         return at_study(request, at, make)
 
@@ -229,8 +233,15 @@ def _of_studies(app: FastAPI, board: Dashboard) -> None:
 
 
 def dashboard(root: str, host: str, port: int) -> None:
-    """Serves the studies and runs below `root` until Ctrl-C. Raises InputError for a root that cannot be
-    read.
+    """Serves the studies and runs below `root` until Ctrl-C, and prints the address.
+
+    Args:
+        root: A folder, or an s3:// address.
+        host: The name or address to listen at. Anything but localhost asks for a token.
+        port: Of TCP.
+
+    Raises:
+        InputError: The root cannot be read, the token is too short, or the address cannot be listened at.
     """
     store = absolute(open_storage(root))
     if isinstance(store, FolderStorage) and not store.root.is_dir():

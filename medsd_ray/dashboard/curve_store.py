@@ -9,35 +9,36 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from medsd_ray.dashboard.cached_files import CachedFiles, join
 from medsd_ray.dashboard.curves import LIMIT, Curve, downsample, read_records, series
-from medsd_ray.dashboard.files import Files, join
 from medsd_ray.dashboard.run import METRICS
 
 NAMES = ("validation_loss", "loss")
 
 
-AT_ONCE = 16
+READERS = 16
+"""Threads that read metrics.jsonl files at the same time."""
 
 
-BUDGET, FEWEST = 60_000, 40
-"""Points that a chart of all trials draws quickly without a GPU; and those that a curve keeps, however many
-trials there are.
-"""
+MOST_POINTS_IN_ALL = 60_000
+"""Of all curves together: a chart of these draws quickly without a GPU."""
+FEWEST_POINTS = 40
+"""Of each curve, however many trials there are."""
 
 
 ENDED = ("done", "stopped", "failed")
 
 
-PATIENCE_S = 1.0
+READ_LIMIT_S = 1.0
 """How long one answer may look for curves; what it has not reached comes with the next."""
 
 
-class Book:
-    """Curves of one study. Each change gets a number, so that a page that names the last one it saw gets what
-    came after.
+class CurveStore:
+    """The curves of one study. Each change gets a number, so that a page that names the last one it saw gets
+    what came after.
     """
 
-    def __init__(self, files: Files, at: str):
+    def __init__(self, files: CachedFiles, at: str):
         self.files, self.at = files, at
         self.boot, self.number = secrets.token_hex(4), 0
         self.curves: dict[
@@ -52,7 +53,7 @@ class Book:
             ready = self._refresh(wanted)
             boot, _, seen = (version or "").partition(".")
             after = int(seen) if boot == self.boot and seen.isdecimal() else 0
-            limit = max(FEWEST, min(LIMIT, BUDGET // max(1, len(wanted))))
+            limit = max(FEWEST_POINTS, min(LIMIT, MOST_POINTS_IN_ALL // max(1, len(wanted))))
             new = {
                 key: _at_most(limit, found[name])
                 for key, (_, at, found) in self.curves.items()
@@ -68,14 +69,14 @@ class Book:
             }
 
     def _refresh(self, trials: list[dict[str, Any]], clock: Callable[[], float] = time.monotonic) -> int:
-        """Reads what changed, for PATIENCE_S at most; returns how many trials are as they are on storage."""
+        """Reads what changed, for READ_LIMIT_S at most. Returns how many trials are as on storage."""
         stale = [trial for trial in trials if self._stale(trial)]
         ready, started = len(trials) - len(stale), clock()
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="curves") as pool:
-            for first in range(0, len(stale), AT_ONCE):
-                if clock() - started > PATIENCE_S:
+        with ThreadPoolExecutor(READERS, thread_name_prefix="curves") as pool:
+            for first in range(0, len(stale), READERS):
+                if clock() - started > READ_LIMIT_S:
                     break
-                some = stale[first : first + AT_ONCE]
+                some = stale[first : first + READERS]
                 for trial, (stamp, curves) in zip(some, pool.map(self._read, some), strict=True):
                     self._keep(trial["id"], stamp, curves)
                     ready += 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from medsd_ray.dashboard.cached_files import CachedFiles, join
 from medsd_ray.dashboard.curves import read_records, series
-from medsd_ray.dashboard.files import Files, join
-from medsd_ray.dashboard.specs import as_run_yaml, read_spec
+from medsd_ray.dashboard.spec_view import as_run_yaml, read_spec
 from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.runs.names import (
     BEST_CHECKPOINT,
@@ -24,7 +24,7 @@ STEPS_SHOWN = 8
 """Steps whose samples a page gets: the first, and the newest."""
 
 
-def run_row(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
+def run_row(files: CachedFiles, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
     """A run in the list: its state, progress, speed, and checkpoints."""
     progress = files.json(at, PROGRESS, here)
     return {
@@ -53,7 +53,7 @@ def texts(value: Any) -> list[str]:
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
-def _checkpoints(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
+def _checkpoints(files: CachedFiles, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
     """Steps of checkpoints, listed again whenever the run has said something new."""
 
     def look(_: bytes) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _checkpoints(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, 
     return found | {"best": files.json(at, BEST_CHECKPOINT, here).get("step")}
 
 
-def run_view(files: Files, at: str) -> dict[str, Any] | None:
+def run_view(files: CachedFiles, at: str) -> dict[str, Any] | None:
     """All that the page of one run shows; None where there is no run."""
     folders, here = files.level(at)
     if RUN_SPEC not in here and PROGRESS not in here:
@@ -86,7 +86,7 @@ def _prompts(spec: dict[str, Any] | None) -> list[str]:
     return [str(prompt) for prompt in prompts] if isinstance(prompts, list) else []
 
 
-def samples(files: Files, at: str) -> list[dict[str, Any]]:
+def samples(files: CachedFiles, at: str) -> list[dict[str, Any]]:
     """The sample images of the first and the newest steps: `{"step", "images": [{"name", "stamp"}]}`."""
     folder = join(at, SAMPLES)
     steps = sorted(name for name in files.level(folder)[0] if re.fullmatch(r"step-\d{1,12}", name))
@@ -94,7 +94,7 @@ def samples(files: Files, at: str) -> list[dict[str, Any]]:
     return [{"step": int(name[5:]), "images": images(files, at, f"{SAMPLES}/{name}")} for name in chosen]
 
 
-def images(files: Files, at: str, folder: str, limit: int = 16) -> list[dict[str, str]]:
+def images(files: CachedFiles, at: str, folder: str, limit: int = 16) -> list[dict[str, str]]:
     """The first PNG files of a folder of the run."""
     here = files.level(join(at, folder))[1]
     names = sorted(name for name in here if IMAGE.fullmatch(f"{folder}/{name}"))

@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image
 
-from medsd_ray.dashboard.files import Files, join
-from medsd_ray.dashboard.find import is_study
+from medsd_ray.dashboard.cached_files import CachedFiles, join
+from medsd_ray.dashboard.discovery import is_study
 from medsd_ray.dashboard.run import SHOWN, images, run_row, texts
-from medsd_ray.dashboard.specs import as_run_yaml, difference, label, read_spec
+from medsd_ray.dashboard.spec_view import as_run_yaml, difference, label, read_spec
 from medsd_ray.runs.names import (
     IMAGES,
     PROGRESS,
@@ -32,7 +32,7 @@ IMAGES_SHOWN = 8
 """Prompts and seeds that are shown side by side."""
 
 
-def study_row(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
+def study_row(files: CachedFiles, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
     """A study in the list."""
     raw = _raw(files, at, here)
     trials, best = _dicts(raw.get("trials")), _dict(raw.get("best"))
@@ -51,7 +51,7 @@ def study_row(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any
     }
 
 
-def _raw(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
+def _raw(files: CachedFiles, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
     """study.json; before its first writing, what study.yaml and the trials themselves say."""
     if STUDY in here:
         return files.json(at, STUDY, here)
@@ -67,7 +67,7 @@ def _raw(files: Files, at: str, here: dict[str, FileInfo]) -> dict[str, Any]:
     return {name: spec.get(name) for name in ("name", "metric", "mode")} | {"trials": found}
 
 
-def study_view(files: Files, at: str) -> dict[str, Any] | None:
+def study_view(files: CachedFiles, at: str) -> dict[str, Any] | None:
     """All that the page of one study shows but curves and images; None where there is no study."""
     folders, here = files.level(at)
     if not is_study(here):
@@ -89,14 +89,14 @@ def study_view(files: Files, at: str) -> dict[str, Any] | None:
     }
 
 
-def _stages(files: Files, at: str) -> list[dict[str, Any]]:
+def _stages(files: CachedFiles, at: str) -> list[dict[str, Any]]:
     """The runs that adapted the VAE, each shared by trials."""
     found = [(join(at, f"{VAES}/{name}"), name) for name in files.level(join(at, VAES))[0]]
     levels = [(folder, files.level(folder)[1]) for folder, _ in found]
     return [run_row(files, folder, here) for folder, here in levels if PROGRESS in here]
 
 
-def _live(files: Files, folder: str) -> dict[str, Any]:
+def _live(files: CachedFiles, folder: str) -> dict[str, Any]:
     progress = files.json(folder, PROGRESS, files.level(folder)[1])
     return {name: number(progress.get(name)) for name in SHOWN} | {
         "updated": _text(progress.get("lastUpdateTime"))
@@ -160,7 +160,7 @@ def metric_names(trials: list[Trial], first: str | None) -> list[str]:
     return sorted(known | ({first} if first else set()), key=lambda name: (name != first, name))
 
 
-def trial_images(files: Files, at: str, ids: list[str]) -> dict[str, Any]:
+def trial_images(files: CachedFiles, at: str, ids: list[str]) -> dict[str, Any]:
     """Images of trials on the same prompts and seeds: a row for each file name, in it each trial's file or
     null.
     """
@@ -190,7 +190,7 @@ def png_notes(data: bytes) -> dict[str, str]:
         raise ValueError(f"no PNG: {error}") from error
 
 
-def trial_spec(files: Files, at: str, trial: str) -> dict[str, Any] | None:
+def trial_spec(files: CachedFiles, at: str, trial: str) -> dict[str, Any] | None:
     """A trial's run as RUN.yaml and as plain values; None before it has one."""
     folder = join(at, trial_folder(trial))
     here = files.level(folder)[1]
@@ -198,7 +198,7 @@ def trial_spec(files: Files, at: str, trial: str) -> dict[str, Any] | None:
     return {"trial": trial, "yaml": as_run_yaml(spec), "values": spec} if spec else None
 
 
-def compare(files: Files, at: str, a: str, b: str) -> dict[str, Any]:
+def compare(files: CachedFiles, at: str, a: str, b: str) -> dict[str, Any]:
     """What differs between two trials' specs; `difference` is null where one has none yet."""
     left, right = trial_spec(files, at, a), trial_spec(files, at, b)
     found = difference(left["values"], right["values"]) if left and right else None

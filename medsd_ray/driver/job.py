@@ -125,7 +125,9 @@ def _report_steps(job: PodJob, folder: Path) -> list[Step]:
     if base:
         made.append(Step("generate", ["generate", base, "--out", base_images, *how]))
     evaluate = [
-        "evaluate", "--real", report.real, "--generated", images, "--out", f"{job.output}/{REPORT}", "--label", report.label,
-        "--seed", str(report.seed), *(["--base", base_images] if base else []), *(["--run", job.output] if job.run else []),
+        "evaluate", "--real", report.real, "--generated", images, "--out", f"{job.output}/{REPORT}",
+        "--label", report.label,
+        "--seed", str(report.seed), *(["--base", base_images] if base else []),
+        *(["--run", job.output] if job.run else []),
     ]  # fmt: skip
     return [*made, Step("evaluate", evaluate)]

@@ -1,6 +1,6 @@
 """What runs in the head pod: `python -m medsd_ray.driver.main job.yaml`, the driver of one attempt.
 
-It runs medsd's verbs as processes, one after the other; tells the operator how far they are (pod_server.py);
+It runs medsd's verbs as processes, one after the other; tells the operator how far they are (server.py);
 and at the end, good or bad, puts the logs into the run's storage (archive.py). It ends with the code of the
 verb that failed.
 """
@@ -21,15 +21,13 @@ from typing import BinaryIO, NoReturn
 
 from medsd_ray.driver.archive import archive
 from medsd_ray.driver.job import PodJob, Step, load_job, steps, write_inputs
-from medsd_ray.driver.server import Board, serve
+from medsd_ray.driver.protocol import DRIVER_PORT
+from medsd_ray.driver.server import DriverState, serve
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.ray_cluster import CLUSTER
 from medsd_ray.runs.names import DRIVER_LOG, PROGRESS, logs_folder
 from medsd_ray.runs.progress import read_progress
 from medsd_ray.storage import Storage, open_storage
-
-PORT = 8799
-
 
 MEDSD = Path(sys.executable).with_name("medsd")
 
@@ -49,7 +47,7 @@ LINGER_S = 15
 COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 
 
-class Tee:
+class LogTee:
     """Bytes to this process's own output (the Ray job's log), to a file, and to the log of the pod's
     container.
     """
@@ -74,20 +72,20 @@ class Tee:
         self.write(f"{line}\n".encode())
 
 
-class Runner:
+class VerbRunner:
     """Runs one verb at a time, until it is asked to stop; from then on none is started."""
 
-    def __init__(self, tee: Tee):
+    def __init__(self, tee: LogTee):
         self.tee = tee
-        self.asked: signal.Signals | None = None
+        self.stop_signal: signal.Signals | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.RLock()  # a signal's handler may find its own thread inside
 
     def stop(self, sent: signal.Signals) -> None:
         """Passes the first wish to stop on to the verb: a second one would end it without its checkpoint."""
         with self._lock:
-            if self.asked is None:
-                self.asked = sent
+            if self.stop_signal is None:
+                self.stop_signal = sent
                 if self._child:
                     self._child.send_signal(sent)
 
@@ -98,14 +96,14 @@ class Runner:
         self.tee.say(f"$ medsd {' '.join(step.words)}")
         environment = os.environ | {CLUSTER: "1", "PYTHONUNBUFFERED": "1"}
         with self._lock:
-            if self.asked:
-                return 128 + self.asked, None
+            if self.stop_signal:
+                return 128 + self.stop_signal, None
             child = self._child = subprocess.Popen(
                 [str(MEDSD), *step.words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
         # A thread reads, because what the verb leaves behind may keep its output open.
-        said = Said()
-        reader = threading.Thread(target=said.read, args=(child.stdout, self.tee), daemon=True)
+        last_lines = LastLines()
+        reader = threading.Thread(target=last_lines.read, args=(child.stdout, self.tee), daemon=True)
         reader.start()
         code = child.wait()
         with self._lock:
@@ -113,25 +111,25 @@ class Runner:
         reader.join(5)
         if code == 0:
             return 0, None
-        if not said.own:
-            said.own = f"medsd: {_why(step, code, said.last)}"
-            self.tee.say(said.own)
-        return (128 - code if code < 0 else code), said.own
+        if not last_lines.medsd:
+            last_lines.medsd = f"medsd: {_why(step, code, last_lines.any)}"
+            self.tee.say(last_lines.medsd)
+        return (128 - code if code < 0 else code), last_lines.medsd
 
 
-class Said:
-    """What a verb has said: its last line, and the last that is medsd's own word on how it ended."""
+class LastLines:
+    """Of a verb's output, the last line of `any` kind and the last in which `medsd` says how it ended."""
 
-    own = last = ""
+    any = medsd = ""
 
-    def read(self, stream: BinaryIO, tee: Tee) -> None:
+    def read(self, stream: BinaryIO, tee: LogTee) -> None:
         for line in stream:
             line = COLOUR.sub(b"", line)  # Ray paints the names of workers
             tee.write(line)
             if text := line.decode(errors="replace").strip():
-                self.last = text
+                self.any = text
                 if text.startswith("medsd: "):
-                    self.own = text
+                    self.medsd = text
 
 
 def _why(step: Step, code: int, last: str) -> str:
@@ -142,6 +140,7 @@ def _why(step: Step, code: int, last: str) -> str:
 
 
 def main() -> None:
+    """Runs the job.yaml that the command line names; the process ends with the job's exit code."""
     if len(sys.argv) != 2:
         _stop("give the path of a job.yaml", 2)
     try:
@@ -157,73 +156,82 @@ def _stop(line: str, code: int) -> NoReturn:
 
 
 def run(path: Path) -> int:
-    """Runs the job and returns its exit code. Raises InputError for a bad job.yaml, RunError where the port
-    is taken.
+    """Runs an attempt's job to its end, answering the operator's polls, and archives its logs.
+
+    Args:
+        path: Of job.yaml.
+
+    Returns:
+        The exit code: 0, that of the first verb that failed, 128 + N where signal N ended it, or NO_STORAGE.
+
+    Raises:
+        InputError: job.yaml is not valid.
+        RunError: The port for polls is taken.
     """
     job = load_job(path)
     with tempfile.TemporaryDirectory(prefix="medsd-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_inputs(job, folder)
         todo = steps(job, folder)
-        tee = Tee(folder / DRIVER_LOG)
-        runner = Runner(tee)
+        tee = LogTee(folder / DRIVER_LOG)
+        runner = VerbRunner(tee)
         for sent in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sent, lambda number, _: runner.stop(signal.Signals(number)))
         signal.pthread_sigmask(
             signal.SIG_UNBLOCK, {signal.SIGINT}
         )  # Ray starts its jobs with this signal blocked
-        board = Board(todo[0].stage, stop=lambda: runner.stop(signal.SIGINT))
-        serve(board, int(os.environ.get("MEDSD_PORT", PORT)))
+        state = DriverState(todo[0].stage, stop=lambda: runner.stop(signal.SIGINT))
+        serve(state, int(os.environ.get("MEDSD_PORT", DRIVER_PORT)))
         output = open_storage(job.output)
-        code = run_steps(job, todo, output, board, runner)
+        code = run_steps(job, todo, output, state, runner)
         if job.tells:
             with contextlib.suppress(InputError, RunError):
-                board.read(output)
-        board.exit_code, board.stage = code, "archive"
+                state.read(output)
+        state.exit_code, state.stage = code, "archive"
         archive(
             output.child(logs_folder(job.attempt)),
             folder / DRIVER_LOG,
-            board.events,
+            state.events,
             lambda line: tee.say(f"warning: {line}"),
         )
-        board.stage = "done"
-        board.told.wait(LINGER_S)
+        state.stage = "done"
+        state.end_polled.wait(LINGER_S)
         return code
 
 
-def run_steps(job: PodJob, todo: list[Step], output: Storage, board: Board, runner: Runner) -> int:
-    """The exit code of the first verb that fails, or 0. `board` follows."""
+def run_steps(job: PodJob, todo: list[Step], output: Storage, state: DriverState, runner: VerbRunner) -> int:
+    """The exit code of the first verb that fails, or 0. `state` follows."""
     if not wait_for(output, runner):
-        return _no_storage(output, board, runner)
+        return _no_storage(output, state, runner)
     if job.tells:
         with contextlib.suppress(InputError, RunError):  # the verb will say what is wrong with the store
             if read_progress(output).get("state") != "finished":
                 output.delete(PROGRESS)  # an earlier attempt's would be taken for this one's
-        board.keep_reading(output)
+        state.keep_reading(output)
     for step in todo:
-        board.stage = step.stage
-        code, board.error = runner.run(step)
+        state.stage = step.stage
+        code, state.error = runner.run(step)
         if code in (1, 2) and not answers(output):
-            return _no_storage(output, board, runner)
+            return _no_storage(output, state, runner)
         if code:
             return code
     return 0
 
 
-def _no_storage(output: Storage, board: Board, runner: Runner) -> int:
-    if runner.asked:
-        return 128 + runner.asked
-    board.error = (
+def _no_storage(output: Storage, state: DriverState, runner: VerbRunner) -> int:
+    if runner.stop_signal:
+        return 128 + runner.stop_signal
+    state.error = (
         f"medsd: {output.url}: the store does not answer; it may come back, else check AWS_ENDPOINT_URL"
     )
-    runner.tee.say(board.error)
+    runner.tee.say(state.error)
     return NO_STORAGE
 
 
-def wait_for(output: Storage, runner: Runner) -> bool:
+def wait_for(output: Storage, runner: VerbRunner) -> bool:
     """Whether the store answers, within a minute."""
     end = time.monotonic() + STORAGE_S
-    while not (there := answers(output)) and time.monotonic() < end and not runner.asked:
+    while not (there := answers(output)) and time.monotonic() < end and not runner.stop_signal:
         time.sleep(2)
     return there
 

@@ -10,17 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from medsd_ray.spec.status import Stage
 
 DRIVER_PORT = 8799
+"""Of TCP, in the head pod. The chart's network policy opens it (tests/unit/test_chart_ray.py compares them)."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class DriverAnswer(BaseModel):
-    """What the driver answers to a poll."""
+class RunProgress(BaseModel):
+    """What the driver hands on of the run's progress.json, by the names that it has there."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    stage: Stage
-    exit_code: int | None = None
     state: str | None = None
     step: int | None = None
     total: int | None = None
@@ -29,6 +28,13 @@ class DriverAnswer(BaseModel):
     images_per_second: Number | None = None
     eta_seconds: Number | None = None
     lastUpdateTime: datetime | None = None
+
+
+class DriverAnswer(RunProgress):
+    """What the driver answers to a poll."""
+
+    stage: Stage
+    exit_code: int | None = None
     checkpoint_step: int | None = None
     error: str | None = None
     warnings: list[str] = []

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from medsd_ray.driver.protocol import RunProgress
 from medsd_ray.errors import RunError
 from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.runs.progress import read_progress
@@ -28,20 +29,16 @@ LONGEST_BODY = 4 << 20
 MOST_EVENTS, MOST_WARNINGS = 1000, 20
 
 
-SHOWN = ("state", "step", "total", "loss", "best", "images_per_second", "eta_seconds", "lastUpdateTime")
-
-
-class Board:
-    """What the polls are answered with and what they bring. `stop` is called for each poll that asks for an
-    end.
-    """
+class DriverState:
+    """What the driver has done so far, with which polls are answered, and the events that polls bring."""
 
     def __init__(self, stage: str, stop: Callable[[], None]):
+        """`stop` is called for each poll that asks for an end."""
         self.stage = stage
         self.exit_code: int | None = None
         self.error: str | None = None
-        self.told = threading.Event()
-        """That all is done was told to someone."""
+        self.end_polled = threading.Event()
+        """Set once a poll was answered that all is done."""
         self._stop = stop
         self._progress: dict[str, Any] = {}
         self._checkpoint_step: int | None = None
@@ -65,7 +62,8 @@ class Board:
         threading.Thread(target=run, name="progress", daemon=True).start()
 
     def answer(self) -> dict[str, Any]:
-        progress = {name: self._progress.get(name) for name in SHOWN}
+        """A protocol.DriverAnswer, as JSON has it."""
+        progress = {name: self._progress.get(name) for name in RunProgress.model_fields}
         return progress | {
             "stage": self.stage,
             "exit_code": self.exit_code,
@@ -74,7 +72,7 @@ class Board:
             "checkpoint_step": self._checkpoint_step,
         }
 
-    def take(self, body: Any) -> None:
+    def take_poll(self, body: Any) -> None:
         """A poll's body: events of the attempt's objects, and whether it is to stop. Raises ValueError for
         another shape.
         """
@@ -91,9 +89,15 @@ class Board:
         return list(self._events.values())
 
 
-def serve(board: Board, port: int) -> None:
-    """Answers on all addresses of this machine, in threads, until the process ends. Raises RunError where the
-    port is taken.
+def serve(state: DriverState, port: int) -> None:
+    """Answers polls on all addresses of this machine, in threads, until the process ends.
+
+    Args:
+        state: What the polls are answered with.
+        port: Of TCP.
+
+    Raises:
+        RunError: The port is taken.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -109,13 +113,13 @@ def serve(board: Board, port: int) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
                 if not 0 <= size <= LONGEST_BODY:
                     raise ValueError(f"the body has more than {LONGEST_BODY} bytes")
-                board.take(json.loads(self.rfile.read(size) or b"{}"))
+                state.take_poll(json.loads(self.rfile.read(size) or b"{}"))
             except ValueError as error:
                 return self._send(400, {"error": str(error)})
-            answer = board.answer()
+            answer = state.answer()
             self._send(200, answer)
             if answer["stage"] == "done":
-                board.told.set()
+                state.end_polled.set()
 
         def _send(self, code: int, value: Any) -> None:
             data = json.dumps(value).encode()

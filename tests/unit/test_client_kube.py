@@ -9,7 +9,7 @@ import pytest
 import yaml
 from command import assert_refused, medsd
 
-from medsd_ray.client.kube import Exists, NotFound, in_words
+from medsd_ray.client.kube import Exists, NotFound, error_of_status
 from medsd_ray.errors import InputError, RunError
 
 
@@ -97,6 +97,6 @@ FORBIDDEN = 'finetunes.medsd.io is forbidden: User "anna" cannot list resource "
     ],
 )
 def test_refusals_in_words(said: tuple[int | None, str], error: type[Exception], named: list[str]):
-    found = in_words(*said, namespace="research", host="https://cluster:6443")
+    found = error_of_status(*said, namespace="research", host="https://cluster:6443")
     assert type(found) is error
     assert "\n" not in str(found) and all(name in str(found) for name in named), found

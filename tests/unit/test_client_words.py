@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from medsd_ray.client import display as words
-from medsd_ray.client import ray_jobs
+from medsd_ray.client import display, ray_job_client
 from medsd_ray.errors import InputError, Interrupted, RunError
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -36,7 +35,7 @@ RUNNING = item(
 
 
 def test_a_running_one_is_told_in_one_line_then_why_then_where():
-    assert words.details(RUNNING, NOW).splitlines() == [
+    assert display.details(RUNNING, NOW).splitlines() == [
         "nih-unet: Running, step 120/1000, loss 0.1235, 3.2 images/s, 1:02:03 left, checkpoint of step 100 (4s ago)",
         "goes on",
         "attempt 2; before it 1 failed with their nodes or pods, 0 by themselves",
@@ -50,20 +49,20 @@ def test_a_running_one_is_told_in_one_line_then_why_then_where():
 def test_one_that_the_operator_has_not_seen_yet_is_pending():
     fresh = item()
     del fresh["status"]
-    assert words.details(fresh, NOW).splitlines() == ["nih-unet: Pending", "  output  s3://bucket/runs/nih"]
-    assert words.row(fresh, NOW) == ["nih-unet", "Pending", "", "", "", "", "", "2h", ""]
+    assert display.details(fresh, NOW).splitlines() == ["nih-unet: Pending", "  output  s3://bucket/runs/nih"]
+    assert display.row(fresh, NOW) == ["nih-unet", "Pending", "", "", "", "", "", "2h", ""]
 
 
 def test_one_that_is_being_deleted_says_so():
     leaving = item(phase="Running")
     leaving["metadata"]["deletionTimestamp"] = "2026-03-01T11:00:00Z"
-    assert words.phase(leaving) == "Deleting"
+    assert display.phase(leaving) == "Deleting"
 
 
 def test_the_table_has_a_column_for_each_figure_and_cuts_long_messages():
     waiting = item(phase="Starting", message="waiting for 2 GPUs " + "and more " * 30)
-    lines = words.table([words.HEADER, words.row(RUNNING, NOW), words.row(waiting, NOW)]).splitlines()
-    assert lines[0].split() == list(words.HEADER)
+    lines = display.table([display.HEADER, display.row(RUNNING, NOW), display.row(waiting, NOW)]).splitlines()
+    assert lines[0].split() == list(display.HEADER)
     assert lines[1].split()[:8] == [
         "nih-unet",
         "Running",
@@ -76,7 +75,7 @@ def test_the_table_has_a_column_for_each_figure_and_cuts_long_messages():
     ]
     start = lines[0].index("MESSAGE")
     assert lines[2][start:].startswith("waiting for 2 GPUs") and lines[2].endswith("…")
-    assert len(lines[2][start:]) == words.MESSAGE_LENGTH
+    assert len(lines[2][start:]) == display.MESSAGE_LENGTH
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_the_table_has_a_column_for_each_figure_and_cuts_long_messages():
     ],
 )
 def test_ages_are_in_their_largest_unit(time: str, said: str):
-    assert words.age(time, NOW) == said
+    assert display.age(time, NOW) == said
 
 
 @pytest.mark.parametrize(
@@ -104,12 +103,12 @@ def test_ages_are_in_their_largest_unit(time: str, said: str):
 def test_a_followed_run_ends_as_medsd_train_would(phase: str, reason: str, error: type[Exception]):
     conditions = [{"type": "Failed", "status": "True", "reason": reason, "message": ""}]
     with pytest.raises(error, match="no such shards"):
-        words.check_end(item(phase=phase, message="medsd: no such shards", conditions=conditions))
+        display.check_end(item(phase=phase, message="medsd: no such shards", conditions=conditions))
 
 
 def test_a_followed_run_that_succeeded_raises_nothing():
-    words.check_end(item(phase="Succeeded"))
-    ray_jobs.check_end("run-1", "SUCCEEDED", 0, "")
+    display.check_end(item(phase="Succeeded"))
+    ray_job_client.check_end("run-1", "SUCCEEDED", 0, "")
 
 
 @pytest.mark.parametrize(
@@ -127,4 +126,4 @@ def test_a_followed_ray_job_ends_as_medsd_train_did(
     status: str, exit_code: int | None, error: type[Exception]
 ):
     with pytest.raises(error, match="run-1"):
-        ray_jobs.check_end("run-1", status, exit_code, "no room")
+        ray_job_client.check_end("run-1", status, exit_code, "no room")

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from studies import EVIL, PROMPTS, make_trial, summarise, write_json, write_run, write_study
 
-from medsd_ray.dashboard.curve_store import Book
+from medsd_ray.dashboard.cached_files import CachedFiles, inside, parse_json
+from medsd_ray.dashboard.curve_store import CurveStore
 from medsd_ray.dashboard.curves import LIMIT, downsample, read_records, series
-from medsd_ray.dashboard.files import Files, inside, parse_json
-from medsd_ray.dashboard.find import find
+from medsd_ray.dashboard.discovery import find_studies_and_runs
 from medsd_ray.dashboard.run import run_view
-from medsd_ray.dashboard.specs import as_run_yaml, difference, label
+from medsd_ray.dashboard.spec_view import as_run_yaml, difference, label
 from medsd_ray.dashboard.study import compare, parameters, study_view, trial_images, trial_spec
 from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import FolderStorage
@@ -25,8 +25,8 @@ DRAWING = np.zeros((4, 4), np.uint8)
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return Files(FolderStorage(tmp_path))
+def files(tmp_path: Path) -> CachedFiles:
+    return CachedFiles(FolderStorage(tmp_path))
 
 
 class Counted(FolderStorage):
@@ -83,7 +83,7 @@ def test_json_without_numbers_that_json_lacks():
 
 def test_a_file_is_read_once_for_each_of_its_states(tmp_path: Path):
     store = Counted(tmp_path)
-    files = Files(store)
+    files = CachedFiles(store)
     write_study(tmp_path, with_images=False)
     study_view(files, "")
     read = len(store.reads)
@@ -98,7 +98,7 @@ def test_a_file_is_read_once_for_each_of_its_states(tmp_path: Path):
     )
 
 
-def test_studies_and_runs_are_found_and_nothing_below_them(tmp_path: Path, files: Files):
+def test_studies_and_runs_are_found_and_nothing_below_them(tmp_path: Path, files: CachedFiles):
     write_study(tmp_path / "a/study", with_images=False)
     write_run(tmp_path / "runs/one", make_trial(0))
     write_run(tmp_path / "runs/.hidden", make_trial(0))
@@ -108,9 +108,9 @@ def test_studies_and_runs_are_found_and_nothing_below_them(tmp_path: Path, files
     for name in ("study.yaml", "run.yaml", "runs/run.yaml"):  # a user's own, beside the outputs
         (tmp_path / name).write_text("name: mine\n")
     (tmp_path / "runs/elsewhere").symlink_to("/usr", target_is_directory=True)
-    found = find(files)
+    found = find_studies_and_runs(files)
     assert sorted(found.studies) == ["a/study", "starting"] and sorted(found.runs) == ["runs/one"]
-    assert list(find(Files(FolderStorage(tmp_path / "a/study"))).studies) == [""]
+    assert list(find_studies_and_runs(CachedFiles(FolderStorage(tmp_path / "a/study"))).studies) == [""]
     soon = study_view(files, "starting")
     assert soon and (soon["name"], soon["metric"], soon["state"], soon["trials"]) == (
         "soon",
@@ -120,7 +120,7 @@ def test_studies_and_runs_are_found_and_nothing_below_them(tmp_path: Path, files
     )
 
 
-def test_a_study_in_short(tmp_path: Path, files: Files):
+def test_a_study_in_short(tmp_path: Path, files: CachedFiles):
     write_study(tmp_path / "s", 24, with_images=False)
     view = study_view(files, "s")
     assert view
@@ -146,7 +146,7 @@ def test_a_study_in_short(tmp_path: Path, files: Files):
     assert study_view(files, "s/trials") is None and study_view(files, "nowhere") is None
 
 
-def test_a_studys_warnings_and_a_trial_that_trains_nothing(tmp_path: Path, files: Files):
+def test_a_studys_warnings_and_a_trial_that_trains_nothing(tmp_path: Path, files: CachedFiles):
     write_json(tmp_path / "study.json", summarise([make_trial(0) | {"run": None}, make_trial(1)], "done"))
     write_json(tmp_path / "progress.json", {"warnings": ["images are not judged: no labels", 3]})
     view = study_view(files, "")
@@ -154,7 +154,7 @@ def test_a_studys_warnings_and_a_trial_that_trains_nothing(tmp_path: Path, files
     assert [trial["trains"] for trial in view["trials"]] == [False, True]
 
 
-def test_a_study_before_its_first_summary_is_its_trials(tmp_path: Path, files: Files):
+def test_a_study_before_its_first_summary_is_its_trials(tmp_path: Path, files: CachedFiles):
     write_study(tmp_path, 8, with_images=False)
     write_json(tmp_path / "progress.json", {"state": "running"})
     (tmp_path / "study.json").unlink()
@@ -175,7 +175,7 @@ def test_a_study_before_its_first_summary_is_its_trials(tmp_path: Path, files: F
         '{"trials": [1, {"id": "../x"}]}',
     ],
 )
-def test_a_broken_study_is_an_empty_one(tmp_path: Path, files: Files, text: str):
+def test_a_broken_study_is_an_empty_one(tmp_path: Path, files: CachedFiles, text: str):
     (tmp_path / "study.json").write_text(text)
     view = study_view(files, "")
     assert view and view["trials"] == [] and view["combinations"] == [] and view["importance"] is None
@@ -212,7 +212,7 @@ def test_the_difference_of_two_specs():
     assert difference(a, a) == []
 
 
-def test_a_trials_spec_is_a_run_to_start_again(tmp_path: Path, files: Files):
+def test_a_trials_spec_is_a_run_to_start_again(tmp_path: Path, files: CachedFiles):
     write_study(tmp_path, with_images=False)
     spec = trial_spec(files, "", "0001")
     assert spec and parse_run(yaml.safe_load(spec["yaml"])).output == spec["values"]["output"] + "-again"
@@ -224,7 +224,7 @@ def test_a_trials_spec_is_a_run_to_start_again(tmp_path: Path, files: Files):
     assert compare(files, "", "0000", "0011") == {"a": "0000", "b": "0011", "difference": None}
 
 
-def test_images_of_trials_are_rows_of_one_prompt_and_seed(tmp_path: Path, files: Files):
+def test_images_of_trials_are_rows_of_one_prompt_and_seed(tmp_path: Path, files: CachedFiles):
     write_study(tmp_path)
     found = trial_images(files, "", ["0000", "0010", "0001"])
     assert [row["prompt"] for row in found["rows"]] == list(PROMPTS)
@@ -236,7 +236,7 @@ def test_images_of_trials_are_rows_of_one_prompt_and_seed(tmp_path: Path, files:
     assert trial_images(files, "", ["0000"])["rows"][0]["prompt"] is None
 
 
-def test_a_run(tmp_path: Path, files: Files):
+def test_a_run(tmp_path: Path, files: CachedFiles):
     write_run(tmp_path / "run", make_trial(0), points=1000, pictures=[[DRAWING]] * 3)
     write_json(tmp_path / "run/checkpoints/step-00000700/half", {})
     view = run_view(files, "run")
@@ -261,11 +261,11 @@ def test_a_run(tmp_path: Path, files: Files):
 
 def test_curves_come_once_and_then_what_is_new(tmp_path: Path):
     store = Counted(tmp_path)
-    files = Files(store)
+    files = CachedFiles(store)
     write_study(tmp_path, with_images=False)
     view = study_view(files, "")
     assert view
-    book = Book(files, "")
+    book = CurveStore(files, "")
     first = book.since(view["trials"], "validation_loss", "")
     assert first["whole"] and first["ready"] == first["wanted"] == len(first["curves"]) == 11
     read = len(store.reads)
@@ -286,11 +286,11 @@ def test_many_curves_have_fewer_points_each(tmp_path: Path, monkeypatch: pytest.
     trials = write_study(tmp_path, 8, with_images=False)
     for trial in trials[:-1]:  # the last has not begun
         write_run(tmp_path / "trials" / trial["id"], trial, points=1000)
-    view = study_view(Files(FolderStorage(tmp_path)), "")
+    view = study_view(CachedFiles(FolderStorage(tmp_path)), "")
     assert view
     for budget, limit in ((10**6, LIMIT), (7 * 100, 100), (1, 40)):
-        monkeypatch.setattr("medsd_ray.dashboard.curve_store.BUDGET", budget)
-        found = Book(Files(FolderStorage(tmp_path)), "").since(view["trials"], "loss", "")
+        monkeypatch.setattr("medsd_ray.dashboard.curve_store.MOST_POINTS_IN_ALL", budget)
+        found = CurveStore(CachedFiles(FolderStorage(tmp_path)), "").since(view["trials"], "loss", "")
         assert found["limit"] == limit
         assert all(
             limit - 10 < len(curve["steps"]) <= limit and curve["of"] == 1000
@@ -301,14 +301,14 @@ def test_many_curves_have_fewer_points_each(tmp_path: Path, monkeypatch: pytest.
 def test_a_slow_storage_gives_some_curves_now_and_the_rest_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("medsd_ray.dashboard.curve_store.PATIENCE_S", -1.0)
-    files = Files(FolderStorage(tmp_path))
+    monkeypatch.setattr("medsd_ray.dashboard.curve_store.READ_LIMIT_S", -1.0)
+    files = CachedFiles(FolderStorage(tmp_path))
     write_study(tmp_path, 40, with_images=False)
     view = study_view(files, "")
     assert view
-    book = Book(files, "")
+    book = CurveStore(files, "")
     assert book.since(view["trials"], "loss", "")["ready"] == 0
-    monkeypatch.setattr("medsd_ray.dashboard.curve_store.PATIENCE_S", 60.0)
+    monkeypatch.setattr("medsd_ray.dashboard.curve_store.READ_LIMIT_S", 60.0)
     assert book.since(view["trials"], "loss", "")["ready"] == 39
 
 

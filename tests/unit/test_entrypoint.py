@@ -20,8 +20,8 @@ import yaml
 
 from medsd_ray.cli.main import app
 from medsd_ray.driver.job import PROMPTS, PodJob, Step, load_job, steps, write_inputs
-from medsd_ray.driver.main import Runner, Tee, answers
-from medsd_ray.driver.server import Board, serve
+from medsd_ray.driver.main import LogTee, VerbRunner, answers
+from medsd_ray.driver.server import DriverState, serve
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.runs.names import PROGRESS, RUN_SPEC
 from medsd_ray.spec.load import load_run, load_study
@@ -176,12 +176,12 @@ def test_it_is_light():
 
 
 @pytest.fixture
-def tee(tmp_path: Path) -> Tee:
-    return Tee(tmp_path / "driver.log")
+def tee(tmp_path: Path) -> LogTee:
+    return LogTee(tmp_path / "driver.log")
 
 
-def test_a_verbs_end_and_its_own_word(tee: Tee, tmp_path: Path):
-    runner = Runner(tee)
+def test_a_verbs_end_and_its_own_word(tee: LogTee, tmp_path: Path):
+    runner = VerbRunner(tee)
     assert runner.run(Step("train", ["--help"])) == (0, None)
     code, error = runner.run(Step("train", ["train", str(tmp_path / "absent.yaml")]))
     assert code == 2 and error is not None and error.startswith("medsd: ") and "absent.yaml" in error
@@ -189,8 +189,8 @@ def test_a_verbs_end_and_its_own_word(tee: Tee, tmp_path: Path):
     assert "$ medsd --help\n" in log and log.endswith(error + "\n")
 
 
-def test_a_stop_reaches_the_verb_once_and_starts_no_other(tee: Tee, tmp_path: Path):
-    runner = Runner(tee)
+def test_a_stop_reaches_the_verb_once_and_starts_no_other(tee: LogTee, tmp_path: Path):
+    runner = VerbRunner(tee)
     shards = tmp_path / "shards"
     long = ["prepare", "20000", str(shards), "--kind", "phantom", "--size", "64", "--shard-size", "16KiB"]
     ends: list[tuple[int, str | None]] = []
@@ -207,8 +207,8 @@ def test_a_stop_reaches_the_verb_once_and_starts_no_other(tee: Tee, tmp_path: Pa
     assert runner.run(Step("evaluate", ["--help"])) == (130, None)
 
 
-def test_a_killed_verb_is_told_in_words(tee: Tee):
-    runner = Runner(tee)
+def test_a_killed_verb_is_told_in_words(tee: LogTee):
+    runner = VerbRunner(tee)
     thread = threading.Thread(
         target=lambda: ends.append(runner.run(Step("generate", ["prepare", "1", "x", "--kind", "phantom"])))
     )
@@ -240,9 +240,9 @@ def ask(port: int, path: str, body: bytes | None = None) -> tuple[int, dict[str,
 
 def test_polls(tmp_path: Path):
     stops: list[None] = []
-    board = Board("train", stop=lambda: stops.append(None))
+    state = DriverState("train", stop=lambda: stops.append(None))
     port = free_port()
-    serve(board, port)
+    serve(state, port)
     assert ask(port, "/healthz") == (200, {"ok": True})
     code, first = ask(port, "/poll", b"{}")
     assert code == 200 and first["stage"] == "train" and first["step"] is None and first["warnings"] == []
@@ -253,7 +253,7 @@ def test_polls(tmp_path: Path):
     )
     output.write("checkpoints/step-00000004/COMPLETE", b"{}")
     output.write("checkpoints/step-00000006/rank-00000.safetensors", b"")
-    board.read(output)
+    state.read(output)
     event = {"time": "2024-01-01T00:00:00Z", "reason": "Killing", "message": "m", "object": "Pod/p"}
     for stop in (False, True):
         code, said = ask(port, "/poll", json.dumps({"events": [event], "stop": stop}).encode())
@@ -262,16 +262,16 @@ def test_polls(tmp_path: Path):
         "best": None, "images_per_second": None, "eta_seconds": None, "lastUpdateTime": None, "warnings": ["w"],
         "checkpoint_step": 4,
     }  # fmt: skip
-    assert board.events == [event] and len(stops) == 1 and not board.told.is_set()
+    assert state.events == [event] and len(stops) == 1 and not state.end_polled.is_set()
 
-    board.stage, board.exit_code = "done", 0
+    state.stage, state.exit_code = "done", 0
     assert ask(port, "/poll", b"{}")[1]["exit_code"] == 0
-    assert board.told.wait(5)
+    assert state.end_polled.wait(5)
     for path, body in (("/poll", b"["), ("/poll", b"[]"), ("/poll", b'{"events": 1}')):
         assert ask(port, path, body)[0] == 400
     assert ask(port, "/other")[0] == 404 and ask(port, "/other", b"{}")[0] == 404
     with pytest.raises(RunError, match=str(port)):
-        serve(board, port)
+        serve(state, port)
 
 
 def test_a_store_that_is_away_is_told_from_one_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,19 +12,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import aiohttp
 import pytest
 
-from medsd_ray.driver import server as pod_server
+from medsd_ray.driver import server
 from medsd_ray.driver.protocol import DriverAnswer
-from medsd_ray.operator.controller import driver_client as driver
+from medsd_ray.operator.controller import driver_client
 from medsd_ray.operator.controller.driver_client import read_answer
 from medsd_ray.operator.lifecycle.progress import progress_of
 
 
 def ask(port: int, monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1", **body) -> DriverAnswer | None:
-    monkeypatch.setattr(driver, "DRIVER_PORT", port)
+    monkeypatch.setattr(driver_client, "DRIVER_PORT", port)
 
     async def run() -> DriverAnswer | None:
         async with aiohttp.ClientSession() as session:
-            return await driver.poll(session, host, body.get("events", []), body.get("stop", False))
+            return await driver_client.poll(session, host, body.get("events", []), body.get("stop", False))
 
     return asyncio.run(run())
 
@@ -56,14 +56,14 @@ def free_port() -> int:
 
 def test_the_real_driver_answers_and_hears_the_stop(monkeypatch: pytest.MonkeyPatch):
     stopped = threading.Event()
-    board = pod_server.Board("train", stop=stopped.set)
+    state = server.DriverState("train", stop=stopped.set)
     port = free_port()
-    pod_server.serve(board, port)
+    server.serve(state, port)
     answer = ask(port, monkeypatch)
     assert answer is not None and answer.stage == "train" and answer.exit_code is None and not answer.over
     assert not stopped.is_set()
     event = {"time": "2026-01-01T00:00:00Z", "reason": "Pulled", "message": "m", "object": "x-1"}
-    board.exit_code, board.stage, board.error = 130, "done", "medsd: interrupted"
+    state.exit_code, state.stage, state.error = 130, "done", "medsd: interrupted"
     answer = ask(port, monkeypatch, events=[event], stop=True)
     assert (
         answer is not None
@@ -71,7 +71,7 @@ def test_the_real_driver_answers_and_hears_the_stop(monkeypatch: pytest.MonkeyPa
         and answer.exit_code == 130
         and answer.error == "medsd: interrupted"
     )
-    assert stopped.is_set() and board.events == [event]
+    assert stopped.is_set() and state.events == [event]
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch):

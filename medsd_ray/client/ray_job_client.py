@@ -28,12 +28,12 @@ STOP_WAIT, STOP_GRACE_S = "RAY_JOB_STOP_WAIT_TIME_S", 120
 POLL_S = 1.0
 PROGRESS = re.compile(r"step +\d+/\d+ .*")
 TOKEN = (
-    "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's own (KubeRay keeps it in the Secret named after the RayCluster, "
-    "key auth_token)"
+    "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's own (KubeRay keeps it in the Secret named "
+    "after the RayCluster, key auth_token)"
 )
 
 
-class RayJobs:
+class RayJobClient:
     """Raises InputError where no Ray dashboard answers at `address` or it refuses the token; RunError where
     Ray fails.
     """
@@ -80,7 +80,8 @@ class RayJobs:
         if earlier and not earlier[-1].status.is_terminal():
             running = earlier[-1].submission_id
             raise InputError(
-                f"{self.address} runs {running} already; `medsd cancel {run.name}` first, or give another name"
+                f"{self.address} runs {running} already; `medsd cancel {run.name}` first, "
+                "or give another name"
             )
         wanted = f"{run.name}-{1 + max((_number(job.submission_id) for job in earlier), default=0)}"
         with job_folder(run, working_dir) as folder, self._errors():
@@ -95,11 +96,13 @@ class RayJobs:
             )
         print(f"Ray job {made} submitted to {self.address}")
         print(
-            f"next: medsd status {run.name} --address {self.address}; medsd logs {run.name} --address {self.address} --follow"
+            f"next: medsd status {run.name} --address {self.address}; "
+            f"medsd logs {run.name} --address {self.address} --follow"
         )
         return made
 
     def status(self, name: str | None) -> None:
+        """Prints a run's newest job in detail, or a table of all. Raises InputError where it is unknown."""
         if name is not None:
             print("\n".join(self._details(self._find(name))))
             return
@@ -218,21 +221,22 @@ class RayJobs:
         try:
             yield
         except AuthenticationError as error:
-            raise InputError(f"{self.address} {token_words(str(error))}; {TOKEN}") from error
+            raise InputError(f"{self.address} {token_problem(str(error))}; {TOKEN}") from error
         except (requests.RequestException, ConnectionError) as error:
             raise self._no_answer(error) from error
         except ValueError as error:  # a folder that is too large to send
             raise InputError(f"--working-dir: {' '.join(str(error).split())}") from error
         except RuntimeError as error:
-            raise in_words(str(error), self.address) from error
+            raise error_of_ray(str(error), self.address) from error
 
     def _no_answer(self, error: Exception) -> InputError:
         return InputError(
-            f"nothing answers at {self.address} ({type(error).__name__}); mend --address, or forward the port 8265"
+            f"nothing answers at {self.address} ({type(error).__name__}); mend --address, "
+            "or forward the port 8265"
         )
 
 
-def token_words(text: str) -> str:
+def token_problem(text: str) -> str:
     """What Ray says of a token, as the end of a sentence that begins with the cluster's address."""
     if text.startswith("Authentication failed"):
         return "refuses this token"
@@ -241,8 +245,8 @@ def token_words(text: str) -> str:
     return f"could not be asked with a token ({' '.join(text.split('. ')[0].split())})"
 
 
-def in_words(text: str, address: str) -> Exception:
-    """The error for what Ray's server said, which is often a whole traceback."""
+def error_of_ray(text: str, address: str) -> Exception:
+    """The error to raise for what Ray's server said, which is often a whole traceback."""
     last = text.strip().splitlines()[-1].strip()
     if "already exists" in text:
         return InputError(f"{address}: {last}; someone else submitted a run of this name just now")

@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from medsd_ray.client import display as words
+from medsd_ray.client import display
 from medsd_ray.client.kube import Exists, Kube
 from medsd_ray.client.logs import follow, print_newest
 from medsd_ray.client.submit import finetune, read_report
@@ -21,7 +21,7 @@ PODS_GO_S = 60
 """How long pods may take to end once they were told to."""
 
 
-class FineTunes:
+class FineTuneClient:
     """Raises InputError, RunError and Interrupted as `kube.Kube` and `medsd train` do."""
 
     def __init__(self, context: str | None, namespace: str | None):
@@ -38,8 +38,9 @@ class FineTunes:
             self.kube.create(body)
         except Exists as error:
             raise InputError(
-                f"{error} ({self._phase(run.name)}); give the run another name, or `medsd cancel {run.name}` first: its "
-                "checkpoints stay, and a run with the same output goes on from them"
+                f"{error} ({self._phase(run.name)}); give the run another name, "
+                f"or `medsd cancel {run.name}` first: its checkpoints stay, and a run with the same output goes "
+                "on from them"
             ) from error
         where = "" if self.kube.namespace == "default" else f" --namespace {self.kube.namespace}"
         print(f"finetune {run.name} made in namespace {self.kube.namespace} of {self.kube.host}")
@@ -48,31 +49,32 @@ class FineTunes:
 
     def _phase(self, name: str) -> str:
         with contextlib.suppress(InputError):
-            return words.phase(self.kube.get(name))
+            return display.phase(self.kube.get(name))
         return "just now deleted"
 
     def status(self, name: str | None) -> None:
+        """Prints one FineTune in detail, or a table of all in the namespace. Raises NotFound."""
         now = datetime.now(UTC)
         if name is not None:
-            print(words.details(self.kube.get(name), now))
+            print(display.details(self.kube.get(name), now))
             return
         found = sorted(self.kube.list(), key=lambda item: item["metadata"]["creationTimestamp"])
         if found:
-            print(words.table([words.HEADER, *(words.row(item, now) for item in found)]))
+            print(display.table([display.HEADER, *(display.row(item, now) for item in found)]))
         else:
             print(f"no FineTunes in namespace {self.kube.namespace} of {self.kube.host}")
 
     def logs(self, name: str, following: bool) -> None:
         """Prints the newest attempt's log; `following` goes on to the run's end, and ends as the run did."""
         if following:
-            words.check_end(follow(self.kube, name))
+            display.check_end(follow(self.kube, name))
         else:
             print_newest(self.kube, name)
 
     def cancel(self, name: str, now: bool) -> None:
         """Deletes the FineTune, after a checkpoint unless `now`, and waits for its pods to go."""
         item = self.kube.get(name)
-        if not now and words.phase(item) in ("Running", "Suspending"):
+        if not now and display.phase(item) in ("Running", "Suspending"):
             item = self._suspend(name, item)
         self.kube.delete(name, item["metadata"]["uid"])
         pods = "its pods are gone" if self._wait_gone(name) else "its pods are still ending"
@@ -87,10 +89,10 @@ class FineTunes:
         self.kube.suspend(name)
         print(f"{name}: waiting up to {grace}s for a checkpoint (--now does not)", flush=True)
         end = time.monotonic() + grace + PODS_GO_S
-        while words.phase(item := self.kube.get(name)) not in words.ENDED and time.monotonic() < end:
+        while display.phase(item := self.kube.get(name)) not in display.ENDED and time.monotonic() < end:
             time.sleep(POLL_S)
         step = ((item.get("status") or {}).get("progress") or {}).get("lastCheckpointStep")
-        late = "" if words.phase(item) in words.ENDED else f"no answer in {grace + PODS_GO_S}s; "
+        late = "" if display.phase(item) in display.ENDED else f"no answer in {grace + PODS_GO_S}s; "
         print(
             f"{name}: {late}"
             + ("no checkpoint" if step is None else f"the newest checkpoint is of step {step}"),

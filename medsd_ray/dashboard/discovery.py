@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from medsd_ray.dashboard.files import Files, join
+from medsd_ray.dashboard.cached_files import CachedFiles, join
 from medsd_ray.runs.names import PROGRESS, RUN_SPEC, STUDY, STUDY_SPEC, TRIAL
 from medsd_ray.storage import FileInfo
 
@@ -16,7 +16,7 @@ DEPTH = 6
 
 
 @dataclass
-class Found:
+class StudiesAndRuns:
     """Folders below the root, each with its files. A root that is itself a study or run has the path ``."""
 
     studies: dict[str, dict[str, FileInfo]] = field(default_factory=dict)
@@ -31,14 +31,14 @@ def is_run(files: dict[str, FileInfo]) -> bool:
     return RUN_SPEC in files and PROGRESS in files and TRIAL not in files
 
 
-def find(files: Files, folder: str = "", depth: int = DEPTH) -> Found:
+def find_studies_and_runs(files: CachedFiles, folder: str = "", depth: int = DEPTH) -> StudiesAndRuns:
     """Looks folder by folder, and not below a study or a run: those hold thousands of files."""
-    found = Found()
+    found = StudiesAndRuns()
     _look(files, folder, depth, found)
     return found
 
 
-def _look(files: Files, folder: str, depth: int, found: Found) -> None:
+def _look(files: CachedFiles, folder: str, depth: int, found: StudiesAndRuns) -> None:
     folders, here = files.level(folder)
     if is_study(here):
         found.studies[folder] = here

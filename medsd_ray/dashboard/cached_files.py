@@ -37,7 +37,7 @@ def _finite(value: Any) -> Any:
     )
 
 
-class Files:
+class CachedFiles:
     """A storage as the pages see it. Threads may share it."""
 
     def __init__(self, store: Storage):
