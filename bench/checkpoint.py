@@ -273,11 +273,13 @@ def goodput(every: int, device: str) -> list[Row]:
     }
     print(f"every {every} steps: {share:.3f} of the time was useful; {facts}", flush=True)
     restart = watched["restart"] or 0.0
-    trained = (
-        watched["wall"] / max(1, watched["failures"]) - restart
-    )  # between two failures, which come while workers train
+    # Between two failures, which come while workers train.
+    trained = watched["wall"] / max(1, watched["failures"]) - restart
     foreseen = expected_of_training(costs(restart), trained, every * facts["step"])
-    name = f"{layout}: goodput, a worker killed every {MTBF_S:.0f} s on average, a checkpoint each {every} steps, over the model's"
+    name = (
+        f"{layout}: goodput, a worker killed every {MTBF_S:.0f} s on average, "
+        f"a checkpoint each {every} steps, over the model's"
+    )
     notes = {key: round(value, 3) for key, value in facts.items() if value is not None}
     return [row(name, share, foreseen, "of the time", device, None, PACKAGES, **notes)]
 
@@ -360,7 +362,8 @@ def simulated(device: str) -> list[Row]:
             ]
             share[kind] = statistics.mean(runs)
             print(
-                f"{name}, {kind}: {cost}, MTBF {mtbf:.0f} s, best interval {intervals[kind]:.1f} s, goodput {share[kind]:.4f}"
+                f"{name}, {kind}: {cost}, MTBF {mtbf:.0f} s, best interval {intervals[kind]:.1f} s, "
+                f"goodput {share[kind]:.4f}"
             )
         facts = {
             "interval": f"{intervals['ours']:.1f} s",

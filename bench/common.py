@@ -120,7 +120,8 @@ def save(name: str, rows: Sequence[Row], gpu: Sequence[Row] = ()) -> None:
     for r in rows:
         word = {None: "", True: "met", False: "NOT MET"}[r["met"]]
         print(
-            f"{r['name']:<70} {shown(r['ours']):>9} | {shown(r['peer']):>9} {r['unit']:<10} ratio {shown(r['ratio'])} {word}"
+            f"{r['name']:<70} {shown(r['ours']):>9} | {shown(r['peer']):>9} {r['unit']:<10} "
+            f"ratio {shown(r['ratio'])} {word}"
         )
 
 
@@ -169,9 +170,13 @@ class Arm:
     def tell(self, **question: Any) -> None:
         if self._process is None:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log.open("ab"), text=True,
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log.open("ab"),
+                text=True,
                 env=os.environ | self._env,
-            )  # fmt: skip
+            )
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # the answer's absence says it
             self._process.stdin.write(json.dumps(question) + "\n")

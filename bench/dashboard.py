@@ -32,7 +32,10 @@ SHARED = 100
 """Trials that TensorBoard reads too: it takes long."""
 PACKAGES = ("fastapi", "uvicorn", "plotly", "playwright")
 TABLE = f"document.querySelectorAll('#trials tbody tr').length === {TRIALS}"
-CURVES = """document.querySelector('.chart.curves').data?.reduce((n, t) => n + t.x.filter(x => x === null).length, 0) === """
+CURVES = (
+    "document.querySelector('.chart.curves').data"
+    "?.reduce((n, t) => n + t.x.filter(x => x === null).length, 0) === "
+)
 PAINTED = "new Promise(resolve => requestAnimationFrame(() => setTimeout(resolve)))"
 
 
@@ -190,9 +193,15 @@ def beside_tensorboard(study: Path, events: Path) -> Row:
     with served(study) as (address, _):
         ours, _ = read_all(address)
     return row(
-        f"{SHARED} curves of {POINTS} points read, nothing cached", ours, tensorboard(study, events), "s", "cpu", "ratio < 1",
-        (*PACKAGES, "tensorboard"), **{"peer is": "TensorBoard's event multiplexer"},
-    )  # fmt: skip
+        f"{SHARED} curves of {POINTS} points read, nothing cached",
+        ours,
+        tensorboard(study, events),
+        "s",
+        "cpu",
+        "ratio < 1",
+        (*PACKAGES, "tensorboard"),
+        **{"peer is": "TensorBoard's event multiplexer"},
+    )
 
 
 def timed(address: str, tag: str) -> float:
@@ -202,8 +211,9 @@ def timed(address: str, tag: str) -> float:
 
 
 def tensorboard(study: Path, events: Path) -> float:
-    """Seconds in which TensorBoard's multiplexer, in a new process, reads the same curves from its own files."""
-    from tensorboard.compat.proto import event_pb2, summary_pb2
+    """Seconds in which TensorBoard's multiplexer, in a new process, reads the same curves from its files."""
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     for trial in sorted((study / "trials").iterdir()):
@@ -211,15 +221,11 @@ def tensorboard(study: Path, events: Path) -> float:
         path.parent.mkdir(parents=True)
         with path.open("wb") as file:
             writer = RecordWriter(file)
-            writer.write(event_pb2.Event(wall_time=1.0, file_version="brain.Event:2").SerializeToString())
+            writer.write(Event(wall_time=1.0, file_version="brain.Event:2").SerializeToString())
             for line in (trial / "metrics.jsonl").read_text().splitlines():
                 record = json.loads(line)
-                value = summary_pb2.Summary.Value(
-                    tag="validation_loss", simple_value=record["validation_loss"]
-                )
-                event = event_pb2.Event(
-                    wall_time=1.0, step=record["step"], summary=summary_pb2.Summary(value=[value])
-                )
+                value = Summary.Value(tag="validation_loss", simple_value=record["validation_loss"])
+                event = Event(wall_time=1.0, step=record["step"], summary=Summary(value=[value]))
                 writer.write(event.SerializeToString())
     code = (
         "import sys, time\n"

@@ -244,9 +244,13 @@ def urls(peer: str, folder: Path, env: dict[str, str]) -> list[str]:
     from botocore.config import Config
 
     client = boto3.client(
-        "s3", endpoint_url=env["AWS_ENDPOINT_URL"], region_name=env["AWS_REGION"], config=Config(signature_version="s3v4"),
-        aws_access_key_id=env["AWS_ACCESS_KEY_ID"], aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-    )  # fmt: skip
+        "s3",
+        endpoint_url=env["AWS_ENDPOINT_URL"],
+        region_name=env["AWS_REGION"],
+        config=Config(signature_version="s3v4"),
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+    )
     return [
         client.generate_presigned_url("get_object", {"Bucket": "bench", "Key": key}, ExpiresIn=86_400)
         for key in keys
@@ -338,9 +342,14 @@ def read_all(cache: str, rank: int, workers: int) -> dict[str, Any]:
     steps = dataset.samples // (BATCH * workers)
     count, first = 0, 0.0
     for (batch,) in batches(
-        dataset, first_step=0, last_step=steps, global_batch_size=BATCH * workers, micro_batch_size=BATCH, rank=rank,
+        dataset,
+        first_step=0,
+        last_step=steps,
+        global_batch_size=BATCH * workers,
+        micro_batch_size=BATCH,
+        rank=rank,
         world_size=workers,
-    ):  # fmt: skip
+    ):
         count += len(batch["positions"])
         first = first or time.perf_counter() - began
     return {

@@ -68,7 +68,9 @@ def webdataset_read(url: list[str], cache: str, workers: int) -> Any:
 
     os.makedirs(cache, exist_ok=True)
     data = (
-        wds.WebDataset(url, shardshuffle=len(url), seed=0, cache_dir=cache, nodesplitter=None)
+        wds.WebDataset(  # pyright: ignore[reportAttributeAccessIssue]: the module makes its names as it loads
+            url, shardshuffle=len(url), seed=0, cache_dir=cache, nodesplitter=None
+        )
         .shuffle(1000)
         .map(decode)
     )
@@ -87,7 +89,7 @@ def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def litdata_write(source: Path, out: Path) -> None:
-    from litdata.streaming.writer import BinaryWriter
+    from litdata.streaming.writer import BinaryWriter  # pyright: ignore[reportMissingImports]
 
     writer, number = BinaryWriter(str(out), chunk_bytes=CHUNK), 0
     for number, fields in enumerate(samples(source)):
@@ -97,8 +99,8 @@ def litdata_write(source: Path, out: Path) -> None:
 
 
 def litdata_read(url: list[str], cache: str, workers: int) -> Any:
-    from litdata import StreamingDataLoader, StreamingDataset
-    from litdata.streaming import downloader
+    from litdata import StreamingDataLoader, StreamingDataset  # pyright: ignore[reportMissingImports]
+    from litdata.streaming import downloader  # pyright: ignore[reportMissingImports]
 
     class Decoded(StreamingDataset):
         def __getitem__(self, index: Any) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def litdata_read(url: list[str], cache: str, workers: int) -> Any:
 
 
 def mosaic_write(source: Path, out: Path) -> None:
-    from streaming import MDSWriter
+    from streaming import MDSWriter  # pyright: ignore[reportMissingImports]
 
     columns: dict[str, str] = {}
     writer = None
@@ -129,8 +131,8 @@ def mosaic_write(source: Path, out: Path) -> None:
 
 
 def mosaic_read(url: list[str], cache: str, workers: int) -> Any:
-    from streaming import StreamingDataLoader, StreamingDataset
-    from streaming.base.util import clean_stale_shared_memory
+    from streaming import StreamingDataLoader, StreamingDataset  # pyright: ignore[reportMissingImports]
+    from streaming.base.util import clean_stale_shared_memory  # pyright: ignore[reportMissingImports]
 
     clean_stale_shared_memory()  # of this process's last data set, which read into the same folder
     os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
@@ -175,7 +177,7 @@ def _decoded(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def arm(options: dict[str, Any]) -> None:
-    kind = options["kind"]
+    kind: str = options["kind"]
     for name in ("torch.utils.data", {"mosaic": "streaming"}.get(kind, kind)):
         importlib.import_module(name)  # which is no part of its reading
     write, read = (globals()[f"{kind}_{verb}"] for verb in ("write", "read"))

@@ -28,6 +28,7 @@ from medsd_ray.data.latents import LatentReader
 from medsd_ray.data.shards import iter_samples, open_split
 from medsd_ray.models.components import token_ids
 from medsd_ray.models.load import load_components
+from medsd_ray.storage import FolderStorage
 
 STEPS = 100_000
 
@@ -53,7 +54,7 @@ class Images(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         path = self.paths[index]
-        pixels = self.transform(Image.open(path).convert("RGB"))
+        pixels: Any = self.transform(Image.open(path).convert("RGB"))  # a tensor, since ToTensor
         return {"pixel_values": pixels, "input_ids": token_ids(self.tokenizer, [self.captions[path.name]])[0]}
 
 
@@ -62,10 +63,11 @@ class Latents(Dataset):
 
     def __init__(self, url: str):
         store, index = open_split(url, "train")
+        assert isinstance(store, FolderStorage)
         reader = LatentReader()
         self.rows = [
             reader.row(store.root / shard.name, row) for shard in index.shards for row in range(shard.samples)
-        ]  # type: ignore[attr-defined]
+        ]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,6 +81,7 @@ def write_images(shards: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     captions = {}
     for number, sample in enumerate(iter_samples(shards, "train")):
+        assert sample.image is not None
         captions[f"{number:05d}.png"] = sample.caption
         Image.fromarray(sample.image).save(folder / f"{number:05d}.png")
     (folder / "captions.json").write_text(json.dumps(captions))
@@ -135,27 +138,26 @@ class Loop:
         if self.precomputed:
             std = (0.5 * batch["logvar"].clamp(-30, 20)).exp()
             latents = batch["mean"] + std * torch.randn_like(std)
-            return latents * self.vae.config.scaling_factor, batch["text_embeddings"]
-        latents = (
-            self.vae.encode(batch["pixel_values"].to(self.dtype)).latent_dist.sample()
-            * self.vae.config.scaling_factor
-        )
+            return latents * self.vae.config["scaling_factor"], batch["text_embeddings"]
+        encoded: Any = self.vae.encode(batch["pixel_values"].to(self.dtype))
+        latents = encoded.latent_dist.sample() * self.vae.config["scaling_factor"]
         return latents, self.text_encoder(batch["input_ids"])[0]
 
     def step(self) -> None:
         with self.accelerator.accumulate(self.unet):
             latents, condition = self._inputs(self._next())
             noise = torch.randn_like(latents)
-            schedule = self.noise_scheduler
+            schedule: Any = self.noise_scheduler
             timesteps = torch.randint(
-                0, schedule.config.num_train_timesteps, (len(latents),), device=latents.device
+                0, schedule.config["num_train_timesteps"], (len(latents),), device=latents.device
             ).long()
             noisy = schedule.add_noise(latents, noise, timesteps)
-            epsilon = schedule.config.prediction_type == "epsilon"
+            epsilon = schedule.config["prediction_type"] == "epsilon"
             wanted = noise if epsilon else schedule.get_velocity(latents, noise, timesteps)
             prediction = self.unet(noisy, timesteps, condition, return_dict=False)[0]
             loss = F.mse_loss(prediction.float(), wanted.float(), reduction="mean")
-            average = self.accelerator.gather(loss.repeat(self.batch)).mean()
+            gathered: Any = self.accelerator.gather(loss.repeat(self.batch))
+            average = gathered.mean()
             train_loss = average.item()
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:

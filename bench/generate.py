@@ -145,7 +145,7 @@ def pipeline_loop(pipeline: Any, count: int, batch: int, out: Path) -> None:
 
 
 def fid(given: Any) -> list[Row]:
-    """From features in memory to the distance, for two sets of 10,000 by 2,048: what follows the extraction."""
+    """From features in memory to the distance, for two sets of 10,000 by 2,048: all after extraction."""
     with tempfile.TemporaryDirectory() as folder:
         one = Arm("fid", {"folder": folder})
         found = alternate([one], min(3, given.repetitions))["fid"]
@@ -153,11 +153,17 @@ def fid(given: Any) -> list[Row]:
     ours, differs = median(found, "ours"), max(answer["difference"] for answer in found)
     return [
         row(
-            f"FID of 2 x {FEATURES[0]:,} features of {FEATURES[1]}, over {peer}", ours, median(found, key), "s", given.device,
-            "ours < 5", PACKAGES, difference=f"{differs:.1e}",
+            f"FID of 2 x {FEATURES[0]:,} features of {FEATURES[1]}, over {peer}",
+            ours,
+            median(found, key),
+            "s",
+            given.device,
+            "ours < 5",
+            PACKAGES,
+            difference=f"{differs:.1e}",
         )
         for peer, key in (("torchmetrics", "torchmetrics"), ("torch-fidelity", "fidelity"))
-    ]  # fmt: skip
+    ]
 
 
 def serve_fid() -> None:

@@ -24,9 +24,8 @@ def table(rows: list[Row]) -> str:
         ours, peer, ratio = (shown(row[key]) if measured else "" for key in ("ours", "peer", "ratio"))
         ours = ours if measured else "not yet measured"
         goal = row["goal"] if isinstance(row["goal"], str) else ""
-        lines.append(
-            f"| {device}{row['name']} | {ours} | {peer} | {row['unit']} | {ratio} | {goal} | {WORDS[row['met']]} |"
-        )
+        cells = (f"{device}{row['name']}", ours, peer, row["unit"], ratio, goal, WORDS[row["met"]])
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -43,7 +44,7 @@ FEWEST_CALLS = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--objects", type=int, default=500)
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "reconcile.json")
@@ -71,9 +72,8 @@ def measure(number: int) -> list[Object]:
     made = metrics()
     time.sleep(QUIET_S)
     waited = metrics()
-    model = client.CustomObjectsApi().list_namespaced_custom_object("ray.io", "v1", OURS, "rayjobs", limit=1)[
-        "items"
-    ][0]["spec"]
+    first: Any = api.list_namespaced_custom_object("ray.io", "v1", OURS, "rayjobs", limit=1)
+    model = first["items"][0]["spec"]
     floor = at_once(
         names, lambda name: api.create_namespaced_custom_object(*rayjobs, rayjob(name, model)), FLOOR
     )
@@ -108,6 +108,7 @@ def at_once(names: list[str], create: Callable[[str], object], namespace: str) -
 
     def look() -> None:
         listing = client.CustomObjectsApi().list_namespaced_custom_object
+        event: Any
         for event in watch.Watch().stream(listing, "ray.io", "v1", namespace, "rayjobs", timeout_seconds=600):
             meta = event["object"]["metadata"]
             seen.setdefault(

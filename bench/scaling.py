@@ -276,7 +276,7 @@ def parts_of(events: list[tuple[str, float, float]], seconds: float) -> dict[str
     began last.
     """
     marks = sorted({at for _, start, end in events for at in (start, end)})
-    parts = dict.fromkeys(PARTS, 0.0)
+    parts: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     for began, ended in itertools.pairwise(marks):
         running = [event for event in events if event[1] <= began and event[2] >= ended]
         if running:

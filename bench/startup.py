@@ -57,7 +57,7 @@ from medsd_ray.cli.main import main
 try:
     main()
 finally:
-    print("MODULES", *sorted(m for m in ("torch", "diffusers", "transformers", "ray", "numpy") if m in sys.modules))
+    print("MODULES", *sorted({"torch", "diffusers", "transformers", "ray", "numpy"} & set(sys.modules)))
 """
 
 
@@ -88,11 +88,16 @@ def light_verbs(repetitions: int, device: str) -> list[dict]:
     )
     return [
         row(
-            "medsd --help, over importing typer", statistics.median(helps), statistics.median(bare), "s", device, "ours < 0.5",
+            "medsd --help, over importing typer",
+            statistics.median(helps),
+            statistics.median(bare),
+            "s",
+            device,
+            "ours < 0.5",
             PACKAGES,
         ),
         submitted,
-    ]  # fmt: skip
+    ]
 
 
 def submit_imports() -> list[str]:
@@ -149,7 +154,8 @@ def first_step(repetitions: int, device: str) -> list[dict]:
         floor.append(until("first", [sys.executable, "-c", FLOOR]))
         trainer.append(until("first", [sys.executable, "-c", backend + RAY_TRAIN]))
         print(
-            f"turn {turn + 1}: medsd {ours[-1]:.1f} s, floor {floor[-1]:.1f} s, Ray Train {trainer[-1]:.1f} s",
+            f"turn {turn + 1}: medsd {ours[-1]:.1f} s, floor {floor[-1]:.1f} s, "
+            f"Ray Train {trainer[-1]:.1f} s",
             flush=True,
         )
     name, middle = "medsd train to its first step", statistics.median(ours)
@@ -174,7 +180,7 @@ def first_step(repetitions: int, device: str) -> list[dict]:
 
 
 def until(word: str, command: list[str]) -> float:
-    """Seconds until the command prints a line with the word; then it runs to its end, which is not measured."""
+    """Seconds until the command prints a line with the word; then it runs on to its end, unmeasured."""
     began, found = time.monotonic(), None
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(

@@ -39,32 +39,57 @@ def _save(layout: str, folder: Path) -> None:
     from medsd_ray.models.components import Components
     from medsd_ray.models.save import save_pipeline
 
+    # diffusers' annotations say tuple[str] where tuples of any length are meant, and a tokenizer's ids of
+    # special tokens are annotated as anything: hence what the type checker is told to ignore.
     wide = layout == "sd2"  # OpenCLIP ViT-H's text tower, less its last layer, in place of CLIP ViT-L's
     width, layers, heads = (1024, 23, 16) if wide else (768, 12, 12)
     tokenizer = build_tokenizer()
     tokenizer.model_max_length = 77
     text = CLIPTextConfig(
-        vocab_size=49408, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
-        max_position_embeddings=77, projection_dim=width, hidden_act="gelu" if wide else "quick_gelu",
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=49408,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=77,
+        projection_dim=width,
+        hidden_act="gelu" if wide else "quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,  # pyright: ignore[reportArgumentType]
+        eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
+        pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
+    )
     down, up = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     components = Components(
         vae=AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),  # pyright: ignore[reportArgumentType]
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=512,
+            down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
         ),
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(
-            sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
-            down_block_types=down, up_block_types=up, cross_attention_dim=width,
-            attention_head_dim=(5, 10, 20, 20) if wide else 8, use_linear_projection=wide,
+            sample_size=64,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+            down_block_types=down,
+            up_block_types=up,
+            cross_attention_dim=width,
+            attention_head_dim=(5, 10, 20, 20) if wide else 8,  # pyright: ignore[reportArgumentType]
+            use_linear_projection=wide,
         ),
         scheduler=DDPMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1,
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            steps_offset=1,
         ),
-    )  # fmt: skip
+    )
     save_pipeline(components, folder)
 
 

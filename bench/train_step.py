@@ -112,7 +112,8 @@ def case(layout: str, size: int, batch: int, given: Any, folder: Path) -> list[R
         flops = ours.ask(flops=True)
         share = flops["flops_per_image"] * rows[0]["ours"] / flops["peak"]
         print(
-            f"{where}: {flops['flops_per_image']:.3e} FLOP an image, forward and backward; peak {flops['peak']:.3e} FLOP/s"
+            f"{where}: {flops['flops_per_image']:.3e} FLOP an image, forward and backward; "
+            f"peak {flops['peak']:.3e} FLOP/s"
         )
         rows.append(line("MFU", share, None, "of peak", "ours >= 0.45" if given.device == "cuda" else None))
     for peer in peers:
@@ -279,7 +280,7 @@ def peak(device: str) -> float:
     best = float("inf")
     for _ in range(5):
         began = time.perf_counter()
-        a @ a
+        torch.matmul(a, a)
         best = min(best, time.perf_counter() - began)
     return 2 * 2048**3 / best
 

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import allowed_skips
 import pytest
@@ -27,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     lines = list(config.stash[NOTES].values())
-    coverage = config.pluginmanager.getplugin("_cov")
+    coverage: Any = config.pluginmanager.getplugin("_cov")
     if coverage and coverage.cov_controller:
         share = coverage.cov_controller.cov.report(file=io.StringIO())
         lines.append(f"These tests run {share:.1f} % of the lines and branches of medsd_ray.")

@@ -75,13 +75,16 @@ class Nodes:
             log = self._folder / f"node-{len(self.processes)}.log"
             with log.open("wb") as output:
                 # A session of its own: Ray's reaper ends the whole process group of a node that was killed.
-                words = {
-                    "stdin": subprocess.PIPE,
-                    "stdout": output,
-                    "stderr": subprocess.STDOUT,
-                    "start_new_session": True,
-                }
-                self.processes.append(subprocess.Popen(command, env=environment, **words))
+                self.processes.append(
+                    subprocess.Popen(
+                        command,
+                        env=environment,
+                        stdin=subprocess.PIPE,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                )
             while self.processes[-1].poll() is None:
                 if sign in (said := log.read_text()):
                     return said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -18,17 +18,21 @@ from medsd_ray.models.components import Components
 from medsd_ray.storage import Storage
 
 
-def tiny_components(seed: int = 0, prediction_type: str = "epsilon") -> Components:
+def tiny_components(
+    seed: int = 0, prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+) -> Components:
     """Other sizes than medsd-small's in every respect: 4 latent channels, a VAE of factor 2, 16x16 pixels."""
+    # diffusers' annotations say tuple[str] where tuples of any length are meant, and a tokenizer's ids of
+    # special tokens are annotated as anything: hence what the type checker is told to ignore.
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     return Components(
         vae=AutoencoderKL(
             latent_channels=4,
             sample_size=16,
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
+            block_out_channels=(8, 8),  # pyright: ignore[reportArgumentType]
             norm_num_groups=4,
         ),
         text_encoder=CLIPTextModel(
@@ -39,8 +43,8 @@ def tiny_components(seed: int = 0, prediction_type: str = "epsilon") -> Componen
                 num_hidden_layers=1,
                 num_attention_heads=2,
                 max_position_embeddings=32,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
+                bos_token_id=tokenizer.bos_token_id,  # pyright: ignore[reportArgumentType]
+                eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
             )
         ),
         tokenizer=tokenizer,
