@@ -12,7 +12,7 @@ from medsd_ray.spec.types import LearningRate, Text, keyed
 
 
 class Method(StrEnum):
-    """How a component is adapted; `models/methods/registry.py` has an entry for each that a component knows."""
+    """How a component is adapted; `models/methods/registry.py` says which component knows which."""
 
     frozen = "frozen"
     full = "full"  # all weights, from the model's own
@@ -25,7 +25,9 @@ class Method(StrEnum):
 
 
 class Lora(SpecModel):
-    """Low-rank adaptation (Hu et al. 2022, arXiv 2106.09685): W + alpha/rank·B·A, see models/methods/lora.py."""
+    """Low-rank adaptation (Hu et al. 2022, arXiv 2106.09685): W + alpha/rank·B·A, see
+    models/methods/lora.py.
+    """
 
     rank: int = Field(default=16, ge=1, le=1024, description="rank of the update B·A")
     alpha: float = Field(default=16.0, gt=0, description="the update is scaled by alpha / rank")
@@ -35,7 +37,8 @@ class Swap(SpecModel):
     """Another text encoder in place of the model's own, see models/methods/swap.py."""
 
     model: Text = Field(
-        description="any transformers AutoModel with its tokenizer: folder, s3:// or hub name; checkpoints refer "
+        description="any transformers AutoModel with its tokenizer: folder, s3:// or hub name; "
+        "checkpoints refer "
         "to it"
     )
     max_length: int | None = Field(
@@ -47,7 +50,9 @@ class Swap(SpecModel):
 
 
 class Token(SpecModel):
-    """A new word of textual inversion (Gal et al. 2022, arXiv 2208.01618), see models/methods/textual_inversion.py."""
+    """A new word of textual inversion (Gal et al. 2022, arXiv 2208.01618), see
+    models/methods/textual_inversion.py.
+    """
 
     token: str = Field(
         max_length=64, pattern=r"^<[a-z0-9_-]+>$", description="as it stands in captions and prompts"
@@ -87,7 +92,8 @@ class Vae(Component):
 
     method: Literal[Method.frozen, Method.decoder, Method.full, Method.scratch] = Field(
         default=Method.frozen,
-        description="frozen; decoder: its decoder alone, so that encoded latents stay valid; full: all weights; "
+        description="frozen; decoder: its decoder alone, so that encoded latents stay valid; full: all "
+        "weights; "
         "scratch: all weights, from a new random start",
     )
 
@@ -97,7 +103,8 @@ class Unet(Component):
 
     method: Literal[Method.frozen, Method.full, Method.scratch, Method.lora, Method.cross_attention] = Field(
         default=Method.frozen,
-        description="frozen; full: all weights; scratch: all weights, from a new random start; lora: low-rank updates "
+        description="frozen; full: all weights; scratch: all weights, from a new random start; lora: "
+        "low-rank updates "
         "of the attention's projections; cross_attention: its attention to the text alone",
     )
     lora: Lora | None = Field(
@@ -114,8 +121,10 @@ class TextEncoder(Component):
         Method.frozen, Method.full, Method.scratch, Method.lora, Method.swap, Method.textual_inversion
     ] = Field(
         default=Method.frozen,
-        description="frozen; full: all weights; scratch: all weights, from a new random start; lora: low-rank updates "
-        "of the attention's projections; swap: another encoder, through a learnt projection; textual_inversion: "
+        description="frozen; full: all weights; scratch: all weights, from a new random start; lora: "
+        "low-rank updates "
+        "of the attention's projections; swap: another encoder, through a learnt projection; "
+        "textual_inversion: "
         "embeddings of new tokens alone",
     )
     lora: Lora | None = Field(
@@ -161,13 +170,16 @@ class Components(SpecModel):
 
     rules = (
         Rule(
-            "self.vae.method != 'frozen' || self.text_encoder.method != 'frozen' || self.unet.method != 'frozen'",
+            "self.vae.method != 'frozen' || self.text_encoder.method != 'frozen' || self.unet.method != "
+            "'frozen'",
             "every component is frozen: set vae, text_encoder or unet to be trained",
             lambda components: bool(components.trained),
         ),
         Rule(
-            "self.vae.method == 'frozen' || (self.text_encoder.method == 'frozen' && self.unet.method == 'frozen')",
-            "the vae is adapted in a run of its own: freeze text_encoder and unet here, then encode, then train them",
+            "self.vae.method == 'frozen' || (self.text_encoder.method == 'frozen' && self.unet.method == "
+            "'frozen')",
+            "the vae is adapted in a run of its own: freeze text_encoder and unet here, then encode, "
+            "then train them",
             lambda components: not components.vae.trained or components.trained == ["vae"],
         ),
     )
@@ -179,4 +191,4 @@ class Components(SpecModel):
 
 
 COMPONENTS = tuple(Components.model_fields)
-"""The names of the components: vae, text_encoder, unet. A checkpoint, a study and a pipeline's folder use them."""
+"""The components' names: vae, text_encoder, unet; also in checkpoints, studies and a pipeline's folder."""

@@ -169,12 +169,16 @@ def _transitions(spec: type[BaseModel]) -> list[Schema]:
     """What an attempt was made from stays as it is while there is one."""
     if not issubclass(spec, Job):
         return []
-    free = "!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase in ['Pending', 'Suspended']"
+    free = (
+        "!has(oldSelf.status) || !has(oldSelf.status.phase) || "
+        "oldSelf.status.phase in ['Pending', 'Suspended']"
+    )
     return [
         {
             "rule": f"{free} || (has(self.spec.{name}) == has(oldSelf.spec.{name}) && "
             f"(!has(self.spec.{name}) || self.spec.{name} == oldSelf.spec.{name}))",
-            "message": "cannot change once started; set spec.suspend to true, wait for the phase Suspended, then change it",
+            "message": "cannot change once started; set spec.suspend to true, wait for the phase "
+            "Suspended, then change it",
             "fieldPath": f".spec.{name}",
             "reason": "FieldValueForbidden",
         }

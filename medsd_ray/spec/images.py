@@ -1,8 +1,8 @@
-"""How images are generated: the one place where each setting is declared, with its default, bounds and meaning.
+"""How images are generated: the one place that declares each setting, with its default, bounds and meaning.
 
-The verbs' options (`medsd generate`, `medsd insert`), a FineTune's `report` and a study's `evaluation` take their
-fields from here, so that none of them lets through what another refuses. This module imports no pydantic by
-itself: the verbs read it for their help.
+The verbs' options (`medsd generate`, `medsd insert`), a FineTune's `report` and a study's `evaluation` take
+their fields from here, so that none of them lets through what another refuses. Importing this module does not
+import pydantic, as `medsd --help` reads it.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ NUM_IMAGES = Setting("num_images", 64, "images in all; prompts take turns", lowe
 NUM_INSERTED = Setting("num_images", 16, "images to change, or pairs to make", lowest=1)
 BATCH_SIZE = Setting("batch_size", 16, "images a worker takes at a time; does not change them", lowest=1)
 
-# `medsd generate` and `insert` make as many as they are asked for; an object of Kubernetes has bounds, as all of
-# its fields have.
+# `medsd generate` and `insert` make as many as they are asked for; in a study or an object of Kubernetes
+# numbers have bounds.
 MOST_IMAGES, MOST_IN_A_BATCH = 100_000, 1024
 
 

@@ -36,7 +36,7 @@ def dump_run(run: RunSpec) -> str:
 
 
 def load_study(path: str | Path, overrides: list[str] | None = None) -> StudySpec:
-    """Reads STUDY.yaml and `--set a.b=value` overrides. Raises InputError with every wrong field, one line."""
+    """Reads STUDY.yaml and `--set a.b=value` overrides. Raises InputError, one line for all wrong fields."""
     values = read_values(
         path, "STUDY.yaml", "a study is a mapping with name, output, shards, run and space", overrides
     )
@@ -44,7 +44,7 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> StudySpe
 
 
 def parse_study(values: dict, source: str = "study") -> StudySpec:
-    """Checks a study given as plain values, and every combination of its space. Raises InputError, one line."""
+    """Checks a study given as plain values, and each combination of its space. Raises InputError."""
     try:
         study = StudySpec.model_validate(values)
         check_combinations(study)

@@ -16,9 +16,12 @@ from pydantic import BaseModel, ConfigDict, model_validator
 class Rule:
     """One rule in its two forms, which must agree.
 
-    `cel` is for the API server: an expression of the Common Expression Language in which `self` is the object.
-    It becomes an entry of x-kubernetes-validations in the CRD. `holds` says the same of a model, for Python,
-    which checks RUN.yaml, STUDY.yaml and what `medsd submit` sends; None where the API server alone can tell.
+    `cel` is for the API server: an expression of the Common Expression Language in which `self` is the
+    object. It becomes an entry of x-kubernetes-validations in the CRD.
+
+    `holds` says the same of a model, for Python, which checks RUN.yaml, STUDY.yaml and what `medsd submit`
+    sends; None where the API server alone can tell.
+
     `message` is what both say of an object that breaks the rule; where Python can name the numbers, `detail`
     says it instead.
     """
@@ -30,7 +33,7 @@ class Rule:
 
 
 class SpecModel(BaseModel):
-    """A part of the spec: it takes no field that it does not declare, does not change, and obeys its rules."""
+    """A part of the spec: it takes only the fields that it declares, never changes, and obeys its rules."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     rules: ClassVar[tuple[Rule, ...]] = ()

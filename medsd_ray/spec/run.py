@@ -1,8 +1,8 @@
 """What a run is: the one place where each field is declared, with its unit, its default and its check.
 
 A run adapts either the VAE alone (on image shards) or the U-Net and text encoder (on latent shards that
-`encode` wrote with the VAE of `model`). `components.py` declares how each of them is adapted. See `load_run` for
-how a YAML file becomes a `RunSpec`.
+`encode` wrote with the VAE of `model`). `components.py` declares how each of them is adapted. See `load_run`
+for how a YAML file becomes a `RunSpec`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Objective(SpecModel):
         default=0.0,
         ge=0,
         le=1,
-        description="noise that is the same for all pixels of a channel is added with this weight, for brighter and "
+        description="noise that is the same for all pixels of a channel is added with this weight, for "
+        "brighter and "
         "darker images; 0: none",
     )
     conditioning_dropout: float = Field(
@@ -107,7 +108,8 @@ class Training(SpecModel):
     gradient_clipping: float | None = Field(default=1.0, gt=0, description="global norm; null: none")
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=2,
-        description="what DeepSpeed's ZeRO divides among the workers; 0: nothing, 1: optimizer state, 2: gradients too, "
+        description="what DeepSpeed's ZeRO divides among the workers; 0: nothing, 1: optimizer state, 2: "
+        "gradients too, "
         "3: parameters too",
     )
     offload: Offload = Offload()
@@ -119,7 +121,8 @@ class Training(SpecModel):
     )
     compile: bool = Field(
         default=False,
-        description="torch.compile of the U-Net's (or VAE's) repeated blocks; the output keeps what it makes, for "
+        description="torch.compile of the U-Net's (or VAE's) repeated blocks; the output keeps what it "
+        "makes, for "
         "restarts",
     )
     ema: Ema | None = Ema()
@@ -177,7 +180,8 @@ class Resources(SpecModel):
     )
     max_workers: Workers | None = Field(
         default=None,
-        description="elastic: starts with what there is from num_workers up, and takes more later; num_workers where "
+        description="elastic: starts with what there is from num_workers up, and takes more later; "
+        "num_workers where "
         "absent",
     )
     use_gpu: bool = Field(default=False, description="one GPU for each worker")
@@ -192,7 +196,8 @@ class Resources(SpecModel):
             "max_workers must not be below num_workers",
             lambda resources: resources.max_workers is None or resources.max_workers >= resources.num_workers,
             lambda resources: (
-                f"max_workers ({resources.max_workers}) must not be below num_workers ({resources.num_workers})"
+                f"max_workers ({resources.max_workers}) must not be below num_workers "
+                f"({resources.num_workers})"
             ),
         ),
     )
@@ -203,11 +208,11 @@ class Resources(SpecModel):
         return range(self.num_workers, (self.max_workers or self.num_workers) + 1)
 
 
-# CEL cannot count up to a number that it is given, so a rule that speaks of every number of workers walks through
-# a fixed list: num_workers + 0, num_workers + 1, and so on, skipping what is above max_workers. 17 of them are
-# enough. Among 17 consecutive numbers there is a multiple of each number from 1 to 17, so a batch that all of them
-# divide is a multiple of the least common multiple of 1 to 17. That is 12,252,240, and more than MAX_BATCH: where
-# there are 17 numbers of workers or more, one of the first 17 does not divide the batch.
+# CEL cannot count up to a number that it is given, so a rule that speaks of every number of workers walks
+# through a fixed list: num_workers + 0, num_workers + 1, and so on, skipping what is above max_workers. 17 of
+# them are enough. Among 17 consecutive numbers there is a multiple of each number from 1 to 17, so a batch
+# that all of them divide is a multiple of the least common multiple of 1 to 17. That is 12,252,240, more than
+# MAX_BATCH: where a run may have 17 numbers of workers or more, one of the first 17 does not divide it.
 OFFSETS = str(list(range(17)))
 SIZE = "(self.resources.num_workers + i)"
 ABOVE_MAX = "self.resources.num_workers + i > self.resources.?max_workers.orValue(self.resources.num_workers)"
@@ -255,7 +260,8 @@ class RunSpec(SpecModel):
     rules = (
         Rule(
             f"{OFFSETS}.all(i, {ABOVE_MAX} || self.training.global_batch_size % {SIZE} == 0)",
-            "training.global_batch_size is not a multiple of every number of workers, resources.num_workers to "
+            "training.global_batch_size is not a multiple of every number of workers, "
+            "resources.num_workers to "
             "max_workers",
             lambda run: all(run.training.global_batch_size % workers == 0 for workers in run.resources.sizes),
             _uneven,
@@ -266,7 +272,8 @@ class RunSpec(SpecModel):
             "training.micro_batch_size does not divide a worker's share of the batch",
             lambda run: _indivisible_share(run) is None,
             lambda run: (
-                f"training.micro_batch_size ({run.training.micro_batch_size}) does not divide a worker's share of the "
+                f"training.micro_batch_size ({run.training.micro_batch_size}) does not divide a worker's "
+                "share of the "
                 f"batch ({_indivisible_share(run)})"
             ),
         ),

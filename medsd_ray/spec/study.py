@@ -55,7 +55,8 @@ class Search(SpecModel):
     seed: Seed = Field(default=0, description="of what is drawn")
     scheduler: Literal["none", "asha", "pbt"] = Field(
         default="none",
-        description="asha: stops trials whose validation loss is behind (Li et al. 2020); pbt: trials take over weights and "
+        description="asha: stops trials whose validation loss is behind (Li et al. 2020); pbt: trials "
+        "take over weights and "
         "settings of better ones, and change them (Jaderberg et al. 2017)",
     )
     grace_steps: Positive | None = Field(
@@ -108,6 +109,7 @@ class Budget(SpecModel):
 class Evaluation(SpecModel):
     """The images that each trial makes, from the same prompts and seeds, and how they are judged."""
 
+    # A distance between distributions, such as FID, needs two images at least.
     num_images: int = NUM_IMAGES.field(lowest=2, highest=MOST_IMAGES)
     prompts: Annotated[list[Text], Field(max_length=64)] = Field(
         default=[],

@@ -46,7 +46,7 @@ def read_values(
 
 
 def set_value(values: dict[str, Any], override: str) -> None:
-    """Lays `a.b=value`, whose value is YAML, over the values. Raises InputError where it is not of this form."""
+    """Lays `a.b=value`, whose value is YAML, over the values. Raises InputError where it has another form."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise InputError(f"--set {override!r}: write it as training.zero_stage=2")
@@ -71,8 +71,8 @@ def describe_errors(
 
     Args:
         error: What pydantic found.
-        kind: What the fields belong to, such as a run; where given, a field that is missing or not known is said in
-            words of our own, else in pydantic's.
+        kind: What the fields belong to, such as a run; where given, a field that is missing or not known is
+            said in words of our own, else in pydantic's.
         place: Names the place of one error; by default the path of its field, such as training.max_steps.
 
     Returns:
@@ -82,7 +82,7 @@ def describe_errors(
 
 
 def dotted_path(details: ErrorDetails) -> str:
-    """The path of the field that an error is about, such as training.max_steps; empty where it is about all."""
+    """The path of the field that an error is about, such as training.max_steps; empty for the whole."""
     return ".".join(map(str, details["loc"]))
 
 
