@@ -1,4 +1,4 @@
-"""Runs, good and bad: what the validators of `spec.py` say of them, the API server must say too."""
+"""Runs, good and bad: what the rules and bounds of medsd_ray/spec say of them, the API server must say."""
 
 from __future__ import annotations
 

@@ -37,9 +37,8 @@ class Swap(SpecModel):
     """Another text encoder in place of the model's own, see models/methods/swap.py."""
 
     model: Text = Field(
-        description="any transformers AutoModel with its tokenizer: folder, s3:// or hub name; "
-        "checkpoints refer "
-        "to it"
+        description="any transformers AutoModel with its tokenizer: folder, s3:// or hub name; checkpoints "
+        "refer to it"
     )
     max_length: int | None = Field(
         default=None, ge=1, le=8192, description="tokens of a caption; the tokenizer's own where absent"
@@ -93,8 +92,7 @@ class Vae(Component):
     method: Literal[Method.frozen, Method.decoder, Method.full, Method.scratch] = Field(
         default=Method.frozen,
         description="frozen; decoder: its decoder alone, so that encoded latents stay valid; full: all "
-        "weights; "
-        "scratch: all weights, from a new random start",
+        "weights; scratch: all weights, from a new random start",
     )
 
 
@@ -104,8 +102,7 @@ class Unet(Component):
     method: Literal[Method.frozen, Method.full, Method.scratch, Method.lora, Method.cross_attention] = Field(
         default=Method.frozen,
         description="frozen; full: all weights; scratch: all weights, from a new random start; lora: "
-        "low-rank updates "
-        "of the attention's projections; cross_attention: its attention to the text alone",
+        "low-rank updates of the attention's projections; cross_attention: its attention to the text alone",
     )
     lora: Lora | None = Field(
         default=None, description="settings of the method lora; its defaults where absent"
@@ -122,10 +119,8 @@ class TextEncoder(Component):
     ] = Field(
         default=Method.frozen,
         description="frozen; full: all weights; scratch: all weights, from a new random start; lora: "
-        "low-rank updates "
-        "of the attention's projections; swap: another encoder, through a learnt projection; "
-        "textual_inversion: "
-        "embeddings of new tokens alone",
+        "low-rank updates of the attention's projections; swap: another encoder, through a learnt "
+        "projection; textual_inversion: embeddings of new tokens alone",
     )
     lora: Lora | None = Field(
         default=None, description="settings of the method lora; its defaults where absent"

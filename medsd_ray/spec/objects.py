@@ -161,9 +161,8 @@ class StudyJobSpec(Job):
         ),
         Rule(
             "self.study.space.all(path, !path.startsWith('resources'))",
-            "study.space: the trials share one cluster; set run.resources, and search.max_concurrent for "
-            "how many at a "
-            "time",
+            "study.space: the trials share one cluster; set run.resources, and search.max_concurrent for how "
+            "many at a time",
             lambda spec: not any(path.startswith("resources") for path in spec.study.space),
         ),
     )

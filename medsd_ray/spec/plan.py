@@ -144,9 +144,9 @@ def check_combinations(study: StudySpec) -> None:
         run, stage = _trained_by(study, combination)
         if study.search.scheduler != "none" and methods(study, combination)["vae"] in ("full", "scratch"):
             raise ValueError(
-                f"space.components.vae: {study.search.scheduler} compares validation losses, and latents "
-                "of another encoder "
-                "have losses of their own; try frozen and decoder, or set search.scheduler to none"
+                f"space.components.vae: {study.search.scheduler} compares validation losses, and latents of "
+                "another encoder have losses of their own; try frozen and decoder, or set search.scheduler "
+                "to none"
             )
         trained, vae = trained or run, vae or stage
     if not trained:

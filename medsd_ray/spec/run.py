@@ -46,8 +46,7 @@ class Objective(SpecModel):
         ge=0,
         le=1,
         description="noise that is the same for all pixels of a channel is added with this weight, for "
-        "brighter and "
-        "darker images; 0: none",
+        "brighter and darker images; 0: none",
     )
     conditioning_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="share of captions left empty, for guidance"
@@ -109,8 +108,7 @@ class Training(SpecModel):
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=2,
         description="what DeepSpeed's ZeRO divides among the workers; 0: nothing, 1: optimizer state, 2: "
-        "gradients too, "
-        "3: parameters too",
+        "gradients too, 3: parameters too",
     )
     offload: Offload = Offload()
     precision: Literal["fp32", "bf16", "fp16"] = Field(
@@ -122,8 +120,7 @@ class Training(SpecModel):
     compile: bool = Field(
         default=False,
         description="torch.compile of the U-Net's (or VAE's) repeated blocks; the output keeps what it "
-        "makes, for "
-        "restarts",
+        "makes, for restarts",
     )
     ema: Ema | None = Ema()
     log_every: Positive = Field(default=10, description="steps between records of the loss")
@@ -181,8 +178,7 @@ class Resources(SpecModel):
     max_workers: Workers | None = Field(
         default=None,
         description="elastic: starts with what there is from num_workers up, and takes more later; "
-        "num_workers where "
-        "absent",
+        "num_workers where absent",
     )
     use_gpu: bool = Field(default=False, description="one GPU for each worker")
     cpus_per_worker: Positive = Field(default=1, description="CPU cores for each worker")
@@ -260,9 +256,8 @@ class RunSpec(SpecModel):
     rules = (
         Rule(
             f"{OFFSETS}.all(i, {ABOVE_MAX} || self.training.global_batch_size % {SIZE} == 0)",
-            "training.global_batch_size is not a multiple of every number of workers, "
-            "resources.num_workers to "
-            "max_workers",
+            "training.global_batch_size is not a multiple of every number of workers, resources.num_workers "
+            "to max_workers",
             lambda run: all(run.training.global_batch_size % workers == 0 for workers in run.resources.sizes),
             _uneven,
         ),
@@ -273,8 +268,7 @@ class RunSpec(SpecModel):
             lambda run: _indivisible_share(run) is None,
             lambda run: (
                 f"training.micro_batch_size ({run.training.micro_batch_size}) does not divide a worker's "
-                "share of the "
-                f"batch ({_indivisible_share(run)})"
+                f"share of the batch ({_indivisible_share(run)})"
             ),
         ),
         Rule(

@@ -32,9 +32,8 @@ class S3(SpecModel):
     region: Text = Field(default="us-east-1", description="AWS region, or what the S3 server takes for one")
     secretName: Subdomain | None = Field(
         default=None,
-        description="a Secret in the run's namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
-        "where absent, "
-        "the service account's own identity",
+        description="a Secret in the run's namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; where "
+        "absent, the service account's own identity",
     )
 
 

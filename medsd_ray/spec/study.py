@@ -55,9 +55,8 @@ class Search(SpecModel):
     seed: Seed = Field(default=0, description="of what is drawn")
     scheduler: Literal["none", "asha", "pbt"] = Field(
         default="none",
-        description="asha: stops trials whose validation loss is behind (Li et al. 2020); pbt: trials "
-        "take over weights and "
-        "settings of better ones, and change them (Jaderberg et al. 2017)",
+        description="asha: stops trials whose validation loss is behind (Li et al. 2020); pbt: trials take "
+        "over weights and settings of better ones, and change them (Jaderberg et al. 2017)",
     )
     grace_steps: Positive | None = Field(
         default=None, description="asha: steps before a trial may be stopped"

@@ -1,8 +1,8 @@
 """How a component is adapted: the registry of (component, method), which training, loading and export look
 into.
 
-A new method is an entry here and a name in `spec.Method`; what takes more than a few lines has a file of its
-own.
+A new method is an entry here and a name in `spec.components.Method`; what takes more than a few lines has a
+file of its own.
 """
 
 from __future__ import annotations
