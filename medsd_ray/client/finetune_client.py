@@ -39,8 +39,8 @@ class FineTuneClient:
         except Exists as error:
             raise InputError(
                 f"{error} ({self._phase(run.name)}); give the run another name, "
-                f"or `medsd cancel {run.name}` first: its checkpoints stay, and a run with the same output goes "
-                "on from them"
+                f"or `medsd cancel {run.name}` first: its checkpoints stay, and a run with the same output "
+                "goes on from them"
             ) from error
         where = "" if self.kube.namespace == "default" else f" --namespace {self.kube.namespace}"
         print(f"finetune {run.name} made in namespace {self.kube.namespace} of {self.kube.host}")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medsd_ray.spec.status import Stage
 
 DRIVER_PORT = 8799
-"""Of TCP, in the head pod. The chart's network policy opens it (tests/unit/test_chart_ray.py compares them)."""
+"""Of TCP, in the head pod. The chart opens it in its network policy: see tests/unit/test_chart_ray.py."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 

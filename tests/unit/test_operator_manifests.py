@@ -86,6 +86,11 @@ def test_kuberay_knows_every_field_of_the_rayjob(
     assert not rayjobs.is_valid(spoiled), "this test finds a field that is not there"
 
 
+def test_the_driver_is_named_as_images_older_than_the_operator_have_it():
+    entrypoint = planned(finetune()).rayjob["spec"]["entrypoint"]
+    assert entrypoint == "python -m medsd_ray.operator.entrypoint /etc/medsd/job.yaml"
+
+
 def test_one_attempt_has_one_name_and_belongs_to_its_object():
     made = planned(finetune(), 3)
     assert (
