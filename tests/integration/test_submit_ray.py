@@ -161,7 +161,7 @@ def test_the_code_of_a_folder_runs_and_the_exit_code_is_that_of_the_run(
     shutil.copytree(
         Path(medsd_ray.__file__).parent, code / "medsd_ray", ignore=shutil.ignore_patterns("__pycache__")
     )
-    with (code / "medsd_ray" / "cli.py").open("a") as file:
+    with (code / "medsd_ray" / "cli" / "main.py").open("a") as file:
         file.write("\nprint('the code that was sent', flush=True)\n")
     wrong = ("--set", "name=wrong", "--set", f"data.train={tmp_path}/none")
     result = ask("submit", run_file, "--address", address, *wrong, "--working-dir", code, "--follow")
