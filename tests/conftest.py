@@ -31,7 +31,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     coverage: Any = config.pluginmanager.getplugin("_cov")
     if coverage and coverage.cov_controller:
         share = coverage.cov_controller.cov.report(file=io.StringIO())
-        lines.append(f"These tests run {share:.1f} % of the lines and branches of medsd_ray.")
+        lines.append(f"The tests of this process run {share:.1f} % of the lines and branches of medsd_ray.")
     if lines:
         terminalreporter.section("medsd")
         for line in lines:
