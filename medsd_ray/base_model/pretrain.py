@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from medsd_ray.base_model.architecture import IMAGE_SIZE, build_small
 from medsd_ray.data.sources.phantom import draw_base
+from medsd_ray.models.pixels import to_unit_range
 from medsd_ray.training.unet_objective import add_noise, snr_weights, target, weighted_mse
 from medsd_ray.training.vae_objective import vae_loss
 
@@ -49,11 +50,6 @@ def draw(count: int, seed: int) -> tuple[Tensor, list[str]]:
     return torch.from_numpy(np.stack([np.asarray(s.image) for s in samples]))[:, None], [
         s.caption for s in samples
     ]
-
-
-def pixels(images: Tensor) -> Tensor:
-    """uint8 (n, 1, h, w) to float (n, 3, h, w) in [-1, 1]."""
-    return (images.float() / 127.5 - 1).expand(-1, 3, -1, -1)
 
 
 def fit(
@@ -113,7 +109,7 @@ def fit(
 def encode(vae, images: Tensor) -> tuple[Tensor, Tensor]:
     """Posterior means and standard deviations, (n, channels, 8, 8) each, unscaled."""
     with torch.inference_mode():
-        parts = [vae.encode(pixels(batch)).latent_dist for batch in images.split(64)]
+        parts = [vae.encode(to_unit_range(batch)).latent_dist for batch in images.split(64)]
         return torch.cat([p.mean for p in parts]).clone(), torch.cat([p.std for p in parts]).clone()
 
 
@@ -125,7 +121,7 @@ def train_vae(components, images: Tensor, work: Path, seed: int) -> None:
     vae = components.vae
 
     def loss_of(step: int, rng: torch.Generator) -> Tensor:
-        x = pixels(images[torch.randint(len(images), (VAE_BATCH,), generator=rng)])
+        x = to_unit_range(images[torch.randint(len(images), (VAE_BATCH,), generator=rng)])
         posterior = vae.encode(x).latent_dist
         latent = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng)
         return vae_loss(x, vae.decode(latent).sample, posterior.kl(), KL_WEIGHT, EDGE_WEIGHT)["loss"]

@@ -31,9 +31,9 @@ from medsd_ray.generation.sampling import (
     image_size,
     lanes_for,
     one_thread,
-    vae_factor,
 )
 from medsd_ray.models.components import Components
+from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
 from medsd_ray.spec.images import Sampling
 
 
@@ -61,7 +61,7 @@ def edit(
             f"images of {pixels.shape[1:3]} pixels where the model makes {image_size(components)}"
         )
     pipeline = build_pipeline(components, sampling.scheduler)
-    free = None if mask is None else latent_mask(mask, vae_factor(components))
+    free = None if mask is None else latent_mask(mask, vae_scale_factor(components.vae))
     if free is not None and not bool(free.any()):
         raise InputError(
             "the mask has no white pixel, so there is nothing to change; give one that is white where it may"
@@ -129,13 +129,13 @@ def pixel_mask(free: Tensor, size: tuple[int, ...]) -> np.ndarray:
 
 def editable(components: Components, mask: np.ndarray) -> np.ndarray:
     """The pixels (H, W) bool that an edit within `mask` (H, W) may change: whole latents."""
-    return pixel_mask(latent_mask(mask, vae_factor(components)), mask.shape)
+    return pixel_mask(latent_mask(mask, vae_scale_factor(components.vae)), mask.shape)
 
 
 def _latents(components: Components, pixels: np.ndarray) -> Tensor:
     """(N, H, W, C) uint8 -> (N, c, h, w): the posterior's means, scaled as the U-Net sees them."""
     vae: Any = components.vae
-    x = torch.from_numpy(pixels).to(vae.device).permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1) / 127.5 - 1
+    x = to_unit_range(torch.from_numpy(pixels).to(vae.device).permute(0, 3, 1, 2))
     with torch.inference_mode():
         return vae.encode(x).latent_dist.mean * vae.config["scaling_factor"]
 

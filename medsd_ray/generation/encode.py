@@ -31,6 +31,7 @@ from medsd_ray.data.shards import (
 from medsd_ray.errors import InputError
 from medsd_ray.models.components import Components, token_ids
 from medsd_ray.models.load import load_components
+from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.progress_line import ProgressLine
 from medsd_ray.ray_tasks import run_tasks
@@ -152,7 +153,7 @@ def _pixels(samples: list[Sample]) -> Tensor:
     """(n, 3, height, width) float32 in [-1, 1], grayscale repeated."""
     images = [np.asarray(sample.image) for sample in samples]
     arrays = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return to_unit_range(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
 
 
 def _check(store: Storage, index: Index, components: Components) -> None:
@@ -160,7 +161,7 @@ def _check(store: Storage, index: Index, components: Components) -> None:
         raise InputError(
             f"{store.url}: {index.kind} shards have no images to encode; give the image shards that prepare wrote"
         )
-    factor = 2 ** (len(components.vae.config["block_out_channels"]) - 1)
+    factor = vae_scale_factor(components.vae)
     if index.meta["size"] % factor:
         raise InputError(
             f"{store.url}: {index.meta['size']} px images do not divide by the VAE's {factor}; prepare another --size"

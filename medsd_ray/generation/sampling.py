@@ -20,6 +20,7 @@ from torch import Tensor
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import RunError
 from medsd_ray.models.components import Components
+from medsd_ray.models.pixels import to_uint8, vae_scale_factor
 from medsd_ray.models.schedulers import sampling_scheduler
 from medsd_ray.spec.images import Sampling
 
@@ -34,7 +35,7 @@ LARGE = (
 
 def image_size(components: Components) -> tuple[int, int]:
     """Height and width in pixels of the images that a model makes."""
-    size, factor = components.unet.config["sample_size"], vae_factor(components)
+    size, factor = components.unet.config["sample_size"], vae_scale_factor(components.vae)
     height, width = (size, size) if isinstance(size, int) else size
     return height * factor, width * factor
 
@@ -57,8 +58,8 @@ def sample_images(
     lanes = lanes_for(pipeline.device, height * width)
     shape = (
         components.unet.config["in_channels"],
-        height // vae_factor(components),
-        width // vae_factor(components),
+        height // vae_scale_factor(components.vae),
+        width // vae_scale_factor(components.vae),
     )
     images = np.empty((len(indices), height, width, 3), np.uint8)
     with one_thread(pipeline.device), torch.inference_mode():
@@ -101,7 +102,7 @@ def decode(components: Components, latents: Tensor, count: int) -> np.ndarray:
         raise RunError(
             "the model's images are not numbers (NaN or infinite): its training diverged, or its weights are damaged"
         )
-    return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return to_uint8(pixels).cpu().numpy()
 
 
 def lanes_for(device: torch.device, pixels: int) -> int:
@@ -122,11 +123,6 @@ def build_pipeline(components: Components, scheduler: str) -> StableDiffusionPip
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def vae_factor(components: Components) -> int:
-    """Pixels of a latent's side."""
-    return 2 ** (len(components.vae.config["block_out_channels"]) - 1)
 
 
 @contextlib.contextmanager

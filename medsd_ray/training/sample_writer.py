@@ -19,6 +19,7 @@ from medsd_ray.generation.sampling import sample_images
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.methods.registry import adaptation
+from medsd_ray.models.pixels import to_uint8
 from medsd_ray.runs.fragments import Piece, assemble
 from medsd_ray.runs.names import sample_image
 from medsd_ray.spec.run import RunSpec
@@ -116,4 +117,4 @@ class SampleWriter:
             both = torch.cat(
                 [x, components.vae.decode(components.vae.encode(x).latent_dist.mean).sample], dim=-1
             )
-        return ((both / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return to_uint8(both).cpu().numpy()

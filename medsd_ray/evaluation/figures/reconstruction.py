@@ -23,6 +23,7 @@ from medsd_ray.evaluation.estimates import Missing, put
 from medsd_ray.evaluation.networks.classifier import device
 from medsd_ray.evaluation.networks.features import as_state, check_shapes, read_weights
 from medsd_ray.models.load import load_components
+from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
 from medsd_ray.models.resolve import model_fingerprint
 
 BATCH = 16
@@ -75,7 +76,7 @@ def vae_section(vae: Vae | Missing, lpips: Lpips | Missing, pixels: np.ndarray) 
             put(section, name, vae)
         return section
     section |= {"model": vae.model, "fingerprint": vae.fingerprint}
-    factor = 2 ** (len(vae.module.config["block_out_channels"]) - 1)
+    factor = vae_scale_factor(vae.module)
     if any(size % factor for size in pixels.shape[1:3]):
         for name in FIGURES:
             put(
@@ -101,14 +102,7 @@ def _measure(module: Any, lpips: Lpips | Missing, pixels: np.ndarray) -> dict[st
     """Each figure of each image, (N,) float64 on the CPU."""
     parts: dict[str, list[Tensor]] = {name: [] for name in FIGURES}
     for start in range(0, len(pixels), BATCH):
-        x = (
-            torch.from_numpy(pixels[start : start + BATCH])
-            .to(device())
-            .permute(0, 3, 1, 2)
-            .float()
-            .expand(-1, 3, -1, -1)
-        )
-        x = x / 127.5 - 1
+        x = to_unit_range(torch.from_numpy(pixels[start : start + BATCH]).to(device()).permute(0, 3, 1, 2))
         again = module.decode(module.encode(x).latent_dist.mean).sample.clamp(-1, 1)
         parts["psnr"].append(psnr(again, x))
         parts["ssim"].append(structural_similarity_index_measure(again, x, reduction="none", data_range=2.0))  # type: ignore[arg-type]

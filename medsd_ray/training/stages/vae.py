@@ -9,6 +9,7 @@ from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.models.components import Components
 from medsd_ray.spec.components import Method
 from medsd_ray.spec.run import RunSpec
+from medsd_ray.models.pixels import vae_scale_factor
 from medsd_ray.training.vae_objective import vae_loss
 
 
@@ -39,9 +40,8 @@ class VaeStage(nn.Module):
         noise.
         """
         pixels = sample["pixel_values"].float()
-        config = self.vae.config
-        reduction = 2 ** (len(config.block_out_channels) - 1)
-        shape = (config.latent_channels, pixels.shape[-2] // reduction, pixels.shape[-1] // reduction)
+        factor = vae_scale_factor(self.vae)
+        shape = (self.vae.config.latent_channels, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
         noise = keyed_noise(self.run.seed, sample["positions"], shape, f"{purpose}-posterior")
         return {"pixels": pixels.to(device, non_blocking=True), "noise": noise.to(device, non_blocking=True)}
 
