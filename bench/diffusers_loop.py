@@ -26,9 +26,9 @@ from tqdm.auto import tqdm
 
 from medsd_ray.data.latents import LatentReader
 from medsd_ray.data.shards import iter_samples, open_split
-from medsd_ray.models.components import token_ids
 from medsd_ray.models.load import load_components
 from medsd_ray.storage import FolderStorage
+from medsd_ray.models.tokens import token_ids
 
 STEPS = 100_000
 

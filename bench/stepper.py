@@ -13,7 +13,7 @@ import torch
 
 from medsd_ray.data.loader import batches
 from medsd_ray.spec.load import parse_run
-from medsd_ray.training import run, worker
+from medsd_ray.training import checks, worker
 
 
 def join(options: dict[str, Any]) -> None:
@@ -23,7 +23,7 @@ def join(options: dict[str, Any]) -> None:
 
 def trainer(values: dict[str, Any], device: str) -> Any:
     """The Trainer of a run's spec; it starts from the newest checkpoint of the run's output."""
-    return worker.Trainer(run.prepare(parse_run(values)), torch.device(device), lambda record: None)
+    return worker.Trainer(checks.check_inputs(parse_run(values)), torch.device(device), lambda record: None)
 
 
 def stepping(trainer: Any) -> Callable[[], None]:

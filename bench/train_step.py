@@ -220,7 +220,7 @@ def ours(options: dict[str, Any]) -> Any:
     import torch
 
     from medsd_ray.training import engine
-    from medsd_ray.training.stages import build as stages
+    from medsd_ray.training.stages import registry as stages
 
     stepper.join(options)
     training = {

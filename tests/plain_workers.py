@@ -33,14 +33,14 @@ def _serve(rank: int, world_size: int, port: int, orders: Any, answers: Any) -> 
     }  # fmt: skip
     import torch.distributed as dist
 
-    from medsd_ray.training.run import prepare
+    from medsd_ray.training.checks import check_inputs
     from medsd_ray.training.worker import work
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     while (run := orders.get()) is not None:
         try:
-            work(prepare(run), torch.device("cpu"), lambda record: None)
+            work(check_inputs(run), torch.device("cpu"), lambda record: None)
             answers.put(None)
         except BaseException as error:
             answers.put((error, traceback.format_exc()))

@@ -8,8 +8,9 @@ import torch
 
 from medsd_ray.data.latents import to_bytes
 from medsd_ray.data.shards import Index, Shard, write_index
-from medsd_ray.models.components import Components, token_ids
+from medsd_ray.models.components import Components
 from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.models.tokens import token_ids
 from medsd_ray.storage import open_storage
 
 CAPTIONS = (

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from medsd_ray.errors import InputError
@@ -40,11 +39,3 @@ class Components:
             raise InputError("no GPU on this machine; leave --use-gpu out")
         for module in self.modules().values():
             module.to("cuda" if use_gpu else None, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def token_ids(tokenizer: Any, captions: list[str]) -> Tensor:
-    """(B, L) int64: the captions' tokens, cut and padded to the tokenizer's length."""
-    length = tokenizer.model_max_length
-    return tokenizer(
-        captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-    ).input_ids

@@ -9,11 +9,11 @@ from medsd_ray.errors import InputError
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.engine import autocast
-from medsd_ray.training.stages.build import Stage
+from medsd_ray.training.stages.stage import StageModule
 
 
 def choose_micro_batch_size(
-    run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, collectives: Collectives
+    run: RunSpec, stage: StageModule, dataset: ShardedDataset | WithPrior, collectives: Collectives
 ) -> int:
     """Samples of a forward pass: the spec's, else the largest divisor of a worker's share that fits; all
     workers agree.
@@ -39,7 +39,7 @@ def choose_micro_batch_size(
 
 
 def _fits(
-    run: RunSpec, stage: Stage, dataset: ShardedDataset | WithPrior, size: int, collectives: Collectives
+    run: RunSpec, stage: StageModule, dataset: ShardedDataset | WithPrior, size: int, collectives: Collectives
 ) -> bool:
     device = collectives.device
     torch.cuda.reset_peak_memory_stats(device)
@@ -54,10 +54,7 @@ def _fits(
             world_size=1,
         )
         for (sample,) in steps:
-            batch = stage.prepare(sample, "train", device)
-            if "caption" in batch:  # a later batch may have no two captions that are the same
-                ids = batch["input_ids"][batch["caption"]]
-                batch |= {"input_ids": ids, "caption": torch.arange(len(ids), device=device)}
+            batch = stage.largest(stage.prepare(sample, "train", device))
             with autocast(run.training, device):
                 loss = stage(batch)
             loss.backward()

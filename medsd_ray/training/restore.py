@@ -17,7 +17,7 @@ from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import Engine, OwnedRanges
 from medsd_ray.training.resume import check_same_run
-from medsd_ray.training.stages.build import Stage
+from medsd_ray.training.stages.stage import StageModule
 
 
 def newest_usable(
@@ -45,7 +45,7 @@ def newest_usable(
     return found or CheckpointReader(output.child(checkpoint_folder(step)), folder)
 
 
-def load_weights(stage: Stage, reader: CheckpointReader) -> None:
+def load_weights(stage: StageModule, reader: CheckpointReader) -> None:
     """Puts the checkpoint's weights into a stage, before an engine shards it. The optimizer's copies follow
     from them.
     """

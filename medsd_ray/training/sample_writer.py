@@ -1,5 +1,4 @@
-"""Sample images while a run goes on: of fixed prompts and seed (U-Net), or reconstructions of fixed images
-(VAE).
+"""Sample images while a run goes on, as the run's stage draws them.
 
 They show the moving average, which is what generation will use. Worker 0 puts it together from all workers'
 pieces, into a copy of the base model, and draws; so it works at every ZeRO stage and with every method.
@@ -9,17 +8,14 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from medsd_ray.data.loader import ShardedDataset
 from medsd_ray.generation.png import NOTICE, encode_png
-from medsd_ray.generation.sampling import sample_images
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.methods.registry import adaptation
-from medsd_ray.models.pixels import to_uint8
 from medsd_ray.runs.fragments import Piece, assemble
 from medsd_ray.runs.names import sample_image
 from medsd_ray.spec.run import RunSpec
@@ -27,11 +23,12 @@ from medsd_ray.storage import Storage
 from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import Engine, OwnedRanges
-
-RECONSTRUCTIONS = 4
+from medsd_ray.training.stages.registry import stage_of
 
 
 class SampleWriter:
+    """Puts the model together and writes its samples. `pieces` are those of all workers, by parameter."""
+
     def __init__(
         self,
         run: RunSpec,
@@ -41,31 +38,16 @@ class SampleWriter:
         pieces: dict[str, list[Piece]],
         collectives: Collectives,
     ):
-        self.run, self.engine, self.owned_ranges, self.ema, self.pieces, self.collectives = (
-            run,
-            engine,
-            owned_ranges,
-            ema,
-            pieces,
-            collectives,
-        )
+        self.run, self.engine, self.collectives = run, engine, collectives
+        self.owned_ranges, self.ema, self.pieces = owned_ranges, ema, pieces
         self._base: Components | None = None
 
     def save(self, output: Storage, step: int, dataset: ShardedDataset) -> None:
-        """Writes samples/step-XXXXXXXX/00.png, ...; all workers call it. `dataset` is for the VAE."""
+        """Writes samples/step-XXXXXXXX/00.png, ...; all workers call it. The stage may show images of `dataset`."""
         weights = self._gather()
         if weights is None:
             return
-        components = self._model(weights)
-        texts: list[str]
-        if self.run.components.vae.trained:
-            images, texts = (
-                self._reconstruct(components, dataset),
-                ["an image and its reconstruction"] * RECONSTRUCTIONS,
-            )
-        else:
-            texts = self.run.training.sample_prompts
-            images = sample_images(components, texts, range(len(texts)), seed=self.run.seed)
+        images, texts = stage_of(self.run).draw_samples(self._model(weights), self.run, dataset)
         for index, (image, text) in enumerate(zip(images, texts, strict=True)):
             notes = {
                 "prompt": text,
@@ -94,6 +76,7 @@ class SampleWriter:
         }
 
     def _model(self, weights: dict[str, Tensor]) -> Components:
+        """The whole model with these weights merged into it, on this worker's device."""
         if self._base is None:
             self._base = load_components(self.run.model)
             if self.run.objective.prediction_type:
@@ -106,15 +89,3 @@ class SampleWriter:
         for module in components.modules().values():
             module.to(self.collectives.device)
         return components
-
-    def _reconstruct(self, components: Components, dataset: ShardedDataset) -> np.ndarray:
-        """(N, H, 2W, 3) uint8: the image left, its reconstruction right."""
-        pixels = torch.stack(
-            [dataset.sample_at(position)["pixel_values"] for position in range(RECONSTRUCTIONS)]
-        )
-        with torch.inference_mode():
-            x = pixels.float().to(self.collectives.device)
-            both = torch.cat(
-                [x, components.vae.decode(components.vae.encode(x).latent_dist.mean).sample], dim=-1
-            )
-        return to_uint8(both).cpu().numpy()

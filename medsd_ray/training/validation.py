@@ -9,7 +9,7 @@ import torch
 from medsd_ray.data.loader import ShardedDataset, batches
 from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.engine import Engine
-from medsd_ray.training.stages.build import Stage
+from medsd_ray.training.stages.stage import StageModule
 
 SAMPLES_AT_MOST = 256
 
@@ -20,7 +20,7 @@ class Validation:
     def __init__(
         self,
         dataset: ShardedDataset,
-        stage: Stage,
+        stage: StageModule,
         engine: Engine,
         collectives: Collectives,
         micro_batch_size: int,

@@ -28,14 +28,14 @@ from medsd_ray.training.compile_cache import CompileCache
 from medsd_ray.training.datasets import open_dataset, with_prior
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import Engine
-from medsd_ray.training.learning_rate import learning_rate_factor
+from medsd_ray.training.learning_rate import learning_rate_factor, peak_learning_rates
 from medsd_ray.training.metrics import LossWindow, ThroughputMeter
 from medsd_ray.training.micro_batch_size import choose_micro_batch_size
 from medsd_ray.training.reporter import Reporter
 from medsd_ray.training.restore import load_weights, newest_usable, restore
 from medsd_ray.training.sample_writer import SampleWriter
 from medsd_ray.training.snapshot import Snapshot, checkpoint_description
-from medsd_ray.training.stages.build import build_stage, peak_rates
+from medsd_ray.training.stages.registry import build_stage
 from medsd_ray.training.validation import Validation
 
 SKIPPED_AT_MOST = 5
@@ -67,7 +67,7 @@ class Trainer:
             if found:
                 load_weights(self.stage, found)
             self.micro = choose_micro_batch_size(run, self.stage, self.dataset, self.collectives)
-            self.engine = Engine(self.stage.to(device), run, peak_rates(run), self.micro, device)
+            self.engine = Engine(self.stage.to(device), run, peak_learning_rates(run), self.micro, device)
             self.owned_ranges = self.engine.owned_ranges()
             views = [owned.view(owned.tensor) for _, owned in self.owned_ranges]
             self.ema = Ema(views, self.training.ema.decay) if self.training.ema else None

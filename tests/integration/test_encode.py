@@ -17,10 +17,10 @@ from medsd_ray.data.loader import ShardedDataset
 from medsd_ray.data.shards import Sample, ShardWriter, iter_samples, read_index
 from medsd_ray.errors import InputError
 from medsd_ray.generation.encode import encode
-from medsd_ray.models.components import token_ids
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.models.save import save_pipeline
+from medsd_ray.models.tokens import token_ids
 from medsd_ray.storage import open_storage
 
 COUNTS = {"train": 23, "test": 5}

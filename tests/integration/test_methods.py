@@ -36,7 +36,7 @@ from medsd_ray.spec.images import Sampling
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import open_storage
-from medsd_ray.training.run import prepare
+from medsd_ray.training.checks import check_inputs
 
 STEPS, HALF = 4, 2
 CAPTIONS = ("<effusion> on the <side>", "no acute cardiopulmonary abnormality", "small <effusion>")
@@ -203,7 +203,7 @@ def test_the_prior_is_part_of_the_loss_and_must_be_of_the_same_model(
     save_pipeline(tiny_components(1), root / "other")
     write_latents(str(root / "of-other"), tiny_components(1), str(root / "other"), samples=4)
     with pytest.raises(InputError, match=r"of-other: encoded with .*whose vae is not the one"):
-        prepare(spec(root, "refused", LORA, prior={"data": str(root / "of-other")}))
+        check_inputs(spec(root, "refused", LORA, prior={"data": str(root / "of-other")}))
 
 
 # --- exports

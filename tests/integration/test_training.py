@@ -24,7 +24,7 @@ from medsd_ray.models.save import save_pipeline
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage
-from medsd_ray.training.run import check_output, prepare
+from medsd_ray.training.checks import check_inputs, check_output
 
 STEPS, HALF = 8, 4
 STAGES = (0, 1, 2, 3)
@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_refused_before_any_worker_starts(root: Path, image
 
     def refused(words: str, **change: Any) -> None:
         with pytest.raises(InputError, match=words):
-            prepare(parse_run(values | change))
+            check_inputs(parse_run(values | change))
 
     refused("image shards, but the U-Net.*encode them", data={"train": images})
     refused("latent shards, but the vae", components={"vae": "full"})

@@ -10,7 +10,8 @@ from medsd_ray.errors import InputError
 from medsd_ray.spec.load import dump_run, parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage
-from medsd_ray.training.run import finished, started, train
+from medsd_ray.training.checks import started
+from medsd_ray.training.run import finished, train
 
 RESULT = {
     "step": 8, "loss": 0.25, "validation_loss": None, "images_per_second": 12.0, "optimizer_bytes_per_worker": 2_000_000,

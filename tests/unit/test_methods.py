@@ -14,11 +14,12 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from medsd_ray.errors import InputError
-from medsd_ray.models.components import Components, token_ids
+from medsd_ray.models.components import Components
 from medsd_ray.models.methods.lora import TARGETS
 from medsd_ray.models.methods.registry import METHODS, adapt, adaptation, recorded_settings
 from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.spec.components import Component, Method, TextEncoder, Unet, Vae
+from medsd_ray.models.tokens import token_ids
 
 PARTS = ["vae", "text_encoder", "unet"]
 KINDS: dict[str, Any] = {"vae": Vae, "text_encoder": TextEncoder, "unet": Unet}

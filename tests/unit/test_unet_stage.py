@@ -8,7 +8,7 @@ from specs import RUN, changed
 from torch import Tensor
 
 from medsd_ray.base_model.architecture import build_small
-from medsd_ray.models.components import token_ids
+from medsd_ray.models.tokens import token_ids
 from medsd_ray.spec.load import parse_run
 from medsd_ray.training.stages.unet import UnetStage
 

@@ -6,21 +6,31 @@ the run, so that it does not depend on which worker draws it, in which batch.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Self
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsd_ray.data.loader import ShardedDataset
 from medsd_ray.data.randomness import keyed_integers, keyed_noise, keyed_uniform
-from medsd_ray.models.components import Components, token_ids
+from medsd_ray.models.tokens import token_ids
 from medsd_ray.spec.run import RunSpec
+from medsd_ray.training.checked_run import LatentMeta
+from medsd_ray.training.stages.stage import StageModule
 from medsd_ray.training.unet_objective import add_noise, offset_noise, snr_weights, target, weighted_mse
 
+if TYPE_CHECKING:
+    from medsd_ray.models.components import Components
 
-class UnetStage(nn.Module):
+
+class UnetStage(StageModule):
     """Holds the parts that a step needs; a frozen text encoder is none of them: its embeddings come with the
     data.
     """
 
-    kind = "latent"
+    shard_kind = "latent"
+    subject = "the U-Net and text encoder train"
 
     def __init__(
         self, components: Components, run: RunSpec, empty_embedding: Tensor | None, scaling_factor: float
@@ -34,11 +44,43 @@ class UnetStage(nn.Module):
         self.unet = components.unet
         self.text_encoder, self.tokenizer = components.text_encoder, components.tokenizer
         self.run, self.scheduler = run, components.scheduler
-        self.prediction_type = run.objective.prediction_type or components.scheduler.config["prediction_type"]
+        self.prediction_type: str = (
+            run.objective.prediction_type or components.scheduler.config["prediction_type"]
+        )
         self.alphas_cumprod = components.scheduler.alphas_cumprod.float()
         self.empty_ids = None if self.tokenizer is None else token_ids(self.tokenizer, [""])[0]
         self.empty_embedding = empty_embedding
-        self.scaling_factor = scaling_factor
+        self._scaling_factor = scaling_factor
+
+    @classmethod
+    def trains(cls, run: RunSpec) -> bool:
+        return not run.components.vae.trained
+
+    @classmethod
+    def needed_components(cls, run: RunSpec) -> tuple[str, ...]:
+        text = ("text_encoder", "tokenizer") if run.components.text_encoder.trained else ()
+        return ("unet", "scheduler", *text)
+
+    @classmethod
+    def build(cls, components: Components, run: RunSpec, latents: LatentMeta | None) -> Self:
+        assert latents is not None
+        embedding = None if latents.empty_embedding is None else torch.tensor(latents.empty_embedding)
+        return cls(components, run, embedding, latents.scaling_factor)
+
+    @classmethod
+    def draw_samples(
+        cls, components: Components, run: RunSpec, dataset: ShardedDataset
+    ) -> tuple[np.ndarray, list[str]]:
+        """One image of each of the run's sample prompts, of the run's seed."""
+        from medsd_ray.generation.sampling import sample_images
+
+        prompts = run.training.sample_prompts
+        return sample_images(components, prompts, range(len(prompts)), seed=run.seed), prompts
+
+    @property
+    def scaling_factor(self) -> float:
+        """The VAE's, which the run does not change."""
+        return self._scaling_factor
 
     def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
         """A micro batch from the loader, noised. `purpose` "train" draws anew at each position; others drop
@@ -65,7 +107,7 @@ class UnetStage(nn.Module):
         mean = sample["mean"].float()
         shape = tuple(mean.shape[1:])
         std = (0.5 * sample["logvar"].float().clamp(-30, 20)).exp()
-        x = (mean + std * keyed_noise(seed, positions, shape, f"{purpose}-posterior")) * self.scaling_factor
+        x = (mean + std * keyed_noise(seed, positions, shape, f"{purpose}-posterior")) * self._scaling_factor
         noise = keyed_noise(seed, positions, shape, f"{purpose}-noise")
         if objective.noise_offset:
             offset = keyed_noise(seed, positions, (shape[0], 1, 1), f"{purpose}-offset")
@@ -87,6 +129,13 @@ class UnetStage(nn.Module):
                 dropped[:, None, None], self.empty_embedding.float(), sample["text_embeddings"].float()
             )
         return batch
+
+    def largest(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With the text encoder: no two samples of a later batch may have the same caption."""
+        if "caption" not in batch:
+            return batch
+        ids = batch["input_ids"][batch["caption"]]
+        return batch | {"input_ids": ids, "caption": torch.arange(len(ids), device=ids.device)}
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The mean weighted loss of a prepared batch; a scalar, float32."""

@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsd_ray.data.loader import ShardedDataset
 from medsd_ray.data.randomness import keyed_noise
-from medsd_ray.models.components import Components
+from medsd_ray.models.pixels import to_uint8, vae_scale_factor
 from medsd_ray.spec.components import Method
 from medsd_ray.spec.run import RunSpec
-from medsd_ray.models.pixels import vae_scale_factor
+from medsd_ray.training.checked_run import LatentMeta
+from medsd_ray.training.stages.stage import StageModule
 from medsd_ray.training.vae_objective import vae_loss
 
+if TYPE_CHECKING:
+    from medsd_ray.models.components import Components
 
-class VaeStage(nn.Module):
+RECONSTRUCTIONS = 4
+
+
+class VaeStage(StageModule):
     """With the method `decoder` the encoder is frozen: its posterior does not change, so the KL term is left
     out.
     """
 
-    kind = "image"
+    shard_kind = "image"
+    subject = "the vae trains"
 
     def __init__(self, components: Components, run: RunSpec):
         super().__init__()
-        self.vae = components.vae
+        self.vae: Any = components.vae  # diffusers annotates what encode and decode return as tuples
         self.run = run
         self.prediction_type = self.tokenizer = None
         self.decoder_only = run.components.vae.method is Method.decoder
         self._latent_variance: Tensor | None = None
+
+    @classmethod
+    def trains(cls, run: RunSpec) -> bool:
+        return run.components.vae.trained
+
+    @classmethod
+    def needed_components(cls, run: RunSpec) -> tuple[str, ...]:
+        return ("vae", "scheduler")
+
+    @classmethod
+    def build(cls, components: Components, run: RunSpec, latents: LatentMeta | None) -> Self:
+        return cls(components, run)
+
+    @classmethod
+    def draw_samples(
+        cls, components: Components, run: RunSpec, dataset: ShardedDataset
+    ) -> tuple[np.ndarray, list[str]]:
+        """The first images of `dataset`, (N, H, 2W, 3): each left, its reconstruction right."""
+        vae: Any = components.vae
+        pixels = [dataset.sample_at(position)["pixel_values"] for position in range(RECONSTRUCTIONS)]
+        with torch.inference_mode():
+            x = torch.stack(pixels).float().to(vae.device)
+            reconstruction = vae.decode(vae.encode(x).latent_dist.mean).sample
+            images = to_uint8(torch.cat([x, reconstruction], dim=-1)).cpu().numpy()
+        return images, ["an image and its reconstruction"] * RECONSTRUCTIONS
 
     @property
     def scaling_factor(self) -> float | None:
@@ -36,14 +72,18 @@ class VaeStage(nn.Module):
         return None if self._latent_variance is None else round(self._latent_variance.rsqrt().item(), 5)
 
     def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
-        """From pixel_values (B, 3, H, W) in [-1, 1] and positions (B,) to the images and the posterior's unit
-        noise.
+        """From pixel_values (B, 3, H, W) in [-1, 1] and positions (B,) to `pixels`, the images, and `noise`
+        (B, C, h, w), the posterior's unit noise.
         """
         pixels = sample["pixel_values"].float()
         factor = vae_scale_factor(self.vae)
         shape = (self.vae.config.latent_channels, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
         noise = keyed_noise(self.run.seed, sample["positions"], shape, f"{purpose}-posterior")
         return {"pixels": pixels.to(device, non_blocking=True), "noise": noise.to(device, non_blocking=True)}
+
+    def largest(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All batches of so many samples are of one size."""
+        return batch
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The mean loss of a prepared batch; a scalar, float32."""

@@ -1,0 +1,171 @@
+"""All that the driver checks of a run before it writes anything: output, data, model, checkpoint, GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from medsd_ray.data.shards import Index, open_split
+from medsd_ray.errors import InputError
+from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.ray_cluster import ensure_ray
+from medsd_ray.runs.checkpoints import saved_steps, step_folder
+from medsd_ray.runs.names import RUN_SPEC
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.storage import FolderStorage, Storage
+from medsd_ray.training.absolute_paths import with_absolute_paths
+from medsd_ray.training.checked_run import CheckedRun, LatentMeta
+from medsd_ray.training.resume import check_same_run
+
+
+def check_run(run: RunSpec, output: Storage, resume: bool) -> CheckedRun:
+    """Checks everything that a run needs, and starts or joins Ray. Writes nothing.
+
+    Args:
+        run: The run; its folders may be relative to the working directory.
+        output: The run's output.
+        resume: Whether the run is to go on from what `output` has.
+
+    Returns:
+        What the workers need to know, with the run's folders named from the root.
+
+    Raises:
+        InputError: The output, the data, the model, the newest checkpoint or the GPUs do not fit the run.
+        RunError: Ray does not start.
+    """
+    check_output(output, resume)
+    checked = check_inputs(run)
+    check_newest_checkpoint(checked, output)
+    ensure_ray(run.resources.num_workers * run.resources.cpus_per_worker)
+    check_gpus(run)
+    return dataclasses.replace(checked, run=with_absolute_paths(run))
+
+
+def started(output: Storage) -> bool:
+    """Whether a run was started in an output."""
+    return bool(saved_steps(output)[0]) or output.exists(RUN_SPEC)
+
+
+def check_output(output: Storage, resume: bool) -> None:
+    """Raises InputError where a run is there and should not be, or is not there and should."""
+    there = started(output)
+    if there and not resume:
+        raise InputError(
+            f"{output.url}: a run was started here; go on with --resume, or choose another output"
+        )
+    if resume and not there:
+        raise InputError(f"{output.url}: no run to resume here; leave --resume out, or mend the output")
+    if resume and not saved_steps(output)[0]:
+        print(f"no complete checkpoint in {output.url}: training starts at step 0", flush=True)
+
+
+def check_inputs(run: RunSpec) -> CheckedRun:
+    """Checks data and model, and takes their fingerprints. Raises InputError where they do not fit the run."""
+    # Imported here, as they take seconds, which a command line that is refused for less need not wait for:
+    # torch with the first, diffusers with the second.
+    from medsd_ray.training.stages.registry import load_adapted, stage_of
+
+    stage = stage_of(run)
+    train, index = _split(run.data.train, "train", stage.shard_kind, stage.subject)
+    validation = _validation(run, stage.shard_kind, stage.subject)
+    from medsd_ray.models.methods.registry import adaptation
+
+    load_adapted(run)
+    latents = check_latents(run, run.data.train, index) if stage.shard_kind == "latent" else None
+    fingerprints = {"model": model_fingerprint(run.model), "data": _data_fingerprint(index)}
+    if run.prior:
+        _, prior = _split(run.prior.data, "train", stage.shard_kind, stage.subject)
+        check_latents(run, run.prior.data, prior)
+        fingerprints["prior"] = _data_fingerprint(prior)
+    for name in run.components.trained:
+        settings = getattr(run.components, name)
+        if source_fingerprint := adaptation(name, settings).source_fingerprint:
+            fingerprints[name] = source_fingerprint(settings)
+    return CheckedRun(run, run.model, train, validation, latents, fingerprints)
+
+
+def check_latents(run: RunSpec, where: str, index: Index) -> LatentMeta:
+    """What the index of latents says. Raises InputError where they do not fit the run's model or method."""
+    meta = index.meta
+    frozen_text = not run.components.text_encoder.trained
+    if frozen_text and meta["empty_embedding"] is None:
+        raise InputError(
+            f"{where}: no text embeddings in these latents, which a frozen text_encoder needs; encode again "
+            "with --text-embeddings, or train the text_encoder"
+        )
+    for part in ("vae", *(["text_encoder"] if frozen_text else [])):
+        if meta[f"{part}_fingerprint"] != model_fingerprint(run.model, only=(part,)):
+            raise InputError(
+                f"{where}: encoded with {meta['model']}, whose {part} is not the one of this run's model, "
+                f"{run.model}; encode again with --model {run.model}, or set model to {meta['model']}"
+            )
+    return LatentMeta(meta["scaling_factor"], meta["empty_embedding"] if frozen_text else None)
+
+
+def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> None:
+    """Raises InputError where the newest checkpoint whose description is whole is of another run.
+
+    Its tensors are not read: worker 0 checks every file, and may take an earlier checkpoint.
+    """
+    complete, _ = saved_steps(output)
+    if not complete:
+        return
+    from medsd_ray.runs.checkpoint import CheckpointReader  # it imports torch
+
+    with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
+        for step in reversed(complete):
+            try:
+                reader = CheckpointReader(output.child(step_folder(step)), Path(folder, str(step)))
+            except (InputError, FileNotFoundError):
+                continue
+            return check_same_run(checked, reader.description, reader.store.url)
+
+
+def check_gpus(run: RunSpec) -> None:
+    """Raises InputError where a local Ray lacks the GPUs, for which it would wait for ever. A cluster may yet
+    grow.
+    """
+    import ray
+
+    available, wanted = int(ray.cluster_resources().get("GPU", 0)), run.resources.num_workers
+    if run.resources.use_gpu and available < wanted and not os.environ.get("RAY_ADDRESS"):
+        raise InputError(
+            f"resources: {wanted} workers with a GPU each, but this machine has {available}; "
+            "set use_gpu to false"
+        )
+
+
+def _data_fingerprint(index: Index) -> str:
+    return hashlib.sha256(json.dumps([[s.name, s.sha256] for s in index.shards]).encode()).hexdigest()
+
+
+def _split(url: str, split: str, kind: str, subject: str) -> tuple[tuple[str, str], Index]:
+    """The (address, split) and the index of a split of shards. Raises InputError where they are not of `kind`
+    or empty.
+    """
+    store, index = open_split(url, split)
+    if index.kind != kind:
+        advice = "encode them first" if kind == "latent" else "name the shards that prepare wrote"
+        raise InputError(f"{store.url}: {index.kind} shards, but {subject} on {kind} shards; {advice}")
+    if not index.samples:
+        raise InputError(f"{store.url}: no samples in this split; prepare it from more images")
+    address = str(store.root.absolute()) if isinstance(store, FolderStorage) else store.url
+    return (address, index.split), index
+
+
+def _validation(run: RunSpec, kind: str, subject: str) -> tuple[str, str] | None:
+    """The named validation split, or `validation` beside the training split where that is there and not
+    empty.
+    """
+    if run.data.validation:
+        return _split(run.data.validation, "validation", kind, subject)[0]
+    with contextlib.suppress(InputError):
+        root = run.data.train.rstrip("/").removesuffix("/train")
+        where, index = _split(root, "validation", kind, subject)
+        return where if index.split == "validation" else None
+    return None

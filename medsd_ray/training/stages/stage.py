@@ -1,0 +1,93 @@
+"""What a kind of run gives to be trained: the protocol that every file beside this one fulfils.
+
+A new kind of run (a classifier, a segmenter) is a file here with one class, derived from `StageModule`, and
+an entry in `registry.py`. Nothing else of training knows what is trained.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medsd_ray.data.loader import ShardedDataset
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.training.checked_run import LatentMeta
+
+if TYPE_CHECKING:  # the driver asks a stage's class before diffusers, which takes seconds, is imported
+    from medsd_ray.models.components import Components
+
+
+class Stage(Protocol):
+    """A kind of run: what it reads and loads, how a batch is made of samples, and what its loss is.
+
+    The class says what the driver checks before anything is loaded. An instance is made once on each worker.
+    Samples and batches are dictionaries of tensors whose first dimension is the sample.
+    """
+
+    shard_kind: ClassVar[Literal["image", "latent"]]
+    """The kind of shards that the run is trained on."""
+    subject: ClassVar[str]
+    """Who trains, as the subject and verb of a message: `the vae trains`."""
+
+    tokenizer: Any
+    """Makes captions into the `input_ids` of a sample; None where a batch needs none."""
+    prediction_type: str | None
+    """What the U-Net predicts, as a checkpoint records it; None where the run trains no U-Net."""
+
+    @property
+    def scaling_factor(self) -> float | None:
+        """What brings the VAE's latents to unit variance, as a checkpoint records it; None where the run does
+        not know or change it.
+        """
+        ...
+
+    @classmethod
+    def trains(cls, run: RunSpec) -> bool:
+        """Whether this is the stage of a run."""
+        ...
+
+    @classmethod
+    def needed_components(cls, run: RunSpec) -> tuple[str, ...]:
+        """The parts of the model that a worker of the run loads, as `load_components` names them."""
+        ...
+
+    @classmethod
+    def build(cls, components: Components, run: RunSpec, latents: LatentMeta | None) -> Self:
+        """The stage over components to which the run's methods were applied; `latents` is there for latent
+        shards.
+        """
+        ...
+
+    @classmethod
+    def draw_samples(
+        cls, components: Components, run: RunSpec, dataset: ShardedDataset
+    ) -> tuple[np.ndarray, list[str]]:
+        """Images (N, H, W, 3) uint8 that show how far the run has come, and a text for each.
+
+        `components` is the whole model with what was learnt so far merged into it, on the worker's device;
+        `dataset` is the validation split, or the training split where there is none.
+        """
+        ...
+
+    def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
+        """A batch on `device` from what the loader gives. All that is random in it is a function of the run's
+        seed, `purpose` (`train` or `validation`) and each sample's position alone.
+        """
+        ...
+
+    def largest(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A prepared batch as large as one of so many samples can be: what has to fit in a GPU's memory."""
+        ...
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The mean loss of a prepared batch; a scalar, float32."""
+        ...
+
+
+class StageModule(nn.Module, Stage):
+    """A stage whose parameters are those of the run: the trained ones have `requires_grad`. A parameter's
+    name begins with its component's.
+    """
