@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medsd_ray.errors import InputError
@@ -19,19 +20,27 @@ from medsd_ray.spec.images import Sampling
 from medsd_ray.spec.load import dump_run, parse_run
 from medsd_ray.spec.run import RunSpec
 
-SIZE = 64
-PHANTOMS = 1200
+IMAGE_SIZE = 64
 SPLITS = "0.7,0.1,0.2"
 WORKERS = 2
-IMAGES = 160
 BASE = "medsd-small"
-GUIDANCE_SCALE = 2.0
-
-VAE_STEPS, VAE_BATCH = 200, 32
-UNET_STEPS, UNET_BATCH = 1200, 32
+BATCH_SIZE = 32
 
 
-def vae_run(shards: str, output: str) -> RunSpec:
+@dataclass(frozen=True)
+class DemoSizes:
+    """How much the demo does; the defaults take some minutes on two CPU cores."""
+
+    phantoms: int = 1200
+    """Images that are drawn where no folder of images is given."""
+    vae_steps: int = 200
+    unet_steps: int = 1200
+    images: int = 160
+    """Images that are generated, before the adaptation and after it."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(guidance_scale=2.0))
+
+
+def vae_run(shards: str, output: str, steps: int) -> RunSpec:
     """Adapts the VAE's decoder: latents keep their meaning, the images that they become look like the new
     data.
     """
@@ -42,10 +51,10 @@ def vae_run(shards: str, output: str) -> RunSpec:
             "data": {"train": shards},
             "components": {"vae": "decoder"},
             "training": {
-                "max_steps": VAE_STEPS,
-                "global_batch_size": VAE_BATCH,
+                "max_steps": steps,
+                "global_batch_size": BATCH_SIZE,
                 "learning_rate": 5e-4,
-                "warmup_steps": 20,
+                "warmup_steps": steps // 10,
                 "zero_stage": 2,
                 "ema": {"decay": 0.99},
                 "validate_every": 100,
@@ -56,7 +65,7 @@ def vae_run(shards: str, output: str) -> RunSpec:
     )
 
 
-def unet_run(latents: str, model: str, output: str, prompts: list[str]) -> RunSpec:
+def unet_run(latents: str, model: str, output: str, prompts: list[str], steps: int) -> RunSpec:
     """Adapts the U-Net and the text encoder together, each with its own learning rate, as RoentGen does."""
     return parse_run(
         {
@@ -68,9 +77,9 @@ def unet_run(latents: str, model: str, output: str, prompts: list[str]) -> RunSp
                 "unet": {"method": "full", "learning_rate": 4e-4},
             },
             "training": {
-                "max_steps": UNET_STEPS,
-                "global_batch_size": UNET_BATCH,
-                "warmup_steps": 50,
+                "max_steps": steps,
+                "global_batch_size": BATCH_SIZE,
+                "warmup_steps": steps // 24,
                 "zero_stage": 2,
                 "ema": {"decay": 0.998},
                 "validate_every": 200,
@@ -97,9 +106,18 @@ class Stopwatch:
         self.seconds[step] = round(time.monotonic() - started, 1)
 
 
-def demo(data: Path | None, out: Path) -> None:
-    """Runs every step into `out` and prints where the page is. Raises InputError for a folder without
-    metadata.csv.
+def demo(data: Path | None, out: Path, sizes: DemoSizes | None = None) -> None:
+    """Runs every step into `out` and prints where the page is.
+
+    Args:
+        data: A folder of images with a metadata.csv; None draws phantoms.
+        out: The folder of all outputs; what an earlier demo has finished there is kept.
+        sizes: How much is done; DemoSizes() where it is None.
+
+    Raises:
+        InputError: `data` has no metadata.csv, or one that prepare refuses.
+        RunError: A step failed.
+        Interrupted: Training was stopped, with a checkpoint; the same call goes on.
     """
     from medsd_ray.data.prepare import prepare
     from medsd_ray.data.sources.folder import TABLE
@@ -115,15 +133,15 @@ def demo(data: Path | None, out: Path) -> None:
     paths = {
         name: str(out / name) for name in ("shards", "latents", "vae", "unet", "generated", "base", "report")
     }
-    watch = Stopwatch()
+    sizes, watch = sizes or DemoSizes(), Stopwatch()
 
     def prepared() -> None:
-        source, kind = (str(PHANTOMS), "phantom") if data is None else (str(data), "folder")
+        source, kind = (str(sizes.phantoms), "phantom") if data is None else (str(data), "folder")
         prepare(
             source,
             paths["shards"],
             kind=kind,
-            size=SIZE,
+            size=IMAGE_SIZE,
             shard_size="1MiB",
             split_by="patient_id",
             splits=SPLITS,
@@ -137,13 +155,13 @@ def demo(data: Path | None, out: Path) -> None:
 
     def generated(model: str, to: str) -> None:
         generate(
-            model, to, prompts=prompts, num_images=IMAGES, seed=0, sampling=Sampling(guidance_scale=GUIDANCE_SCALE), batch_size=40,
+            model, to, prompts=prompts, num_images=sizes.images, seed=0, sampling=sizes.sampling, batch_size=40,
             num_workers=WORKERS, use_gpu=False,
         )  # fmt: skip
 
     watch("prepare", prepared)
     prompts = prompts_of_shards(paths["shards"], "finding")
-    watch("adapt the VAE's decoder", lambda: trained(vae_run(paths["shards"], paths["vae"])))
+    watch("adapt the VAE's decoder", lambda: trained(vae_run(paths["shards"], paths["vae"], sizes.vae_steps)))
     watch(
         "encode",
         lambda: encode(
@@ -157,7 +175,7 @@ def demo(data: Path | None, out: Path) -> None:
     )
     watch(
         "adapt the U-Net and text encoder",
-        lambda: trained(unet_run(paths["latents"], paths["vae"], paths["unet"], prompts)),
+        lambda: trained(unet_run(paths["latents"], paths["vae"], paths["unet"], prompts, sizes.unet_steps)),
     )
     watch("generate, before adaptation", lambda: generated(BASE, paths["base"]))
     watch("generate, after adaptation", lambda: generated(paths["unet"], paths["generated"]))

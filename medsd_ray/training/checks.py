@@ -14,8 +14,8 @@ from medsd_ray.data.shards import Index, open_split
 from medsd_ray.errors import InputError
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.ray_cluster import ensure_ray
-from medsd_ray.runs.checkpoints import saved_steps, step_folder
-from medsd_ray.runs.names import RUN_SPEC
+from medsd_ray.runs.checkpoints import saved_steps
+from medsd_ray.runs.names import RUN_SPEC, checkpoint_folder
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage, Storage
 from medsd_ray.training.absolute_paths import with_absolute_paths
@@ -115,12 +115,12 @@ def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> None:
     complete, _ = saved_steps(output)
     if not complete:
         return
-    from medsd_ray.runs.checkpoint import CheckpointReader  # it imports torch
+    from medsd_ray.runs.checkpoint_reader import CheckpointReader  # it imports torch
 
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
         for step in reversed(complete):
             try:
-                reader = CheckpointReader(output.child(step_folder(step)), Path(folder, str(step)))
+                reader = CheckpointReader(output.child(checkpoint_folder(step)), Path(folder, str(step)))
             except (InputError, FileNotFoundError):
                 continue
             return check_same_run(checked, reader.description, reader.store.url)
