@@ -27,8 +27,8 @@ from tqdm.auto import tqdm
 from medsd_ray.data.latents import LatentReader
 from medsd_ray.data.shards import iter_samples, open_split
 from medsd_ray.models.load import load_components
-from medsd_ray.storage import FolderStorage
 from medsd_ray.models.tokens import token_ids
+from medsd_ray.storage import FolderStorage
 
 STEPS = 100_000
 

@@ -33,8 +33,8 @@ from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
 from medsd_ray.models.resolve import model_fingerprint
-from medsd_ray.progress_line import ProgressLine
 from medsd_ray.models.tokens import token_ids
+from medsd_ray.progress_line import ProgressLine
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.storage import Storage, absolute, entry_of_bytes, open_storage
 from medsd_ray.storage.outputs import Complete, Foreign, New, claim

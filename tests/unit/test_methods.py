@@ -18,8 +18,8 @@ from medsd_ray.models.components import Components
 from medsd_ray.models.methods.lora import TARGETS
 from medsd_ray.models.methods.registry import METHODS, adapt, adaptation, recorded_settings
 from medsd_ray.models.swapped_encoder import SwappedEncoder
-from medsd_ray.spec.components import Component, Method, TextEncoder, Unet, Vae
 from medsd_ray.models.tokens import token_ids
+from medsd_ray.spec.components import Component, Method, TextEncoder, Unet, Vae
 
 PARTS = ["vae", "text_encoder", "unet"]
 KINDS: dict[str, Any] = {"vae": Vae, "text_encoder": TextEncoder, "unet": Unet}

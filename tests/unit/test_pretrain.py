@@ -45,8 +45,10 @@ def test_a_second_run_goes_on_from_the_last_save(
 
 
 def test_the_model_that_is_written_loads_and_a_second_run_writes_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    monkeypatch.setattr(pretrain, "VAE_BATCH", 2)
+    monkeypatch.setattr(pretrain, "UNET_BATCH", 2)
     folders = [tmp_path / "first", tmp_path / "again"]
     for out in folders:
         pretrain.pretrain(out, tmp_path / "work", 0, images=IMAGES, vae_steps=STEPS, unet_steps=STEPS)

@@ -16,8 +16,8 @@ from medsd_ray.models.load import load_components
 from medsd_ray.models.methods import swap
 from medsd_ray.models.methods.registry import adapt
 from medsd_ray.models.save import save_pipeline
-from medsd_ray.spec.components import Method, Swap, TextEncoder
 from medsd_ray.models.tokens import token_ids
+from medsd_ray.spec.components import Method, Swap, TextEncoder
 from medsd_ray.storage import open_storage
 
 WORDS = ["[PAD]", "[UNK]", "large", "left", "pleural", "effusion"]
