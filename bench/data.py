@@ -335,7 +335,8 @@ def arm(options: dict[str, Any]) -> None:
 
 def read_all(cache: str, rank: int, workers: int) -> dict[str, Any]:
     """An epoch of one worker's batches, as training gets them."""
-    from medsd_ray.data.loader import ShardedDataset, batches
+    from medsd_ray.data.dataset import ShardedDataset
+    from medsd_ray.data.loader import batches
 
     began, cpu = time.perf_counter(), time.process_time()
     dataset = ShardedDataset("s3://bench/ours", "train", seed=0, cache_dir=cache)

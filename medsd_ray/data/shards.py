@@ -18,53 +18,70 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from PIL import Image
 
+from medsd_ray.data.tar import read_tar
 from medsd_ray.errors import InputError
 from medsd_ray.storage import Storage, entry_of_bytes, open_storage
 
 FORMAT = "medsd-shards/1"
+"""The value of `format` in an index. A reader refuses any other."""
 INDEX = "index.json"
+"""The last file of a split, and of the root above the splits."""
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass
 class Sample:
-    """One image with its caption. `image` is uint8 (height, width) or (height, width, 3), None for text
-    alone.
-    """
+    """One image with its caption, as a shard holds it."""
 
     key: str
+    """Its name in the data set: a pseudonym, or a public name."""
     image: np.ndarray | None
+    """uint8, (height, width) or (height, width, 3); None for text alone."""
     caption: str
+    """The report, or a part of it."""
     patient: str
+    """The patient's pseudonym, or public name."""
     labels: dict[str, str | int | float | bool] = field(default_factory=dict)
+    """Name -> value, such as `finding`."""
     mask: np.ndarray | None = None
+    """uint8, (height, width), 255 inside what the caption names; None where it is not known."""
 
 
 @dataclass(frozen=True)
 class Shard:
+    """A shard as its split's index names it."""
+
     name: str
+    """The file's name in the split's folder."""
     samples: int
+    """How many it holds."""
     bytes: int
+    """The file's size."""
     sha256: str
+    """The file's checksum, in hexadecimal."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """What one split holds. `meta` is what its writer noted beside the shards, such as `size` or the model's
-    fingerprint.
-    """
+    """What one split holds."""
 
     kind: str
+    """`image`, `text` or `latent`."""
     split: str
+    """`train`, `validation` or `test`."""
     shards: tuple[Shard, ...]
+    """In the order in which they were written."""
     meta: dict
+    """What the writer noted beside the shards, such as `size` or the model's fingerprint."""
 
     @property
     def samples(self) -> int:
+        """Of all shards."""
         return sum(shard.samples for shard in self.shards)
 
     @property
     def bytes(self) -> int:
+        """Of all shards."""
         return sum(shard.bytes for shard in self.shards)
 
 
@@ -81,7 +98,9 @@ def write_index(store: Storage, index: Index) -> None:
 
 
 def parse_index(value: dict, where: str) -> Index:
-    """Raises InputError where the value is not a split's index."""
+    """The index that a split's index.json says; `where` is its address, for messages. Raises InputError where
+    it is no index of a split.
+    """
     try:
         if value["format"] != FORMAT:
             raise InputError(
@@ -90,18 +109,25 @@ def parse_index(value: dict, where: str) -> Index:
         shards = tuple(
             Shard(s["name"], int(s["samples"]), int(s["bytes"]), s["sha256"]) for s in value["shards"]
         )
-        known = {"format", "kind", "split", "samples", "bytes", "shards"}
-        return Index(
-            value["kind"], value["split"], shards, {k: v for k, v in value.items() if k not in known}
-        )
+        own = {"format", "kind", "split", "samples", "bytes", "shards"}
+        meta = {name: part for name, part in value.items() if name not in own}
+        return Index(value["kind"], value["split"], shards, meta)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not an index of shards ({error}); run prepare or encode again") from error
 
 
 def open_split(url: str, split: str) -> tuple[Storage, Index]:
-    """The store and index of a split, given the root of all splits or the split itself.
+    """Finds a split.
 
-    Raises InputError where neither is there or the data set is unfinished.
+    Args:
+        url: The root of all splits, or the split itself.
+        split: The name of the split below the root.
+
+    Returns:
+        The store of the split, and its index.
+
+    Raises:
+        InputError: Neither is there, or the data set is unfinished.
     """
     store = open_storage(url)
     for candidate in (store.child(split), store):
@@ -120,14 +146,17 @@ def open_split(url: str, split: str) -> tuple[Storage, Index]:
 
 
 def read_index(url: str, split: str = "train") -> Index:
+    """The index of a split. Raises InputError as `open_split` does."""
     return open_split(url, split)[1]
 
 
 def list_splits(url: str) -> list[str]:
-    """The splits below a root, or the one that the address itself is. Raises InputError where there is none."""
+    """The splits below a root, or the one that the address itself is. Raises InputError where there is
+    none.
+    """
     store = open_storage(url)
-    found = [split for split in SPLITS if store.child(split).exists(INDEX)]
-    return found or [open_split(url, "train")[1].split]
+    splits = [split for split in SPLITS if store.child(split).exists(INDEX)]
+    return splits or [open_split(url, "train")[1].split]
 
 
 def _png(array: np.ndarray) -> bytes:
@@ -153,7 +182,15 @@ class ShardWriter:
     """
 
     def __init__(self, store: Storage, max_bytes: int, kind: str, split: str, **meta):
-        """`max_bytes`: of a shard at most, unless a single sample is larger. `meta` goes into the index."""
+        """Goes on where an interrupted writer stopped.
+
+        Args:
+            store: The split's own folder.
+            max_bytes: The size of a shard at most, unless a single sample is larger.
+            kind: `image` or `text`.
+            split: The split's name.
+            **meta: Goes into the index.
+        """
         self.store, self.max_bytes, self.kind, self.split, self.meta = store, max_bytes, kind, split, meta
         self.shards: list[Shard] = []
         self.notes: list[dict] = []
@@ -201,6 +238,7 @@ class ShardWriter:
         self._start()
 
     def finish(self) -> Index:
+        """Writes what is left and the index, which makes the split complete; returns the index."""
         if self._notes:
             self._close()
         index = Index(self.kind, self.split, tuple(self.shards), self.meta)
@@ -218,26 +256,10 @@ def check_shard(data: bytes, shard: Shard, where: str) -> bytes:
     return data
 
 
-def read_tar(data: bytes, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {extension: bytes}) of each sample of a shard's bytes, in order."""
-    key, fields = None, {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            for member in tar:
-                name, _, extension = member.name.partition(".")
-                if key is not None and name != key:
-                    yield key, fields
-                    fields = {}
-                key = name
-                file = tar.extractfile(member)
-                fields[extension] = file.read() if file else b""
-    except tarfile.TarError as error:
-        raise InputError(f"{where}: not a tar file ({error}); run prepare again") from error
-    if key is not None:
-        yield key, fields
-
-
 def decode_sample(key: str, fields: dict[str, bytes], where: str) -> Sample:
+    """A sample from its members in a tar: extension -> bytes. Raises InputError, with `where` in it, where one
+    is missing or damaged.
+    """
     try:
         note = json.loads(fields["json"])
         image = np.asarray(Image.open(io.BytesIO(fields["png"]))) if "png" in fields else None
@@ -261,7 +283,11 @@ def read_shard(store: Storage, shard: Shard) -> Iterator[Sample]:
 
 
 def iter_samples(url: str, split: str) -> Iterator[Sample]:
-    """All samples of a split in their stored order."""
+    """All samples of a split in their stored order.
+
+    Raises:
+        InputError: There is no finished split, it holds latents, or a shard is missing or damaged.
+    """
     store, index = open_split(url, split)
     if index.kind == "latent":
         raise InputError(f"{store.url}: latent shards; this needs the image shards that prepare wrote")

@@ -6,7 +6,7 @@ import copy
 from functools import partial
 from typing import Any
 
-from medsd_ray.data.loader import ShardedDataset, WithPrior
+from medsd_ray.data.dataset import ShardedDataset, WithPrior
 from medsd_ray.models.tokens import token_ids
 from medsd_ray.spec.run import RunSpec
 

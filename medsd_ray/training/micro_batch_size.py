@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from medsd_ray.data.loader import ShardedDataset, WithPrior, batches
+from medsd_ray.data.dataset import ShardedDataset, WithPrior
+from medsd_ray.data.loader import batches
 from medsd_ray.errors import InputError
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.collectives import Collectives

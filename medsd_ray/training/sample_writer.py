@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor
 
-from medsd_ray.data.loader import ShardedDataset
+from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import torch
 
-from medsd_ray.data.loader import ShardedDataset, batches
+from medsd_ray.data.dataset import ShardedDataset
+from medsd_ray.data.loader import batches
 from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.engine import Engine
 from medsd_ray.training.stages.stage import StageModule

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import tiny_components
 
-from medsd_ray.data.loader import ShardedDataset
+from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.data.shards import Sample, ShardWriter, iter_samples, read_index
 from medsd_ray.errors import InputError
 from medsd_ray.generation.encode import encode

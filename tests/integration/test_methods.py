@@ -19,7 +19,7 @@ from small_latents import write_latents
 from tiny import tiny_components
 from transformers import AutoModel, AutoTokenizer
 
-from medsd_ray.data.loader import ShardedDataset
+from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.data.shards import Sample, ShardWriter
 from medsd_ray.errors import InputError

@@ -15,9 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from medsd_ray.data.dataset import ShardedDataset, WithPrior
+from medsd_ray.data.images import ImageReader
 from medsd_ray.data.latents import LatentReader, to_bytes
-from medsd_ray.data.loader import ImageReader, ShardedDataset, WithPrior, batches
+from medsd_ray.data.loader import batches
 from medsd_ray.data.shards import Index, Sample, Shard, ShardWriter, iter_samples, write_index
+from medsd_ray.data.tar import read_tar
 from medsd_ray.errors import InputError
 from medsd_ray.storage import open_storage
 
@@ -127,6 +130,8 @@ def test_a_file_that_is_no_tar_is_named(tmp_path: Path):
         (tmp_path / "shard.tar").write_bytes(data)
         with pytest.raises(InputError, match=r"shard\.tar: not a tar file"):
             ImageReader().row(tmp_path / "shard.tar", 0)
+        with pytest.raises(InputError, match=r"shard\.tar: not a tar file"):
+            list(read_tar(data, "shard.tar"))
 
 
 def test_latents_keep_their_rows_together(latents: str):

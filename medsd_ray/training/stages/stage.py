@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medsd_ray.data.loader import ShardedDataset
+from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import LatentMeta
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsd_ray.data.loader import ShardedDataset
+from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.data.randomness import keyed_integers, keyed_noise, keyed_uniform
 from medsd_ray.models.tokens import token_ids
 from medsd_ray.spec.run import RunSpec

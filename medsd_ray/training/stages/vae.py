@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsd_ray.data.loader import ShardedDataset
+from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.models.pixels import to_uint8, vae_scale_factor
 from medsd_ray.spec.components import Method
