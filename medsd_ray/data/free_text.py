@@ -9,15 +9,17 @@ _SIGNS = {
     "a patient's name": r"(?i:\b(?:patient(?:['’]s)?(?:\s+name)?|name|pt)\s*:)\s*(?!X{2,}\b)[A-Z][A-Za-z'’-]+",
     "a date of birth": r"(?i:\b(?:d\.?o\.?b\b|date\s+of\s+birth|born\s+(?:on|in)\b|birth\s*date))",
     "a date": r"\b(?:\d{1,2}[/.-]\d{1,2}[/.-](?:19|20)?\d{2}|(?:19|20)\d{2}-\d{2}-\d{2})\b",
-    "a record number": r"(?i:\b(?:mrn|medical record|accession|patient id)\b\W*(?:number|no|nr)?\b)\W{0,3}\w*\d|\b\d{7,}\b",
+    "a record number": r"(?i:\b(?:mrn|medical record|accession|patient id)\b\W*(?:number|no|nr)?\b)\W{0,3}\w*\d"
+    r"|\b\d{7,}\b",
     "an e-mail address": r"\b[\w.+-]+@[\w-]+\.[\w.]+\b",
     "a telephone number": r"(?<!\w)(?:\+?\d{1,3}[ -])?\(?\d{3}\)?[ -]\d{3}[ -]\d{4}\b",
 }
 _COMPILED = {sign: re.compile(pattern) for sign, pattern in _SIGNS.items()}
 
 _IDENTIFYING = re.compile(
-    r"(?:^|_)(?:id|ids|uid|name|surname|forename|birth|birthday|birthdate|dob|date|time|mrn|ssn|accession|address|zip|postcode"
-    r"|phone|telephone|email|physician|doctor|institution|hospital|path|file|filename|dicom)(?:_|$)"
+    r"(?:^|_)(?:id|ids|uid|name|surname|forename|birth|birthday|birthdate|dob|date|time|mrn|ssn|accession"
+    r"|address|zip|postcode|phone|telephone|email|physician|doctor|institution|hospital|path|file|filename"
+    r"|dicom)(?:_|$)"
 )
 
 
@@ -28,5 +30,5 @@ def signs_of_identity(text: str) -> tuple[str, ...]:
 
 def identifying_column(name: str) -> bool:
     """Whether a column's name says that it tells who the patient is, such as `subject_id` or `StudyDate`."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).lower()
-    return bool(_IDENTIFYING.search(words))
+    snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).lower()
+    return bool(_IDENTIFYING.search(snake_case))

@@ -17,17 +17,36 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from medsd_ray.data.shards import Sample
+from medsd_ray.data.sources.source import Content, Record, Source
+from medsd_ray.errors import InputError
 
 SIDES = ("left", "right", "bilateral")
-
-
 EXTENTS = ("small", "large")
-
-
 STYLES = ("radiograph", "negative", "sketch", "silhouette", "soft", "grainy", "hatched", "faint", "textured")
-
-
 EFFUSION_SHARE = 0.5
+
+
+def scan(source: str, size: int, seed: int) -> Source:
+    """The first phantoms of a seed as a source; they are drawn when they are read.
+
+    Args:
+        source: How many, in decimal digits.
+        size: Height and width in pixels.
+        seed: Of the drawings.
+
+    Raises:
+        InputError: `source` is no number, or 0.
+    """
+    if not source.isdecimal() or not int(source):
+        raise InputError(f"SOURCE {source!r}: for --kind phantom give how many to draw, such as 2000")
+
+    def draw(index: int) -> Content:
+        sample = phantom_sample(seed, index, size)
+        return Content(sample.image, sample.caption, sample.labels, sample.mask)
+
+    names = ((index, f"phantom-{seed}-{index:07d}") for index in range(int(source)))
+    records = [Record(name, name, name, "", lambda index=index: draw(index)) for index, name in names]
+    return Source("image", records, public=True)
 
 
 @dataclass(frozen=True)

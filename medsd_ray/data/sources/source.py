@@ -16,35 +16,50 @@ class BadSample(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A sample without identity. `image` is uint8 (height, width) or (height, width, 3), of any size; None
-    for text alone.
-    """
+    """A sample without identity."""
 
     image: np.ndarray | None
+    """uint8, (height, width) or (height, width, 3), of any size; None for text alone."""
     caption: str
+    """The report, or a part of it."""
     labels: Mapping[str, str | int | float | bool]
+    """Name -> value, such as `finding`."""
     mask: np.ndarray | None = None
+    """uint8, (height, width), 255 inside what the caption names."""
     warnings: tuple[str, ...] = ()
+    """What the user should look at before the sample is shared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """A sample's identity in its source, which never reaches a shard, and how to read its content."""
 
-    name: str  # tells it from all others in the source
+    name: str
+    """Tells it from all others in the source."""
     patient: str
-    where: str  # for messages: file and line
-    stamp: str  # changes when the sample does
-    read: Callable[[], Content]  # raises BadSample
+    """Tells the patient from all others in the source."""
+    where: str
+    """File and line, for messages."""
+    stamp: str
+    """Changes when the sample does."""
+    read: Callable[[], Content]
+    """Reads the content; raises BadSample where it cannot be used."""
 
 
 @dataclass
 class Source:
-    kind: str  # "image" or "text"
+    """All that a source holds, before any pixel is read."""
+
+    kind: str
+    """`image` or `text`."""
     records: list[Record] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)  # a line for each sample that cannot be used
-    notes: list[str] = field(default_factory=list)  # what the user should know; nothing is wrong
-    public: bool = False  # names and patients identify no one: they are kept as they are
+    """The samples that can be used, as far as is known before they are read."""
+    problems: list[str] = field(default_factory=list)
+    """A line for each sample that cannot be used."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know; nothing is wrong."""
+    public: bool = False
+    """Whether names and patients identify no one: they are kept as they are."""
 
 
 def stamp(*parts: object) -> str:
