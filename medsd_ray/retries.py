@@ -13,8 +13,19 @@ ATTEMPTS = 7
 
 
 def with_retries(work: Callable[[], Value], attempts: int = ATTEMPTS, first_wait_s: float = 1.0) -> Value:
-    """`work()`, tried again with growing waits where it fails. That a file is absent is an answer: it is
-    raised at once.
+    """Calls `work`, again and again with growing waits where it fails.
+
+    Args:
+        work: What may fail for a while, such as a write to S3.
+        attempts: Calls at most.
+        first_wait_s: Seconds after the first failure; each later wait is twice the one before.
+
+    Returns:
+        What `work` returns.
+
+    Raises:
+        FileNotFoundError: At once, as that a file is absent is an answer.
+        Exception: Of the last attempt.
     """
     for attempt in range(attempts):
         try:

@@ -115,5 +115,6 @@ def _whole(path: Path, shard: Shard) -> bool:
 
 def _corrupt(where: str) -> InputError:
     return InputError(
-        f"{where}: corrupt shard: its checksum differs from the index's; copy it again or run prepare or encode again"
+        f"{where}: corrupt shard: its checksum differs from the index's; copy it again or run prepare or "
+        "encode again"
     )

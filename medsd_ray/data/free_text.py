@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 _SIGNS = {
-    "a title and a name": r"\b(?:Dr|Mr|Mrs|Ms|Miss|Prof|Doctor|Professor)\b\.?\s+(?!X{2,}\b)[A-Z][A-Za-z'’-]+",
-    "a patient's name": r"(?i:\b(?:patient(?:['’]s)?(?:\s+name)?|name|pt)\s*:)\s*(?!X{2,}\b)[A-Z][A-Za-z'’-]+",
+    "a title and a name": r"\b(?:Dr|Mr|Mrs|Ms|Miss|Prof|Doctor|Professor)\b\.?\s+"
+    r"(?!X{2,}\b)[A-Z][A-Za-z'’-]+",
+    "a patient's name": r"(?i:\b(?:patient(?:['’]s)?(?:\s+name)?|name|pt)\s*:)\s*"
+    r"(?!X{2,}\b)[A-Z][A-Za-z'’-]+",
     "a date of birth": r"(?i:\b(?:d\.?o\.?b\b|date\s+of\s+birth|born\s+(?:on|in)\b|birth\s*date))",
     "a date": r"\b(?:\d{1,2}[/.-]\d{1,2}[/.-](?:19|20)?\d{2}|(?:19|20)\d{2}-\d{2}-\d{2})\b",
-    "a record number": r"(?i:\b(?:mrn|medical record|accession|patient id)\b\W*(?:number|no|nr)?\b)\W{0,3}\w*\d"
-    r"|\b\d{7,}\b",
+    "a record number": r"(?i:\b(?:mrn|medical record|accession|patient id)\b\W*(?:number|no|nr)?\b)"
+    r"\W{0,3}\w*\d|\b\d{7,}\b",
     "an e-mail address": r"\b[\w.+-]+@[\w-]+\.[\w.]+\b",
     "a telephone number": r"(?<!\w)(?:\+?\d{1,3}[ -])?\(?\d{3}\)?[ -]\d{3}[ -]\d{4}\b",
 }

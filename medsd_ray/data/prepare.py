@@ -167,7 +167,8 @@ def _finished(store: Storage, plan: dict) -> dict | None:
         )
     if not existing.differing:
         raise InputError(
-            f"{store.url}/{existing.record}: not what prepare writes; delete {store.url} or choose another DEST"
+            f"{store.url}/{existing.record}: not what prepare writes; delete {store.url} or choose another "
+            "DEST"
         )
     differing = (
         "the source" if name == "fingerprint" else name.replace("_", " ") for name in existing.differing
@@ -242,6 +243,6 @@ def _report(dest: str, root: dict, bad_samples: BadSampleLog) -> None:
     if skipped := root["skipped"]:
         first = bad_samples.only() if skipped == 1 else None
         raise InputError(
-            f"{first or f'{skipped} samples could not be used{bad_samples.where_listed()}'}; the other {total} "
-            f"samples are in {dest}, complete"
+            f"{first or f'{skipped} samples could not be used{bad_samples.where_listed()}'}; "
+            f"the other {total} samples are in {dest}, complete"
         )

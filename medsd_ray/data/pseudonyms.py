@@ -21,6 +21,8 @@ DIGITS = 24  # 96 bits: no two patients of any data set meet
 
 
 class Pseudonyms:
+    """Pseudonyms under one key."""
+
     def __init__(self, key: bytes):
         self._key = key
 
@@ -37,6 +39,7 @@ class Pseudonyms:
 
 
 def key_file() -> Path:
+    """Where a key is kept that no variable gives: below `$XDG_CONFIG_HOME`, else `~/.config`."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "medsd" / "pseudonym.key"
 
 
@@ -44,7 +47,8 @@ def load_key() -> bytes:
     """The key in MEDSD_PSEUDONYM_KEY, else in `key_file()`, which is made with random digits where it is
     absent.
 
-    Raises InputError for a key that is too short, or a file that others may read.
+    Raises:
+        InputError: The key is too short, or others may read its file, or it cannot be read.
     """
     if given := os.environ.get(KEY_VARIABLE):
         return _checked(given.encode(), KEY_VARIABLE)

@@ -213,7 +213,9 @@ class ShardWriter:
         self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
     def write(self, sample: Sample, note: dict | None = None) -> None:
-        """Adds a sample. `note`, which fits in JSON, comes back in `notes` when an interrupted split goes on."""
+        """Adds a sample. `note`, which fits in JSON, comes back in `notes` when an interrupted split goes
+        on.
+        """
         fields = list(_fields(sample))
         blocks = 2 + sum(
             1 + -(-len(data) // tarfile.BLOCKSIZE) for _, data in fields
@@ -251,14 +253,15 @@ def check_shard(data: bytes, shard: Shard, where: str) -> bytes:
     """The same bytes, or InputError where they are not those that the index names."""
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         raise InputError(
-            f"{where}: corrupt shard: its checksum differs from the index's; copy it again or run prepare again"
+            f"{where}: corrupt shard: its checksum differs from the index's; copy it again or run prepare "
+            "again"
         )
     return data
 
 
 def decode_sample(key: str, fields: dict[str, bytes], where: str) -> Sample:
-    """A sample from its members in a tar: extension -> bytes. Raises InputError, with `where` in it, where one
-    is missing or damaged.
+    """A sample from its members in a tar: extension -> bytes. Raises InputError, with `where` in it, where
+    one is missing or damaged.
     """
     try:
         note = json.loads(fields["json"])

@@ -11,7 +11,9 @@ from medsd_ray.errors import InputError
 
 
 def parse_shares(text: str) -> dict[str, float]:
-    """`0.8,0.1,0.1` as shares of train, validation and test; a split of share 0 is left out."""
+    """`0.8,0.1,0.1` as shares of train, validation and test; a split of share 0 is left out. Raises
+    InputError where the text is no three shares that add up to 1.
+    """
     try:
         shares = [float(part) for part in text.split(",")]
     except ValueError:
@@ -23,7 +25,8 @@ def parse_shares(text: str) -> dict[str, float]:
         or not shares[0]
     ):
         raise InputError(
-            f"--splits {text!r}: give the shares of train, validation and test, such as 0.8,0.1,0.1, that add up to 1"
+            f"--splits {text!r}: give the shares of train, validation and test, such as 0.8,0.1,0.1, "
+            "that add up to 1"
         )
     return {split: share for split, share in zip(SPLITS, shares, strict=True) if share}
 
@@ -42,7 +45,9 @@ def assign(patients: Iterable[str], shares: dict[str, float], seed: int) -> dict
 
 
 def share_out(patients: int, shares: dict[str, float]) -> dict[str, int]:
-    """Whole patients for each split, at least one, as near to the shares as that allows."""
+    """Whole patients for each split, at least one, as near to the shares as that allows. Raises InputError
+    where there are fewer patients than splits.
+    """
     if patients < len(shares):
         raise InputError(
             f"{patients} patient{'s are' if patients != 1 else ' is'} too few for {len(shares)} splits; "

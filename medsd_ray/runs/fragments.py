@@ -25,6 +25,7 @@ class Piece:
 
     @property
     def end(self) -> int:
+        """The element after the last."""
         return self.start + self.length
 
     def key(self, kind: str) -> str:
@@ -78,6 +79,7 @@ def assemble(
 
 
 def by_name(pieces: Iterable[Piece]) -> dict[str, list[Piece]]:
+    """Parameter name -> its pieces, sorted."""
     groups: dict[str, list[Piece]] = {}
     for piece in sorted(pieces):
         groups.setdefault(piece.name, []).append(piece)

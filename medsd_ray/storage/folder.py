@@ -14,6 +14,8 @@ from medsd_ray.storage.base import FileInfo, Storage
 
 
 class FolderStorage(Storage):
+    """The files below a folder, which need not be there yet."""
+
     def __init__(self, root: Path):
         self.root = root
         self.url = str(root)

@@ -13,14 +13,17 @@ from medsd_ray.storage.base import FileInfo, Storage
 
 
 class S3Storage(Storage):
+    """The objects of a bucket below a prefix."""
+
     def __init__(self, bucket: str, prefix: str, client=None):
         self.bucket, self.prefix = bucket, prefix.strip("/")
         self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        self._made = client
+        self._client = client
 
     @property
     def client(self):
-        if self._made is None:
+        """boto3's client, made when it is first needed."""
+        if self._client is None:
             import boto3
             from botocore.config import Config
 
@@ -35,11 +38,11 @@ class S3Storage(Storage):
             )
             # A session of its own: boto3's default one is not safe across threads and keeps the first
             # credentials it saw.
-            self._made = boto3.Session().client("s3", config=config)
-        return self._made
+            self._client = boto3.Session().client("s3", config=config)
+        return self._client
 
     def __getstate__(self):  # a boto3 client does not travel to Ray workers; each makes its own
-        return self.__dict__ | {"_made": None}
+        return self.__dict__ | {"_client": None}
 
     def _key(self, key: str) -> str:
         if key.startswith("/") or ".." in key.split("/"):  # such a key would leave the folder it is copied to
@@ -48,7 +51,9 @@ class S3Storage(Storage):
 
     @contextlib.contextmanager
     def _errors(self, key: str = "") -> Iterator[None]:
-        """Turns botocore's errors into FileNotFoundError, InputError (bad settings) or RunError (the server)."""
+        """Turns botocore's errors into FileNotFoundError, InputError (bad settings) or RunError (the
+        server).
+        """
         import botocore.exceptions as botocore
 
         where = f"{self.url}/{key}".rstrip("/")
@@ -69,8 +74,8 @@ class S3Storage(Storage):
                 "XAdminUserNotFound",
             ):  # the last: versitygw
                 raise InputError(
-                    f"{where}: S3 refused the credentials ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
-                    "or your profile, and that they may use this bucket"
+                    f"{where}: S3 refused the credentials ({code}); check AWS_ACCESS_KEY_ID, "
+                    "AWS_SECRET_ACCESS_KEY or your profile, and that they may use this bucket"
                 ) from error
             raise RunError(f"{where}: S3 answered {code or error}") from error
         except (
@@ -175,8 +180,9 @@ class S3Storage(Storage):
             self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
     def child(self, path: str) -> Storage:
-        return S3Storage(self.bucket, self._key(path), self._made)
+        return S3Storage(self.bucket, self._key(path), self._client)
 
 
 def endpoint() -> str | None:
+    """The address of the S3 server, from AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; None for AWS itself."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

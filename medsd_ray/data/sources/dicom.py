@@ -36,9 +36,10 @@ ALLOWED = {
     "ViewPosition": {"PA", "AP", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LATERAL", "CC", "MLO", "ML", "LM"},
     "PatientSex": {"M", "F", "O"},
     "BodyPartExamined": {
-        "CHEST", "THORAX", "LUNG", "HEART", "ABDOMEN", "PELVIS", "HEAD", "SKULL", "BRAIN", "NECK", "BREAST", "SPINE", "CSPINE",
-        "TSPINE", "LSPINE", "SHOULDER", "ELBOW", "WRIST", "HAND", "HIP", "KNEE", "ANKLE", "FOOT", "LEG", "ARM", "EXTREMITY",
-        "CLAVICLE", "RIB", "STERNUM", "KIDNEY", "LIVER", "EYE", "JAW", "WHOLEBODY",
+        "CHEST", "THORAX", "LUNG", "HEART", "ABDOMEN", "PELVIS", "HEAD", "SKULL", "BRAIN", "NECK", "BREAST",
+        "SPINE", "CSPINE", "TSPINE", "LSPINE", "SHOULDER", "ELBOW", "WRIST", "HAND", "HIP", "KNEE", "ANKLE",
+        "FOOT", "LEG", "ARM", "EXTREMITY", "CLAVICLE", "RIB", "STERNUM", "KIDNEY", "LIVER", "EYE", "JAW",
+        "WHOLEBODY",
     },
 }  # fmt: skip
 
@@ -226,7 +227,8 @@ def to_image(data: Dataset) -> np.ndarray:
     syntax = data.file_meta.get("TransferSyntaxUID") if hasattr(data, "file_meta") else None
     if syntax is not None and syntax.is_compressed and not get_decoder(syntax).is_available:
         raise BadSample(
-            f"compressed as {syntax.name}, which nothing here decodes; decompress it first, such as with gdcmconv --raw"
+            f"compressed as {syntax.name}, which nothing here decodes; decompress it first, such as with "
+            "gdcmconv --raw"
         )
     try:
         values = pixel_array(data)

@@ -18,6 +18,8 @@ TABLE = "metadata.csv"
 
 @dataclass(frozen=True)
 class Row:
+    """A row of metadata.csv; `line` is its number in the file, from 1."""
+
     line: int
     image: str
     report: str
@@ -101,7 +103,9 @@ class Table:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file below the folder. Raises BadSample where it is missing or the name leads out, by a link too."""
+    """The file below the folder. Raises BadSample where it is missing or the name leads out, by a link
+    too.
+    """
     pure = PurePosixPath(name.replace("\\", "/"))
     try:
         path = folder / pure
@@ -115,6 +119,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def existing_folder(source: str) -> Path:
+    """SOURCE as a local folder. Raises InputError where it is none."""
     if "://" in source:
         raise InputError(f"{source}: sources are read from a local folder; copy it here first")
     folder = Path(source).expanduser()
@@ -124,8 +129,14 @@ def existing_folder(source: str) -> Path:
 
 
 def scan(source: str, split_by: str) -> Source:
-    """The rows of SOURCE/metadata.csv whose file is there; pixels are read later. Raises InputError without a
-    usable table.
+    """The rows of SOURCE/metadata.csv whose file is there; pixels are read later.
+
+    Args:
+        source: A local folder.
+        split_by: The column that names the patient.
+
+    Raises:
+        InputError: There is no such folder, or no usable table in it.
     """
     folder = existing_folder(source)
     table = Table(folder, split_by)

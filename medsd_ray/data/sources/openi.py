@@ -37,7 +37,9 @@ class Report:
 
     @property
     def caption(self) -> str:
-        """'Impression: … Findings: … Indication: …', without the sections that are empty; '' where all are."""
+        """'Impression: … Findings: … Indication: …', without the sections that are empty; '' where all
+        are.
+        """
         return " ".join(
             f"{name.capitalize()}: {self.sections[name]}" for name in SECTIONS if self.sections.get(name)
         )

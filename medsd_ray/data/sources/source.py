@@ -1,4 +1,6 @@
-"""What a source hands to `prepare`: first what is known without pixels, then, sample by sample, the content."""
+"""What a source hands to `prepare`: first what is known without pixels, then, sample by sample, the
+content.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ import numpy as np
 
 
 class BadSample(Exception):
-    """One sample cannot be used. The text says why and how to mend it; it must hold nothing of the patient."""
+    """One sample cannot be used. The text says why and how to mend it; it must hold nothing of the
+    patient.
+    """
 
 
 @dataclass(frozen=True, slots=True)
