@@ -41,6 +41,16 @@ class ShardCache:
     """
 
     def __init__(self, store: Storage, index: Index, folder: str | None):
+        """Starts with nothing fetched.
+
+        Args:
+            store: The split's own folder.
+            index: The split's index.
+            folder: Where copies are kept; `default_folder()` where it is None.
+
+        Raises:
+            InputError: The default folder belongs to another user.
+        """
         self.store, self.index = store, index
         self.folder = (
             None if isinstance(store, FolderStorage) else Path(folder) if folder else default_folder()

@@ -23,12 +23,13 @@ from torch import Tensor
 from medsd_ray.errors import InputError
 
 OPEN_SHARDS = 32
+"""Shards that a reader keeps open; of more, the one that was read longest ago is closed."""
 Tokenize = Callable[[list[str]], Tensor]
 """From captions to token ids (B, L), int64."""
 
 
 def to_bytes(tensors: dict[str, Tensor], keys: list[str], captions: list[str]) -> bytes:
-    """A shard's file."""
+    """A shard's file: `tensors` by name, each with a row a sample; and the samples' keys and captions."""
     header = {"keys": json.dumps(keys), "captions": json.dumps(captions)}
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header)
 
@@ -45,6 +46,9 @@ class LatentReader:
         self._open: OrderedDict[Path, tuple[dict[str, Any], list[str]]] = OrderedDict()
 
     def row(self, path: Path, row: int) -> dict[str, Tensor]:
+        """The tensors of row number `row`, without the first dimension. Raises InputError where the file is
+        no latent shard.
+        """
         try:
             if path not in self._open:
                 self._open[path] = self._read(path)

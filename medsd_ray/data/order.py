@@ -13,12 +13,23 @@ from functools import lru_cache
 import numpy as np
 
 BLOCK_SHARDS = 16
+"""Shards whose samples are shuffled together."""
 
 
 class Order:
-    """The order over shards of given sizes. Raises ValueError where there is no sample."""
+    """The order over shards of given sizes."""
 
     def __init__(self, sizes: tuple[int, ...], seed: int, block_shards: int = BLOCK_SHARDS):
+        """Makes an order, of which nothing is computed yet.
+
+        Args:
+            sizes: Samples of each shard.
+            seed: Of the shuffles.
+            block_shards: Shards whose samples are shuffled together.
+
+        Raises:
+            ValueError: There is no sample.
+        """
         self.sizes, self.seed, self.block_shards = np.asarray(sizes, dtype=np.int64), seed, block_shards
         self.samples = int(self.sizes.sum())
         if not self.samples:

@@ -55,10 +55,10 @@ def prepare(
         kind: What `source` is: `folder`, `dicom`, `openi` or `phantom`.
         size: Height and width of the images in the shards, in pixels.
         shard_size: Of a shard at most, such as `64MiB`.
-        split_by: The column of the table that names the patient.
+        split_by: What names the patient: a column of metadata.csv or, for `dicom`, a keyword of a tag.
         splits: The shares of train, validation and test.
         seed: Of the assignment of patients to splits, and of phantoms.
-        images: For `openi`, the folder of the images where it is not SOURCE's own.
+        images: For `openi`, the folder of the images; without one the reports are written as text alone.
 
     Raises:
         InputError: At once for arguments or a source that cannot be used at all, or a `dest` that holds other

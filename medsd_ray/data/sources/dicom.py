@@ -77,8 +77,13 @@ _X_RAY = {"CR", "DX", "RG", "RF", "XA", "PX", "IO", "OT"}
 def scan(source: str, split_by: str) -> Source:
     """The DICOM images below SOURCE, from their headers; pixels are read later.
 
-    `split_by` is the keyword of the tag that names the patient (`patient_id` means PatientID), or a column of
-    metadata.csv. Raises InputError for an unknown one.
+    Args:
+        source: A local folder.
+        split_by: The keyword of the tag that names the patient (`patient_id` means PatientID), or a column of
+            metadata.csv.
+
+    Raises:
+        InputError: There is no such folder, keyword or column.
     """
     folder = existing_folder(source)
     keyword = "PatientID" if split_by == "patient_id" else split_by

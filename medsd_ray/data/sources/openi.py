@@ -98,8 +98,15 @@ def _tree(data: bytes) -> Element:
 
 
 def scan(source: str, images: str | None) -> Source:
-    """The reports below SOURCE: text alone, or one sample for each image of a report where an image folder is
-    given.
+    """The reports below SOURCE; images are read later.
+
+    Args:
+        source: A local folder with a report in each XML file.
+        images: A local folder of their images: one sample for each image of a report. Where it is None, one
+            sample of text for each report.
+
+    Raises:
+        InputError: One of the folders is absent.
     """
     folder = existing_folder(source)
     files = _image_files(existing_folder(images)) if images is not None else None
