@@ -103,7 +103,7 @@ def memorisation_check(report: str | None, reason: str | None, fingerprint: str,
     if generates:
         raise InputError(
             "this model makes images, so its memorisation check comes first: medsd generate, medsd evaluate, then "
-            "export with --report {REPORT_DATA} (or --without-memorisation-check REASON)"
+            f"export with --report {REPORT_DATA} (or --without-memorisation-check REASON)"
         )
     return "not needed: only the VAE was trained"
 

@@ -87,7 +87,7 @@ def test_a_run_of_the_vae_alone_needs_no_check(runs):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, "memorisation check comes first"),
+        ({}, r"memorisation check comes first: .* --report report\.json \(or --without-memorisation-check"),
         ({"without_memorisation_check": "because"}, "in a few words"),
         ({"without_memorisation_check": ""}, "in a few words"),
         ({"report": False}, "check failed"),
