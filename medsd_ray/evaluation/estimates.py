@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest, sem
 from scipy.stats import t as student
 
 
@@ -56,10 +57,8 @@ def wilson(successes: int, count: int) -> Estimate:
     """A share with its 95% Wilson score interval (Wilson 1927). Raises ValueError for no trials."""
     if count < 1:
         raise ValueError("a share needs at least one trial")
-    z, p = 1.959964, successes / count
-    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
-    width = z / (1 + z * z / count) * np.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return Estimate(p, float(max(0.0, centre - width)), float(min(1.0, centre + width)))
+    interval = binomtest(successes, count).proportion_ci(confidence_level=0.95, method="wilson")
+    return Estimate(successes / count, float(interval.low), float(interval.high))
 
 
 def mean_t(values: np.ndarray) -> Estimate:
@@ -67,5 +66,5 @@ def mean_t(values: np.ndarray) -> Estimate:
     if len(values) < 2:
         raise ValueError("an interval of a mean needs two values or more")
     mean = float(values.mean())
-    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(student.ppf(0.975, len(values) - 1) * sem(values))
     return Estimate(mean, mean - half, mean + half)

@@ -27,8 +27,8 @@ from medsd_ray.evaluation.figures.training_record import train_section
 from medsd_ray.evaluation.inputs import ImageSet, Inputs, read_inputs, read_made
 from medsd_ray.evaluation.messages import Say, print_line
 from medsd_ray.evaluation.networks.classifier import Classifier, train_classifier
-from medsd_ray.evaluation.networks.encoders import fetched
-from medsd_ray.evaluation.networks.features import EXTRACTORS, Extractor, of_classifier
+from medsd_ray.evaluation.networks.extractors import EXTRACTORS, Extractor, of_classifier
+from medsd_ray.evaluation.networks.weights import local_path
 from medsd_ray.evaluation.protocols import ProtocolOptions
 from medsd_ray.evaluation.report import page, plots
 from medsd_ray.evaluation.report.format import dumps
@@ -185,14 +185,14 @@ def load_networks(options: EvaluationOptions) -> Networks:
     """Raises InputError for what is named and cannot be loaded."""
     addresses = {"inception": options.inception, "xrv": options.xrv}
     extractors: dict[str, Extractor | Missing] = {
-        name: EXTRACTORS[name](fetched(address))
+        name: EXTRACTORS[name](local_path(address))
         if address
         else Missing(f"no weight file was given (--{name})")
         for name, address in addresses.items()
     }
-    clip = str(fetched(options.clip)) if options.clip else None
+    clip = str(local_path(options.clip)) if options.clip else None
     protocol = load_protocol(options.protocol, extractors, options.clip) if options.protocol else None
-    vae, lpips = checked(options.vae, fetched(options.lpips) if options.lpips else None)
+    vae, lpips = checked(options.vae, local_path(options.lpips) if options.lpips else None)
     return Networks(extractors, clip, protocol, vae, lpips)
 
 

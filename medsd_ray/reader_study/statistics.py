@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import cohen_kappa_score
 
 from medsd_ray.evaluation.estimates import Estimate
 
 BOOTSTRAPS = 1000
 
 
-def cohen_kappa(table: np.ndarray, *, quadratic: bool = False) -> float:
+def cohen_kappa(answers: np.ndarray, categories: int, *, quadratic: bool = False) -> float:
     """κ = 1 - Σ w·o / Σ w·e of two readers (Cohen 1960, doi 10.1177/001316446002000104; 1968, doi
     10.1037/h0026256).
 
-    `table` (k, k) counts images by both readers' answers; o are its shares, e those that its margins alone
-    would give, and the weight w of a disagreement 1, or with `quadratic`, for ordered answers, (i - j)². NaN
-    where e allows none.
+    `answers` (images, 2) are ints below `categories`; o are the shares of each pair of answers, e those that
+    each reader's shares alone would give, and the weight w of a disagreement is 1, or with `quadratic`, for
+    ordered answers, (i - j)². NaN where e allows none.
     """
-    observed = table / table.sum()
-    expected = np.outer(observed.sum(1), observed.sum(0))
-    away = np.arange(len(table))[:, None] - np.arange(len(table))[None]
-    weights = away**2 if quadratic else (away != 0).astype(float)
-    chance = float((weights * expected).sum())
-    return 1 - float((weights * observed).sum()) / chance if chance > 0 else float("nan")
+    with warnings.catch_warnings():  # NaN says it, and a bootstrap may draw such images often
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        kappa = cohen_kappa_score(
+            answers[:, 0],
+            answers[:, 1],
+            labels=np.arange(categories),  # also those that nobody gave: weights are by their distance
+            weights="quadratic" if quadratic else None,
+        )
+    return float(kappa)
 
 
 def fleiss_kappa(counts: np.ndarray) -> float:
     """κ = (P̄ - P̄ₑ) / (1 - P̄ₑ) of n readers (Fleiss 1971, doi 10.1037/h0031619).
 
     `counts` (N, k): how many of the n readers gave each image each answer; every row sums to n. NaN where P̄ₑ
-    is 1.
+    is 1. torchmetrics' own adds 1e-5 to the denominator, which bends small samples and hides that case.
     """
     readers = counts.sum(1)[0]
     agreement = ((counts**2).sum(1) - readers) / (readers * (readers - 1))
@@ -45,14 +51,14 @@ def agreement(answers: np.ndarray, categories: int, *, ordered: bool = False) ->
     `ordered` weights Cohen's quadratically; Fleiss' has no weights.
     """
     if answers.shape[1] == 2:
-        table = np.zeros((categories, categories))
-        np.add.at(table, (answers[:, 0], answers[:, 1]), 1)
-        return cohen_kappa(table, quadratic=ordered)
+        return cohen_kappa(answers, categories, quadratic=ordered)
     return fleiss_kappa(np.stack([(answers == c).sum(1) for c in range(categories)], axis=1))
 
 
 def bootstrap(count: int, figure: Callable[[np.ndarray], float], seed: int) -> tuple[float, float] | None:
-    """95% percentile interval of `figure` over `count` images drawn with replacement; it gets their indices."""
+    """95% percentile interval of `figure` over `count` images drawn with replacement; `figure` gets their
+    indices. None where more than half of the draws have no figure.
+    """
     rng = np.random.default_rng([seed, 41])
     draws = np.array([figure(rng.integers(0, count, count)) for _ in range(BOOTSTRAPS)])
     draws = draws[np.isfinite(draws)]

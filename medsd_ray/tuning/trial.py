@@ -20,7 +20,7 @@ from typing import Any
 from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.evaluation.networks import detector
 from medsd_ray.generation.generate import generate
-from medsd_ray.runs.names import IMAGES, STOP, TRIAL, checkpoint_folder, trial_file, trial_folder
+from medsd_ray.runs.names import IMAGES, STOP, TRIAL, checkpoint_folder, trial_file
 from medsd_ray.spec import plan
 from medsd_ray.spec.load import parse_study
 from medsd_ray.spec.run import RunSpec
@@ -28,8 +28,8 @@ from medsd_ray.spec.space import Combination, within
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import COMPLETE, Storage, open_storage
 from medsd_ray.training.run import train
-from medsd_ray.tuning.fork import adopt, fork
-from medsd_ray.tuning.score import score
+from medsd_ray.tuning.image_metrics import image_metrics
+from medsd_ray.tuning.population import NOTE, take_over_checkpoint
 
 LOOK_EVERY_S = 1.0
 CHECKPOINT_S = 60.0
@@ -45,7 +45,7 @@ def trial(config: dict[str, Any], study: dict[str, Any], prompts: list[str], jud
     from ray import tune
 
     try:
-        final = Work(
+        final = TrialRunner(
             parse_study(study), tune.get_context().get_trial_name(), config.get("params", {}), prompts, judged
         ).run(tune.report)
     except Interrupted:
@@ -59,9 +59,9 @@ def trial(config: dict[str, Any], study: dict[str, Any], prompts: list[str], jud
         tune.report({"final": final})
 
 
-class Work:
-    """A trial's way through train, generate and score; ends with Interrupted where the study is asked to
-    stop.
+class TrialRunner:
+    """A trial's way through training, generation and judgement. It ends with Interrupted where the study is
+    asked to stop.
     """
 
     def __init__(
@@ -79,28 +79,28 @@ class Work:
         if self.store.exists(STOP):
             raise Interrupted("the study was asked to stop")
         run = plan.trial_run(self.study, self.params, self.seed, self.name)
-        found: dict[str, Any] = {"steps": 0}
+        metrics: dict[str, Any] = {"steps": 0}
         with watched(self.store, self.stop):
             if run is not None:
-                found = self._train(run, report)
+                metrics = self._train(run, report)
             if self.judged:
-                self._go_on()
-                found |= self._judge(run)
-        return found
+                self._check_stop()
+                metrics |= self._judge(run)
+        return metrics
 
     def _train(self, run: RunSpec, report: Report) -> dict[str, Any]:
         pbt = self.study.search.scheduler == "pbt"
         if pbt:
-            take_over(run, self.store)
+            take_over_checkpoint(run, self.store)
 
         def on_record(record: dict[str, Any]) -> None:
             if "validation_loss" not in record:
                 return
-            seen = as_seen(record)
+            metrics = scheduler_metrics(record)
             if not pbt:
-                report(seen)
+                report(metrics)
             elif record["step"] < run.training.max_steps:  # at the end there is nothing to take over any more
-                self._report_checkpoint(run, seen, report)
+                self._report_checkpoint(run, metrics, report)
 
         result = train(run, auto_resume=True, stop=self.stop, on_record=on_record)
         return {
@@ -109,22 +109,23 @@ class Work:
             "training_loss": result["loss"],
         }
 
-    def _report_checkpoint(self, run: RunSpec, seen: dict[str, Any], report: Report) -> None:
+    def _report_checkpoint(self, run: RunSpec, metrics: dict[str, Any], report: Report) -> None:
         """To Ray Tune a checkpoint is a note of where medsd's own is."""
         from ray import tune
 
-        mark = f"{checkpoint_folder(seen['step'])}/{COMPLETE}"
+        mark = f"{checkpoint_folder(metrics['step'])}/{COMPLETE}"
         end = time.monotonic() + CHECKPOINT_S
         output = open_storage(run.output)
         while not output.exists(mark):
             if time.monotonic() > end:
-                return report(seen)
+                return report(metrics)
             time.sleep(0.2)
         with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
-            Path(folder, "medsd.json").write_text(json.dumps({"trial": self.name, "step": seen["step"]}))
-            report(seen, checkpoint=tune.Checkpoint.from_directory(folder))
+            Path(folder, NOTE).write_text(json.dumps({"trial": self.name, "step": metrics["step"]}))
+            report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
     def _judge(self, run: RunSpec | None) -> dict[str, Any]:
+        """Images by the adapted model, or by the base model where nothing is trained, and their figures."""
         how, resources = self.study.evaluation, plan.resources(self.study, self.params)
         images = f"{self.study.output}/{trial_file(self.name, IMAGES)}"
         generate(
@@ -132,35 +133,23 @@ class Work:
             num_images=how.num_images, seed=how.seed, sampling=how.sampling, batch_size=how.batch_size,
             num_workers=resources.num_workers, use_gpu=resources.use_gpu,
         )  # fmt: skip
-        self._go_on()
-        return score(self.study.shards, images, detector.read(self.store.child(plan.DETECTOR)), how.label)
+        self._check_stop()
+        return image_metrics(
+            self.study.shards, images, detector.read(self.store.child(plan.DETECTOR)), how.label
+        )
 
-    def _go_on(self) -> None:
+    def _check_stop(self) -> None:
+        """Raises Interrupted where the study is asked to stop."""
         if self.stop.is_set():
             raise Interrupted("the study was asked to stop")
 
 
-def as_seen(record: dict[str, Any]) -> dict[str, Any]:
-    """What a scheduler is told of a record of validation: asha would let a NaN go on, as it is below nothing."""
+def scheduler_metrics(record: dict[str, Any]) -> dict[str, Any]:
+    """What a scheduler is told of a record of validation: asha would let a NaN go on, as it is below
+    nothing.
+    """
     loss = record["validation_loss"]
     return {"step": record["step"], "validation_loss": loss if math.isfinite(loss) else math.inf}
-
-
-def take_over(run: RunSpec, store: Storage) -> None:
-    """Before a trial of pbt trains: the checkpoint that Ray Tune gave it, which may be another trial's,
-    becomes its own, and its settings those of `run`.
-    """
-    from ray import tune
-
-    given = tune.get_checkpoint()
-    output = open_storage(run.output)
-    if given is not None:
-        with given.as_directory() as folder:
-            note = json.loads(Path(folder, "medsd.json").read_text())
-        source = store.child(trial_folder(note["trial"]))
-        if source.url != output.url:
-            fork(source, note["step"], output)
-    adopt(output, run)
 
 
 @contextlib.contextmanager

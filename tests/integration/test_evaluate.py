@@ -20,7 +20,7 @@ from medsd_ray.data.sources.phantom import phantom_samples
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.evaluate import EvaluationOptions, evaluate
 from medsd_ray.evaluation.figures.clip_score import clip_score
-from medsd_ray.evaluation.networks import classifier, features
+from medsd_ray.evaluation.networks import classifier, extractors
 from medsd_ray.evaluation.protocols import ProtocolOptions
 from medsd_ray.storage import open_storage
 
@@ -256,14 +256,14 @@ def test_features_from_weight_files(tmp_path: Path):
     save_file(network.state_dict(), tmp_path / "xrv.safetensors")
     torch.save(network, tmp_path / "xrv.pt")  # a whole module, as torchxrayvision publishes
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 1), dtype=np.uint8)
-    inception = features.inception(tmp_path / "inception.pth")
+    inception = extractors.inception(tmp_path / "inception.pth")
     assert inception(pixels).shape == (2, 2048)
     assert "NOT the published weights" in inception.description
-    plain, whole = (features.xrv(tmp_path / name)(pixels) for name in ("xrv.safetensors", "xrv.pt"))
+    plain, whole = (extractors.xrv(tmp_path / name)(pixels) for name in ("xrv.safetensors", "xrv.pt"))
     assert plain.shape == (2, 1024)
     np.testing.assert_array_equal(plain, whole)
     with pytest.raises(InputError, match="not torch-fidelity's Inception"):
-        features.inception(tmp_path / "xrv.safetensors")
+        extractors.inception(tmp_path / "xrv.safetensors")
 
 
 def test_code_in_a_weight_file_does_not_run(tmp_path: Path):
@@ -273,7 +273,7 @@ def test_code_in_a_weight_file_does_not_run(tmp_path: Path):
 
     torch.save({"features.conv0.weight": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(InputError, match="read safely"):
-        features.xrv(tmp_path / "evil.pt")
+        extractors.xrv(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
 
 

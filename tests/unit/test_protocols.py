@@ -22,8 +22,9 @@ from medsd_ray.evaluation.figures.protocol_images import by_finding, first_of_ea
 from medsd_ray.evaluation.figures.reidentification import pixel_distance, reidentify
 from medsd_ray.evaluation.figures.sets import Sets
 from medsd_ray.evaluation.inputs import ImageSet
-from medsd_ray.evaluation.networks import encoders
-from medsd_ray.evaluation.networks.features import Extractor
+from medsd_ray.evaluation.networks.extractors import Extractor, clip_images, rad_dino
+from medsd_ray.evaluation.networks.siamese import SiameseNetwork, load_siamese
+from medsd_ray.evaluation.networks.weights import local_path
 from medsd_ray.evaluation.prompts import write_prompts
 from medsd_ray.evaluation.protocols import PROTOCOLS, ProtocolOptions, Reidentification
 from medsd_ray.storage import open_storage
@@ -205,12 +206,12 @@ def siamese_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("siamese") / "siamese.safetensors"
-    save_file(encoders.SiameseNetwork().state_dict(), path)
+    save_file(SiameseNetwork().state_dict(), path)
     return path
 
 
 def test_the_siamese_network_is_that_of_the_weights(siamese_file: Path, tmp_path: Path):
-    network = encoders.siamese(siamese_file)
+    network = load_siamese(siamese_file)
     pair = images(["a", "b"])
     features = network.features(pair.pixels)
     score = network.scores(features[:1], features[1:])
@@ -226,7 +227,7 @@ def test_the_siamese_network_is_that_of_the_weights(siamese_file: Path, tmp_path
     assert same == pytest.approx(torch.sigmoid(network.network.fc_end.bias).item())
     torch.save({"fc_end.weight": torch.zeros(1, 5)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="not a siamese ResNet-50"):
-        encoders.siamese(tmp_path / "other.pth")
+        load_siamese(tmp_path / "other.pth")
 
 
 # --- extractors from folders and S3
@@ -253,20 +254,20 @@ def test_rad_dino_from_a_folder_and_from_s3(
 ):
     monkeypatch.setenv("MEDSD_CACHE", str(tmp_path / "cache"))
     pixels = images(["a"] * 3).pixels
-    local = encoders.rad_dino(dino_folder)
+    local = rad_dino(dino_folder)
     features = local(pixels)
     assert features.shape == (3, 16) and local.dimensions == 16 and not np.allclose(features[0], features[1])
     store = open_storage(f"{s3}/dino")
     for path in dino_folder.iterdir():
         store.upload(path, path.name)
-    remote = encoders.rad_dino(encoders.fetched(f"{s3}/dino"))
+    remote = rad_dino(local_path(f"{s3}/dino"))
     np.testing.assert_array_equal(remote(pixels), features)
     store.write("weights.pth", b"abc")
-    assert encoders.fetched(f"{s3}/dino/weights.pth").read_bytes() == b"abc"
+    assert local_path(f"{s3}/dino/weights.pth").read_bytes() == b"abc"
     with pytest.raises(InputError, match="no weights here"):
-        encoders.fetched(f"{s3}/absent")
+        local_path(f"{s3}/absent")
     with pytest.raises(InputError, match="not a DINOv2"):
-        encoders.rad_dino(tmp_path)
+        rad_dino(tmp_path)
 
 
 def test_clip_images_are_the_projected_features(tmp_path: Path):
@@ -287,7 +288,7 @@ def test_clip_images_are_the_projected_features(tmp_path: Path):
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPProcessor(processor, tokenizer).save_pretrained(tmp_path)
     pixels = images(["a"] * 2).pixels
-    found = encoders.clip_images(tmp_path)
+    found = clip_images(tmp_path)
     assert (
         found(pixels).shape == (2, 12) and found.dimensions == 12 and "NOT CLIP ViT-B/32" in found.description
     )

@@ -30,12 +30,26 @@ def test_fleiss_kappa_of_published_tables():
     assert fleiss_kappa(np.array(FOURTEEN_RATERS)) == pytest.approx(0.210, abs=5e-4)
 
 
+def kappa_of_table(counts: list[list[int]]) -> float:
+    """Of two readers whose pairs of answers occur so often."""
+    answers = [pair for pair, count in np.ndenumerate(np.array(counts)) for _ in range(count)]
+    return cohen_kappa(np.array(answers), len(counts))
+
+
 def test_cohen_kappa_of_the_textbook():
-    assert cohen_kappa(np.array([[20, 5], [10, 15]])) == pytest.approx(0.4)
-    assert cohen_kappa(np.array([[45, 15], [25, 15]])) == pytest.approx(0.1304, abs=5e-5)
-    assert cohen_kappa(np.array([[25, 35], [5, 35]])) == pytest.approx(0.2593, abs=5e-5)
-    assert cohen_kappa(np.diag([3, 9])) == pytest.approx(1.0)
-    assert np.isnan(cohen_kappa(np.array([[7, 0], [0, 0]])))
+    assert kappa_of_table([[20, 5], [10, 15]]) == pytest.approx(0.4)
+    assert kappa_of_table([[45, 15], [25, 15]]) == pytest.approx(0.1304, abs=5e-5)
+    assert kappa_of_table([[25, 35], [5, 35]]) == pytest.approx(0.2593, abs=5e-5)
+    assert kappa_of_table([[3, 0], [0, 9]]) == pytest.approx(1.0)
+    assert np.isnan(kappa_of_table([[7, 0], [0, 0]]))
+
+
+def test_quadratic_weights_are_of_the_answers_themselves_not_of_those_that_occur():
+    """Nobody answers 1 or 3: 0, 2 and 4 stay as far apart as they are."""
+    answers = np.array([[0, 0], [0, 2], [2, 2], [4, 2], [4, 4], [4, 0]])
+    observed = ((answers[:, 0] - answers[:, 1]) ** 2).mean()
+    chance = np.mean([(one - other) ** 2 for one in answers[:, 0] for other in answers[:, 1]])
+    assert cohen_kappa(answers, 5, quadratic=True) == pytest.approx(1 - observed / chance, abs=1e-12)
 
 
 def test_weighted_kappa_is_torchmetrics_own():

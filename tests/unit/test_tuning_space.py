@@ -12,7 +12,8 @@ from medsd_ray.spec import plan
 from medsd_ray.spec.load import parse_run, parse_study
 from medsd_ray.spec.space import apply, combinations, fill, holds, ordered
 from medsd_ray.spec.study import StudySpec
-from medsd_ray.tuning.tune import absolute, ways
+from medsd_ray.tuning.addresses import absolute
+from medsd_ray.tuning.preparation import latent_sets
 
 LORA = {"method": "lora", "lora": {"rank": 4}}
 STUDY: dict[str, Any] = {
@@ -138,13 +139,13 @@ def test_latents_are_shared_by_all_with_the_same_vae_and_no_other(study: StudySp
 
 
 def test_each_way_is_encoded_once_with_texts_where_a_text_encoder_is_frozen(study: StudySpec):
-    found = ways(study, list(combinations(study.space)))
+    found = latent_sets(study, list(combinations(study.space)))
     assert [one["components.vae"] for one, _ in found] == ["frozen", "decoder"]
     assert [texts for _, texts in found] == [True, True]
     trained = parse_study(changed(STUDY, {"space": STUDY["space"] | {"components.text_encoder": ["full"]}}))
-    assert [texts for _, texts in ways(trained, None)] == [False, False]
+    assert [texts for _, texts in latent_sets(trained, None)] == [False, False]
     first = [one for one in combinations(study.space) if one["components.vae"] == "frozen"][:1]
-    assert len(ways(study, first)) == 1, "a way that no trial takes is not made"
+    assert len(latent_sets(study, first)) == 1, "a way that no trial takes is not made"
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(None, 20), (5, 5)])

@@ -25,9 +25,9 @@ from medsd_ray.spec.load import parse_study
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import FolderStorage
-from medsd_ray.tuning.fork import adopt, fork
-from medsd_ray.tuning.ledger import Ledger
-from medsd_ray.tuning.search import Proposals, scheduler
+from medsd_ray.tuning.population import adopt_checkpoints, copy_checkpoint
+from medsd_ray.tuning.search import StudySearcher, scheduler
+from medsd_ray.tuning.study_record import StudyRecord
 from medsd_ray.tuning.trial import watched
 
 PBT: dict[str, Any] = {
@@ -70,10 +70,10 @@ def test_a_trial_takes_over_a_checkpoint_and_makes_it_its_own(tmp_path: Path):
         )
     own.write("result.json", b"{}")
 
-    fork(source, 40, own)
+    copy_checkpoint(source, 40, own)
     assert saved_steps(own) == ([40], []) and not own.exists("result.json")
     wanted = run_of(study, 2e-4, "0001")
-    adopt(own, wanted)
+    adopt_checkpoints(own, wanted)
     store = own.child(checkpoint_folder(40))
     assert store.read_json("checkpoint.json")["spec"] == wanted.model_dump(mode="json")
     store.download_tree(tmp_path / "copy")  # checks every file against COMPLETE
@@ -82,7 +82,7 @@ def test_a_trial_takes_over_a_checkpoint_and_makes_it_its_own(tmp_path: Path):
     ).read("rank-00001.safetensors")
     assert source.child(checkpoint_folder(40)).read_json("checkpoint.json")["spec"]["name"] == "pbt-0000"
 
-    fork(source, 20, own)
+    copy_checkpoint(source, 20, own)
     assert saved_steps(own) == ([40], []), "a checkpoint that is gone by now changes nothing"
 
 
@@ -121,12 +121,12 @@ def test_a_trial_sees_that_its_study_is_asked_to_stop(tmp_path: Path, monkeypatc
         assert stop.wait(5)
 
 
-def ended(ledger: Ledger, status: str, losses: dict[int, float]) -> str:
-    trial = ledger.next()
+def ended(record: StudyRecord, status: str, losses: dict[int, float]) -> str:
+    trial = record.next_trial()
     assert trial
     lines = "".join(f'{{"step": {step}, "validation_loss": {loss}}}\n' for step, loss in losses.items())
-    ledger.output.write(f"trials/{trial['id']}/metrics.jsonl", lines.encode())
-    ledger.ended(trial["id"], status)
+    record.output.write(f"trials/{trial['id']}/metrics.jsonl", lines.encode())
+    record.ended(trial["id"], status)
     return trial["id"]
 
 
@@ -136,28 +136,28 @@ class Running:
 
 @pytest.mark.parametrize(("loss", "decision"), [(0.3, "STOP"), (0.1, "CONTINUE"), (float("inf"), "STOP")])
 def test_asha_remembers_trials_of_before_a_resume(tmp_path: Path, loss: float, decision: str):
-    ledger = Ledger(parse_study(ASHA), FolderStorage(tmp_path), {})
-    ended(ledger, "done", {10: 0.2, 20: 0.1})
-    ended(ledger, "stopped", {10: 0.25})
-    asha: Any = scheduler(ledger.study, ledger)
+    record = StudyRecord(parse_study(ASHA), FolderStorage(tmp_path), {})
+    ended(record, "done", {10: 0.2, 20: 0.1})
+    ended(record, "stopped", {10: 0.25})
+    asha: Any = scheduler(record.study, record)
     asha.on_trial_add(None, Running())
     assert asha.on_trial_result(None, Running(), {"step": 10, "validation_loss": loss}) == decision
 
 
 def test_asha_stops_no_trial_at_its_last_step(tmp_path: Path):
     study = parse_study(changed(ASHA, {"run.training.max_steps": 40}))
-    ledger = Ledger(study, FolderStorage(tmp_path), {})
-    ended(ledger, "done", {10: 0.2, 20: 0.1, 40: 0.05})
-    asha: Any = scheduler(study, ledger)
+    record = StudyRecord(study, FolderStorage(tmp_path), {})
+    ended(record, "done", {10: 0.2, 20: 0.1, 40: 0.05})
+    asha: Any = scheduler(study, record)
     asha.on_trial_add(None, Running())
     for step, loss in ((10, 0.19), (20, 0.09), (40, 9.0)):
         assert asha.on_trial_result(None, Running(), {"step": step, "validation_loss": loss}) == "CONTINUE"
 
 
 def test_no_trial_is_proposed_once_the_study_is_asked_to_stop(tmp_path: Path):
-    ledger, stop = Ledger(parse_study(ASHA), FolderStorage(tmp_path), {}), threading.Event()
-    proposals = Proposals(ledger, stop)
+    record, stop = StudyRecord(parse_study(ASHA), FolderStorage(tmp_path), {}), threading.Event()
+    proposals = StudySearcher(record, stop)
     assert proposals.suggest("ray's id") == {"trial": "0000"}
     stop.set()
-    assert proposals.suggest("another") == Proposals.FINISHED
-    assert len(ledger.trials) == 1
+    assert proposals.suggest("another") == StudySearcher.FINISHED
+    assert len(record.trials) == 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from medsd_ray.evaluation.estimates import Missing, put
 from medsd_ray.evaluation.figures.sets import NO_BASE, Sets
-from medsd_ray.evaluation.networks.features import cosines
+from medsd_ray.evaluation.networks.image_text import cosines
 
 
 def clip_score(folder: str | Path, pixels: np.ndarray, prompts: list[str]) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from torchmetrics.image.kid import poly_mmd
 from medsd_ray.evaluation.estimates import Estimate, Missing, put
 from medsd_ray.evaluation.figures.sets import NO_BASE, NO_TRAIN, Sets
 from medsd_ray.evaluation.messages import Say
-from medsd_ray.evaluation.networks.features import Extractor
+from medsd_ray.evaluation.networks.extractors import Extractor
 
 REPEATS = 200  # random halves, for the intervals
 NEIGHBOURS = 5  # of precision, recall, density and coverage

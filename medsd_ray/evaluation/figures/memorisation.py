@@ -21,7 +21,7 @@ from medsd_ray.evaluation.estimates import Missing, put
 from medsd_ray.evaluation.figures.distances import pairwise_distances
 from medsd_ray.evaluation.figures.sets import NO_TRAIN, Sets
 from medsd_ray.evaluation.inputs import ImageSet
-from medsd_ray.evaluation.networks.features import Extractor
+from medsd_ray.evaluation.networks.extractors import Extractor
 
 NEIGHBOURS = 50
 PIXELS = 64

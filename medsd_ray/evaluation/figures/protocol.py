@@ -18,9 +18,10 @@ from medsd_ray.evaluation.figures.reidentification import reidentify
 from medsd_ray.evaluation.figures.sets import Sets
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.messages import Say
-from medsd_ray.evaluation.networks import encoders
-from medsd_ray.evaluation.networks.encoders import Siamese
-from medsd_ray.evaluation.networks.features import Extractor, cosines
+from medsd_ray.evaluation.networks.extractors import Extractor, clip_images, rad_dino
+from medsd_ray.evaluation.networks.image_text import cosines
+from medsd_ray.evaluation.networks.siamese import Siamese, load_siamese
+from medsd_ray.evaluation.networks.weights import fingerprint, local_path
 from medsd_ray.evaluation.protocols import (
     PROTOCOLS,
     PromptSimilarity,
@@ -59,10 +60,8 @@ def load_protocol(
     if protocol is None:
         raise InputError(f"protocol {options.name!r} is not known; choose {' or '.join(PROTOCOLS)}")
     extra: dict[str, Extractor | Missing] = {
-        "clip": encoders.clip_images(encoders.fetched(clip))
-        if clip
-        else Missing("no CLIP ViT-B/32 was given (--clip)"),
-        "rad-dino": encoders.rad_dino(encoders.fetched(options.rad_dino))
+        "clip": clip_images(local_path(clip)) if clip else Missing("no CLIP ViT-B/32 was given (--clip)"),
+        "rad-dino": rad_dino(local_path(options.rad_dino))
         if options.rad_dino
         else Missing("no RadDINO was given (--rad-dino)"),
     }
@@ -70,10 +69,10 @@ def load_protocol(
     return LoadedProtocol(
         protocol,
         {name: (extractors | extra)[name] for name in wanted},
-        str(encoders.fetched(options.alignment))
+        str(local_path(options.alignment))
         if options.alignment
         else Missing("no image-text encoder was given (--alignment)"),
-        encoders.siamese(encoders.fetched(options.siamese))
+        load_siamese(local_path(options.siamese))
         if options.siamese
         else Missing("no weight file was given (--siamese)"),
         options.reidentify,
@@ -111,7 +110,7 @@ def _described(loaded: LoadedProtocol) -> dict[str, str]:
     if isinstance(loaded.siamese, Siamese):
         found["siamese"] = loaded.siamese.description
     if not isinstance(loaded.alignment, Missing):
-        weights = encoders.fingerprint(Path(loaded.alignment))[:12]
+        weights = fingerprint(Path(loaded.alignment))[:12]
         found["alignment"] = (
             f"a model of CLIP's layout (weights {weights}); its cosines compare with no other encoder's"
         )

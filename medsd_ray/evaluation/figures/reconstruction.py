@@ -16,18 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing, put
-from medsd_ray.evaluation.networks.classifier import device
-from medsd_ray.evaluation.networks.features import as_state, check_shapes, read_weights
+from medsd_ray.evaluation.networks.batches import BATCH, device
+from medsd_ray.evaluation.networks.weights import as_state, check_shapes, read_weights
 from medsd_ray.models.load import load_components
 from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
 from medsd_ray.models.resolve import model_fingerprint
-
-BATCH = 16
-
 
 FIGURES = ("psnr", "ssim", "lpips")
 
@@ -114,7 +111,7 @@ def _measure(module: Any, lpips: Lpips | Missing, pixels: np.ndarray) -> dict[st
 
 def psnr(one: Tensor, other: Tensor) -> Tensor:
     """10·log₁₀(L²/MSE) of each image; (B, C, H, W) in [-1, 1], so L = 2, to (B,)."""
-    return 10 * torch.log10(4 / (one - other).square().mean(dim=(1, 2, 3)))
+    return peak_signal_noise_ratio(one, other, data_range=2.0, reduction="none", dim=(1, 2, 3))
 
 
 def checked(vae: str | None, lpips: Path | None) -> tuple[Vae | Missing, Lpips | Missing]:

@@ -11,8 +11,8 @@ import numpy as np
 from medsd_ray.evaluation.estimates import Missing, figure_row
 from medsd_ray.evaluation.figures.sets import NO_TRAIN
 from medsd_ray.evaluation.inputs import ImageSet
-from medsd_ray.evaluation.networks.encoders import Siamese
-from medsd_ray.evaluation.networks.features import Extractor
+from medsd_ray.evaluation.networks.extractors import Extractor
+from medsd_ray.evaluation.networks.siamese import Siamese
 from medsd_ray.evaluation.protocols import Reidentification, prompt_key
 
 Group = tuple[int, list[int]]  # a training image, and the generated images of its prompt

@@ -19,6 +19,7 @@ from torchvision.models import DenseNet
 
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.messages import Say, print_line
+from medsd_ray.evaluation.networks.batches import device, in_batches
 
 SMALL = {"growth_rate": 12, "block_config": (4, 4, 4), "num_init_features": 24}
 LARGE = {"growth_rate": 32, "block_config": (6, 12, 24, 16), "num_init_features": 64}  # DenseNet-121
@@ -27,10 +28,6 @@ SMALL_UP_TO = 128  # px; larger images are shrunk to it for the small network
 BATCH = 32
 PASSES = 15_000  # training images seen, whatever their number: it sets the epochs
 MIN_PER_CLASS = 5
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -50,15 +47,8 @@ class Classifier:
 
     def _batches(self, pixels: np.ndarray, forward: Callable[[Tensor], Tensor]) -> np.ndarray:
         self.network.eval()
-        with torch.inference_mode():
-            parts = [
-                forward(_three(_input(pixels[i : i + 64], self.size, self.mean, self.std)))
-                .double()
-                .cpu()
-                .numpy()
-                for i in range(0, len(pixels), 64)
-            ]
-        return np.concatenate(parts)
+        prepare = lambda batch: _three(_input(batch, self.size, self.mean, self.std))
+        return in_batches(pixels, lambda batch: forward(prepare(batch)).double().cpu(), size=64).numpy()
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """(N, H, W, C) uint8 -> (N, classes) float64, each row summing to 1."""

@@ -13,7 +13,8 @@ from torchvision.models import DenseNet
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.inputs import read_real
 from medsd_ray.evaluation.messages import Say
-from medsd_ray.evaluation.networks.classifier import LARGE, SMALL, Classifier, device, train_classifier
+from medsd_ray.evaluation.networks.batches import device
+from medsd_ray.evaluation.networks.classifier import LARGE, SMALL, Classifier, train_classifier
 from medsd_ray.storage import Storage, to_json
 from medsd_ray.storage.outputs import finish
 

@@ -9,12 +9,32 @@ import tempfile
 from pathlib import Path
 
 from medsd_ray.runs.checkpoints import saved_steps
-from medsd_ray.runs.names import CHECKPOINT, CHECKPOINTS, RESULT, checkpoint_folder
+from medsd_ray.runs.names import CHECKPOINT, CHECKPOINTS, RESULT, checkpoint_folder, trial_folder
 from medsd_ray.spec.run import RunSpec
-from medsd_ray.storage import COMPLETE, Storage, entry_of_bytes
+from medsd_ray.storage import COMPLETE, Storage, entry_of_bytes, open_storage
+
+NOTE = "medsd.json"
+"""What Ray Tune is given for a checkpoint: the trial and the step, as the checkpoint itself is the run's."""
 
 
-def fork(source: Storage, step: int, output: Storage) -> None:
+def take_over_checkpoint(run: RunSpec, store: Storage) -> None:
+    """Before a trial of pbt trains: the checkpoint that Ray Tune gave it, which may be another trial's,
+    becomes its own, and its settings those of `run`.
+    """
+    from ray import tune
+
+    given = tune.get_checkpoint()
+    output = open_storage(run.output)
+    if given is not None:
+        with given.as_directory() as folder:
+            note = json.loads(Path(folder, NOTE).read_text())
+        source = store.child(trial_folder(note["trial"]))
+        if source.url != output.url:
+            copy_checkpoint(source, note["step"], output)
+    adopt_checkpoints(output, run)
+
+
+def copy_checkpoint(source: Storage, step: int, output: Storage) -> None:
     """Replaces the checkpoints of `output` by one of another run; nothing where that one is gone by now."""
     there = source.child(checkpoint_folder(step))
     if there.complete() is None:
@@ -26,7 +46,7 @@ def fork(source: Storage, step: int, output: Storage) -> None:
         output.child(checkpoint_folder(step)).upload_tree(Path(folder))
 
 
-def adopt(output: Storage, run: RunSpec) -> None:
+def adopt_checkpoints(output: Storage, run: RunSpec) -> None:
     """Makes the complete checkpoints this run's: training goes on from them with its own settings."""
     spec = run.model_dump(mode="json")
     for step in saved_steps(output)[0]:

@@ -1,5 +1,5 @@
-"""Which combination is tried next, and which dimensions mattered, by Optuna. A function of the study and of
-what was found so far, so that a resumed search goes on as one that was never interrupted.
+"""Which combination is tried next, by Optuna's samplers. A function of the study and of what was found so
+far, so that a resumed search goes on as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 Value = float | None
 ATTEMPTS = 50
 """Draws before a new combination is looked for in order."""
-ENOUGH = 4
-"""Trials from which on importance says anything."""
 
 
-def count(study: StudySpec) -> int:
+def count_combinations(study: StudySpec) -> int:
     """Combinations that the search will try at most, the budget aside."""
     finite = all(dimension.choice is not None for dimension in study.space.values())
     wanted = study.search.num_samples
@@ -40,7 +38,7 @@ def propose(study: StudySpec, earlier: Sequence[Combination], values: Sequence[V
     metric, None where it failed, was stopped or is not known yet.
     """
     number = len(earlier)
-    if number >= count(study):
+    if number >= count_combinations(study):
         return None
     if study.search.searcher == "grid":
         return next(itertools.islice(combinations(study.space), number, None))
@@ -51,7 +49,7 @@ def propose(study: StudySpec, earlier: Sequence[Combination], values: Sequence[V
     return next(one for one in combinations(study.space) if one not in earlier)
 
 
-def planned(study: StudySpec) -> list[Combination] | None:
+def planned_combinations(study: StudySpec) -> list[Combination] | None:
     """All combinations in order, where what was found has no say in them; None for tpe."""
     if study.search.searcher == "tpe":
         return None
@@ -69,24 +67,30 @@ def _drawn(
     seed = zlib.crc32(key.encode())
     random = study.search.searcher == "random"
     sampler = optuna.samplers.RandomSampler(seed) if random else optuna.samplers.TPESampler(seed=seed)
-    trial = (_study(study, [], [], sampler) if random else _study(study, earlier, values, sampler)).ask()
+    trial = (
+        optuna_study(study, [], [], sampler) if random else optuna_study(study, earlier, values, sampler)
+    ).ask()
     return fill(study.space, lambda path, dimension: _ask(trial, path, dimension))
 
 
 def _ask(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
     if dimension.choice is not None:
-        return json.loads(trial.suggest_categorical(path, [_label(value) for value in dimension.choice]))
+        return json.loads(trial.suggest_categorical(path, [label(value) for value in dimension.choice]))
     low, high = dimension.bounds
     return trial.suggest_float(path, low, high, log=dimension.loguniform is not None)
 
 
-def _label(value: Any) -> str:
+def label(value: Any) -> str:
+    """A choice as Optuna's categories have it: a choice may be a mapping, which Optuna does not take."""
     return json.dumps(value, sort_keys=True)
 
 
-def _study(
+def optuna_study(
     study: StudySpec, tried: Sequence[Combination], values: Sequence[Value], sampler=None
 ) -> optuna.Study:
+    """An Optuna study of this space that has tried these combinations, with each one's metric, None where it
+    has none.
+    """
     import optuna
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
@@ -95,14 +99,14 @@ def _study(
         direction="minimize" if study.direction == "min" else "maximize", sampler=sampler
     )
     known: dict[str, Any] = {
-        path: CategoricalDistribution([_label(value) for value in d.choice])
+        path: CategoricalDistribution([label(value) for value in d.choice])
         if d.choice is not None
         else FloatDistribution(*d.bounds, log=d.loguniform is not None)
         for path, d in study.space.items()
     }
     for combination, value in zip(tried, values, strict=True):
         labels = {
-            path: _label(v) if study.space[path].choice is not None else v for path, v in combination.items()
+            path: label(v) if study.space[path].choice is not None else v for path, v in combination.items()
         }
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
         distributions = {path: known[path] for path in labels}
@@ -110,29 +114,3 @@ def _study(
             optuna.trial.create_trial(params=labels, distributions=distributions, value=value, state=state)
         )
     return found
-
-
-def importance(
-    study: StudySpec, tried: Sequence[Combination], values: Sequence[float]
-) -> tuple[dict[str, Value] | None, str | None]:
-    """Dimension -> its share of the metric's variance by fANOVA (Hutter et al. 2014), over trials with a
-    metric, and a reason for what is None: everything, or the dimensions that only some of the trials have.
-    """
-    import optuna
-
-    if len(tried) < ENOUGH:
-        return None, f"{len(tried)} trials have the metric, and importance needs {ENOUGH}"
-    if len(set(values)) == 1:
-        return None, "all trials have the same metric"
-    everywhere = [path for path in study.space if all(path in combination for combination in tried)]
-    varied = [path for path in everywhere if len({_label(combination[path]) for combination in tried}) > 1]
-    if not varied:
-        return None, "no dimension has several values in all trials that have the metric"
-    found = optuna.importance.get_param_importances(
-        _study(study, tried, values),
-        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-        params=varied,
-    )
-    left = [path for path in study.space if path not in varied]
-    reason = f"{', '.join(left)}: not in all trials, or with one value alone" if left else None
-    return {path: float(found[path]) if path in found else None for path in study.space}, reason

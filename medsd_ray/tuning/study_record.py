@@ -1,5 +1,5 @@
-"""The study's own books: one trial.json a trial, study.json over all, progress.json. The driver alone writes
-them.
+"""The record of a study: one trial.json a trial, study.json over all, progress.json. The driver alone writes
+it.
 
 trial.json is the truth, so that a search whose driver was killed goes on with the same trials: study.json,
 which is written after it, may be one change behind.
@@ -13,22 +13,25 @@ import time
 from typing import Any
 
 from medsd_ray.retries import with_retries
-from medsd_ray.runs.names import PROGRESS, STUDY, TRIAL, trial_file
+from medsd_ray.runs.names import PROGRESS, RUN_SPEC, STUDY, TRIAL, trial_file
 from medsd_ray.runs.progress import now
-from medsd_ray.spec.space import within
+from medsd_ray.spec import plan
+from medsd_ray.spec.space import Combination, within
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import Storage
-from medsd_ray.tuning import results, suggest
-from medsd_ray.tuning.results import OVER, Trial
+from medsd_ray.tuning import summary
+from medsd_ray.tuning.markdown import shown
+from medsd_ray.tuning.proposals import count_combinations, propose
+from medsd_ray.tuning.summary import OVER, Trial
 
 
-class Ledger:
+class StudyRecord:
     """The trials of a study in order: trial i has the combination i // seeds and the seed i % seeds."""
 
     def __init__(self, study: StudySpec, output: Storage, versions: dict[str, Any]):
         self.study, self.output, self.versions = study, output, versions
         self.trials = _read_trials(output)
-        self.total = suggest.count(study) * len(study.seeds)
+        self.total = count_combinations(study) * len(study.seeds)
         if study.budget.max_trials:
             self.total = min(self.total, study.budget.max_trials)
         self.warnings: list[str] = []
@@ -54,7 +57,7 @@ class Ledger:
         """Whether no trial is left to run."""
         return len(self.trials) >= self.total and all(trial["status"] in OVER for trial in self.trials)
 
-    def next(self) -> Trial | None:
+    def next_trial(self) -> Trial | None:
         """The first trial that neither runs nor is over, planned now where it is new; None where none is
         left.
         """
@@ -84,11 +87,11 @@ class Ledger:
         if number % len(seeds):
             params = groups[-1][0]["params"]
         else:
-            values = [results.value_of(self.study, group) for group in groups]
-            params = suggest.propose(self.study, [group[0]["params"] for group in groups], values)
+            values = [summary.value_of(self.study, group) for group in groups]
+            params = propose(self.study, [group[0]["params"] for group in groups], values)
             if params is None:
                 return None
-        self.trials.append(results.new_trial(self.study, number, params, seeds[number % len(seeds)]))
+        self.trials.append(new_trial(self.study, number, params, seeds[number % len(seeds)]))
         self.write(self.trials[-1])
         return self.trials[-1]
 
@@ -110,17 +113,16 @@ class Ledger:
         seconds = self.trial(name)["seconds"] + time.monotonic() - self._started.pop(name, time.monotonic())
         self.update(name, status=status, seconds=round(seconds, 1), **changes)
 
-    def heard(self, name: str, step: int, loss: float) -> None:
+    def validated(self, name: str, step: int, loss: float) -> None:
         self.update(name, steps=step, metrics=self.trial(name)["metrics"] | {"validation_loss": loss})
 
-    def line(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         """A trial as the terminal shows it."""
         trial, study = self.trial(name), self.study
         what = ", ".join(
-            f"{path.removeprefix('components.')} {results.shown(value)}"
-            for path, value in trial["params"].items()
+            f"{path.removeprefix('components.')} {shown(value)}" for path, value in trial["params"].items()
         )
-        value = results.metric_of(study, trial)
+        value = summary.metric_of(study, trial)
         end = (
             f": {trial['error']}"
             if trial["error"]
@@ -129,7 +131,8 @@ class Ledger:
             else ""
         )
         steps = f", step {trial['steps']}" if trial["steps"] else ""
-        return f"trial {name} of {self.total} ({what or 'the run as it is'}; seed {trial['seed']}) {trial['status']}{steps}{end}"
+        about = f"{what or 'the run as it is'}; seed {trial['seed']}"
+        return f"trial {name} of {self.total} ({about}) {trial['status']}{steps}{end}"
 
     def update(self, name: str, **changes: Any) -> None:
         if "metrics" in changes:  # JSON has no NaN
@@ -145,7 +148,7 @@ class Ledger:
 
     def save(self, state: str) -> dict[str, Any]:
         """Writes study.json and progress.json, and returns the former."""
-        found = results.summary(self.study, self.trials, state, self.seconds, self.versions)
+        found = summary.summarise(self.study, self.trials, state, self.seconds, self.versions)
         with_retries(lambda: self.output.write_json(STUDY, found))
         with_retries(lambda: self.output.write_json(PROGRESS, self.progress(state, found["best"])))
         return found
@@ -180,3 +183,23 @@ def _seconds(output: Storage) -> float:
         return float(output.read_json(STUDY)["seconds"])
     except FileNotFoundError:
         return 0.0
+
+
+def new_trial(study: StudySpec, number: int, params: Combination, seed: int) -> Trial:
+    """What trial.json says before the trial starts. `run` is null where U-Net and text encoder are frozen:
+    the model is judged as it is.
+    """
+    name = f"{number:04d}"
+    trained = plan.trial_run(study, params, seed, name) is not None
+    return {
+        "id": name,
+        "params": params,
+        "components": plan.methods(study, params),
+        "seed": seed,
+        "status": "pending",
+        "error": None,
+        "metrics": {},
+        "steps": 0,
+        "seconds": 0.0,
+        "run": trial_file(name, RUN_SPEC) if trained else None,
+    }

@@ -9,13 +9,13 @@ from medsd_ray.evaluation.figures.sets import assign
 from medsd_ray.evaluation.inputs import read_inputs
 from medsd_ray.evaluation.messages import print_line
 from medsd_ray.evaluation.networks.classifier import Classifier
-from medsd_ray.evaluation.networks.features import of_classifier
+from medsd_ray.evaluation.networks.extractors import of_classifier
 
 HELD_OUT = ("test",)
 NO_WEIGHTS = Missing("a study compares in its own detector's features")
 
 
-def score(shards: str, images: str, detector: Classifier, label: str) -> dict[str, float | None]:
+def image_metrics(shards: str, images: str, detector: Classifier, label: str) -> dict[str, float | None]:
     """Metric -> value; None for one that these images do not give. Raises InputError for images that are not
     whole.
     """
