@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from medsd_ray.data.shards import Sample, ShardWriter
 from medsd_ray.data.sources.phantom import phantom_samples
-from medsd_ray.reader_study.new import new_study
+from medsd_ray.reader_study.assembly import new_study
 from medsd_ray.storage import open_storage
 
 SIZE = 32

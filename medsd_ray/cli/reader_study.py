@@ -38,7 +38,7 @@ def new(
 
     Example: medsd reader-study new --real shards/ --generated images/ --out study --num-images 100
     """
-    from medsd_ray.reader_study.new import new_study
+    from medsd_ray.reader_study.assembly import new_study
 
     new_study(real, generated, out, num_images=num_images, seed=seed, label=label, normal=normal)
 

@@ -4,12 +4,13 @@ held-out patients.
 The question of RoentGen (Chambon et al. 2022, arXiv 2211.12737, sec. 4.4), each training repeated with
 several seeds.
 
-out/augmentation.json   settings and figures;  out/augmentation.csv   each training;  out/augmentation.png   the plot
+out/augmentation.json   settings and figures
+out/augmentation.csv    each training
+out/augmentation.png    the plot
 """
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from medsd_ray.evaluation.figures.distances import draw
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
 from medsd_ray.evaluation.messages import Say, print_line
 from medsd_ray.evaluation.networks.classifier import Classifier, train_classifier, usable_classes
-from medsd_ray.evaluation.report.format import dumps, number, span
+from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, span
 from medsd_ray.evaluation.report.plots import COLOURS, new_figure
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.storage import open_storage
@@ -50,18 +51,41 @@ def cases(ratios: Sequence[float]) -> list[Case]:
 
 
 def augment(
-    real: str, generated: str, out: str, *, ratios: Sequence[float] = (0.5, 1.0, 2.0), num_seeds: int = 3, seed: int = 0,
-    label: str = "finding", say: Say = print_line,
-) -> dict:  # fmt: skip
-    """Trains len(cases) x num_seeds classifiers and returns what augmentation.json holds.
+    real: str,
+    generated: str,
+    out: str,
+    *,
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    num_seeds: int = 3,
+    seed: int = 0,
+    label: str = "finding",
+    say: Say = print_line,
+) -> dict:
+    """Trains classifiers on real, generated and both kinds of images, each case with several seeds, and scores
+    them on real held-out patients.
 
-    A generated image's label is that of the real training images whose caption its prompt is. Raises
-    InputError for shards without a training and a test split, prompts that are no captions, or settings out
-    of range.
+    A generated image's label is that of the real training images whose caption its prompt is.
+
+    Args:
+        real: Image shards that `prepare` wrote, with a training and a test split.
+        generated: A folder that `generate` wrote.
+        out: Where augmentation.json, .csv and .png go.
+        ratios: Generated images for each real one, a case each.
+        num_seeds: Trainings of each case; intervals are over them.
+        seed: The first of them.
+        label: The field of the shards' labels that the classifier learns.
+        say: Is told where the computation stands, a line at a time.
+
+    Returns:
+        What augmentation.json holds.
+
+    Raises:
+        InputError: A split is missing, no prompt is a caption, or a setting is out of range.
     """
     if num_seeds < 2 or not ratios or min(ratios) <= 0:
         raise InputError(
-            "choose 2 seeds or more, for an interval over them, and ratios above 0, such as --ratio 0.5 --ratio 1"
+            "choose 2 seeds or more, for an interval over them, and ratios above 0, such as --ratio 0.5 "
+            "--ratio 1"
         )
     inputs = read_inputs(real, generated, None, label)
     store = open_storage(out)
@@ -80,7 +104,8 @@ def augment(
     for split in ("train", "test"):
         if split not in inputs.real:
             raise InputError(
-                f"{real}: no {split} split; prepare shards with one, so that no patient both trains and judges"
+                f"{real}: no {split} split; prepare shards with one, so that no patient both trains and "
+                "judges"
             )
     train, test, made = (
         inputs.real["train"],
@@ -97,11 +122,20 @@ def augment(
             rows.append(_run(case, train, inputs.real.get("validation"), test, made, seed + number_))
             say(_line(rows[-1]))
     found = {
-        "format": "medsd-augmentation/1", "settings": settings, "train": len(train), "generated": len(made),
-        "generated_without_label": len(inputs.generated) - len(made), "test": len(test), "test_patients": test.patients,
-        "classes": usable_classes(train.labels), "validation": VALIDATION, "cases": summarise(rows, cases(ratios)), "runs": rows,
-        "notes": inputs.notes, "versions": versions(),
-    }  # fmt: skip
+        "format": "medsd-augmentation/1",
+        "settings": settings,
+        "train": len(train),
+        "generated": len(made),
+        "generated_without_label": len(inputs.generated) - len(made),
+        "test": len(test),
+        "test_patients": test.patients,
+        "classes": usable_classes(train.labels),
+        "validation": VALIDATION,
+        "cases": summarise(rows, cases(ratios)),
+        "runs": rows,
+        "notes": inputs.notes,
+        "versions": versions(),
+    }
     plot = _plot(found["cases"])
     finish(store, {"augmentation.csv": _table(rows), "augmentation.png": plot, RESULT: dumps(found)})
     say(summary(found))
@@ -160,7 +194,9 @@ def score(classifier: Classifier, images: ImageSet) -> dict[str, Any]:
 
 
 def summarise(rows: list[dict], every: list[Case]) -> list[dict[str, Any]]:
-    """For each case: its figures over seeds with Student's interval, and the gain over `real`, seed by seed."""
+    """For each case: its figures over seeds with Student's interval, and the gain over `real`, seed by
+    seed.
+    """
     found = []
     base = [row for row in rows if row["case"] == "real"]
     for case in every:
@@ -184,11 +220,8 @@ def _line(row: dict) -> str:
 
 
 def _table(rows: list[dict]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ("case", "seed", "images", *FIGURES), extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    columns = ("case", "seed", "images", *FIGURES)
+    return csv_bytes(columns, ([row.get(name) for name in columns] for row in rows))
 
 
 def _plot(found: list[dict]) -> bytes:

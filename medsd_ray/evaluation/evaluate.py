@@ -249,7 +249,9 @@ def _inputs_sha256(report: dict) -> dict[str, str]:
 
 
 def _seed_images(protocol: LoadedProtocol | None, inputs: Inputs) -> ImageSet | Missing:
-    """The images of training prompts, from several seeds each, that a protocol compares with training images."""
+    """The images of training prompts, from several seeds each, that a protocol compares with training
+    images.
+    """
     if protocol is None or protocol.reidentify is None:
         return Missing("no images of training prompts were given (--reidentify)")
     height, width, channels = inputs.generated.pixels.shape[1:]

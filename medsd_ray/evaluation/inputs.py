@@ -65,7 +65,7 @@ def concatenate(sets: list[ImageSet]) -> ImageSet:
 
 
 @dataclass
-class _Raw:
+class _UnsizedImages:
     """An ImageSet whose images may still differ in size: each is (h, w) or (h, w, 3), uint8."""
 
     images: list[np.ndarray] = field(default_factory=list)
@@ -98,7 +98,9 @@ class _Raw:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All images of an evaluation, at one size. `real` holds the splits by name, or `all` for a plain folder."""
+    """All images of an evaluation, at one size. `real` holds the splits by name, or `all` for a plain
+    folder.
+    """
 
     real: dict[str, ImageSet]
     generated: ImageSet
@@ -142,7 +144,8 @@ def read_inputs(real: str, generated: str, base: str | None, label: str) -> Inpu
                 " and more" if len(others) > 3 else ""
             )
             notes.append(
-                f"{kind} of {was} were resized (with antialiasing) to the generated images' {size[1]}x{size[0]}."
+                f"{kind} of {was} were resized (with antialiasing) to the generated images' "
+                f"{size[1]}x{size[0]}."
             )
     return Inputs(
         real={name: raw.stacked(size, channels) for name, raw in splits.items()},
@@ -174,7 +177,9 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _fitted(image: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
-    """(h, w) or (h, w, 3) uint8 -> (H, W, channels): cut to the aspect ratio about the centre, then resized."""
+    """(h, w) or (h, w, 3) uint8 -> (H, W, channels): cut to the aspect ratio about the centre, then
+    resized.
+    """
     picture = Image.fromarray(image).convert("RGB" if channels == 3 else "L")
     if image.shape[:2] != size:
         picture = ImageOps.fit(picture, (size[1], size[0]), method=Image.Resampling.BICUBIC)
@@ -189,7 +194,8 @@ def decode(data: bytes, where: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.mode.startswith(("I", "F")):
                 raise InputError(
-                    f"{where}: {picture.mode} pixels, only 8-bit images are compared; run `medsd prepare` first"
+                    f"{where}: {picture.mode} pixels, only 8-bit images are compared; run `medsd prepare` "
+                    "first"
                 )
             return np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -204,8 +210,8 @@ def _folder_images(store: Storage) -> list[str]:
     ]
 
 
-def _read_generated(url: str) -> tuple[_Raw, dict]:
-    store, raw = open_storage(url), _Raw()
+def _read_generated(url: str) -> tuple[_UnsizedImages, dict]:
+    store, raw = open_storage(url), _UnsizedImages()
     try:
         manifest = store.read_json(GENERATED)
         entries = [(str(e["file"]), str(e.get("prompt", ""))) for e in manifest.pop("images")]
@@ -227,7 +233,7 @@ def _read_generated(url: str) -> tuple[_Raw, dict]:
     return raw, manifest
 
 
-def _read_real(url: str, label: str) -> dict[str, _Raw]:
+def _read_real(url: str, label: str) -> dict[str, _UnsizedImages]:
     store = open_storage(url)
     if not store.exists(INDEX):
         return {"all": _read_real_folder(store, url)}
@@ -236,9 +242,10 @@ def _read_real(url: str, label: str) -> dict[str, _Raw]:
         kind = read_index(url, split).kind
         if kind != "image":
             raise InputError(
-                f"{url}: {kind} shards ({split}); evaluate compares images, so give what `medsd prepare` wrote"
+                f"{url}: {kind} shards ({split}); evaluate compares images, so give what `medsd prepare` "
+                "wrote"
             )
-        raw = _Raw()
+        raw = _UnsizedImages()
         for sample in iter_samples(url, split):
             if sample.image is not None:
                 value = sample.labels.get(label)
@@ -256,8 +263,8 @@ def _read_real(url: str, label: str) -> dict[str, _Raw]:
     return splits
 
 
-def _read_real_folder(store: Storage, url: str) -> _Raw:
-    raw = _Raw()
+def _read_real_folder(store: Storage, url: str) -> _UnsizedImages:
+    raw = _UnsizedImages()
     for key in _folder_images(store):
         raw.add(decode(store.read(key), f"{url}/{key}"), key)
     if not raw.images:

@@ -8,13 +8,11 @@ out/00000.png ...    the images after; out/COMPLETE is written last
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing
@@ -24,7 +22,7 @@ from medsd_ray.evaluation.inputs import ImageSet, decode, read_real, resized
 from medsd_ray.evaluation.messages import Say, print_line
 from medsd_ray.evaluation.networks.classifier import Classifier, train_classifier
 from medsd_ray.evaluation.networks.detector import read, train_once
-from medsd_ray.evaluation.report.format import dumps, number, percent, span
+from medsd_ray.evaluation.report.format import dumps, number, percent, png_bytes, span
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.generation.edit import edit, editable
 from medsd_ray.generation.png import NOTICE, encode_png
@@ -63,25 +61,72 @@ class Settings:
 
 
 def insert(
-    model: str, real: str, out: str, *, prompt: str, method: str = "inpaint", without: str | None = None,
-    target: str | None = None, mask: Path | None = None, strength: float | None = None, label: str = "finding",
-    normal: str = "No Finding", num_images: int = NUM_INSERTED.default, seed: int = SEED.default,
-    sampling: Sampling = Sampling(), use_gpu: bool = False, detector: str | None = None,
+    model: str,
+    real: str,
+    out: str,
+    *,
+    prompt: str,
+    method: str = "inpaint",
+    without: str | None = None,
+    target: str | None = None,
+    mask: Path | None = None,
+    strength: float | None = None,
+    label: str = "finding",
+    normal: str = "No Finding",
+    num_images: int = NUM_INSERTED.default,
+    seed: int = SEED.default,
+    sampling: Sampling = Sampling(),
+    use_gpu: bool = False,
+    detector: str | None = None,
     say: Say = print_line,
-) -> dict:  # fmt: skip
-    """Puts the finding of `prompt` into images and measures them; returns what insertion.json holds.
+) -> dict:
+    """Puts the finding of `prompt` into images, and measures whether it shows and whether the rest stays.
 
-    `prompt`: pairs from the same noise, one from the prompt `without` the finding. `sdedit`, `inpaint`: real
-    images of the held-out split whose `label` is `normal`. Without `mask` the region is that of the shards'
-    masks. `detector` is where the classifier is kept, to be trained once for many insertions. Raises
-    InputError for settings that do not fit, a model that cannot be loaded, or images that cannot be read.
+    Args:
+        model: Pipeline folder, checkpoint, s3://, hub name, or medsd-small.
+        real: Image shards that `prepare` wrote, or a folder of images.
+        out: Where insertion.json and the pictures go.
+        prompt: The words that ask for the finding.
+        method: `prompt` makes pairs from the same noise, one by the prompt `without` the finding; `sdedit`
+            and `inpaint` change real images of the held-out split whose `label` is `normal`.
+        without: Of `prompt`: the words without the finding; the commonest normal caption where it is None.
+        target: The label that the prompt asks for; by the training images' captions where it is None.
+        mask: An image that is white where the finding may be; by the shards' masks where it is None.
+        strength: From 0, which keeps the image, to 1, which starts from noise; 0.6 for `sdedit` and 1 for
+            `inpaint` where it is None.
+        label: The field of the shards' labels that the classifier learns.
+        normal: Its value of the images to insert into.
+        num_images: Images to change, or pairs to make.
+        seed: Of the noise and the classifier.
+        sampling: Guidance, scheduler and steps.
+        use_gpu: Whether the model runs on this machine's GPU.
+        detector: Where the classifier is kept, to be trained once for many insertions.
+        say: Is told where the computation stands, a line at a time.
+
+    Returns:
+        What insertion.json holds.
+
+    Raises:
+        InputError: Settings do not fit, the model cannot be loaded, or images cannot be read.
     """
     _check(method, without, mask, strength, num_images, seed)
     strength = {"sdedit": 0.6, "inpaint": 1.0}.get(method, 1.0) if strength is None else strength
     settings = Settings(
-        model, model_fingerprint(model), real, method, prompt, without, target, mask and str(mask), strength, label, normal,
-        num_images, seed, sampling,
-    )  # fmt: skip
+        model,
+        model_fingerprint(model),
+        real,
+        method,
+        prompt,
+        without,
+        target,
+        mask and str(mask),
+        strength,
+        label,
+        normal,
+        num_images,
+        seed,
+        sampling,
+    )
     store = open_storage(out)
     if (known := read_finished(store, RESULT, asdict(settings))) is not None:
         say(f"{out}: complete, nothing to do\n{summary(known)}")
@@ -130,8 +175,8 @@ def _region(
         region = insertion.masked_region(real, prompt, size)
     if region is None and method == "inpaint":
         raise InputError(
-            f"{real}: no training image with the caption {prompt!r} has a mask; give --mask, an image that is white where the "
-            "finding may be, or choose --method sdedit"
+            f"{real}: no training image with the caption {prompt!r} has a mask; give --mask, an image that "
+            "is white where the finding may be, or choose --method sdedit"
         )
     if region is None or region.mask is None:
         return insertion.CHANGED_MOST
@@ -189,9 +234,14 @@ def _images(
         return {"before": pair[0], "after": pair[1]}
     pixels = _normal_images(splits, settings)
     edited = edit(
-        components, pixels, settings.prompt, seed=settings.seed, sampling=settings.sampling, strength=settings.strength,
+        components,
+        pixels,
+        settings.prompt,
+        seed=settings.seed,
+        sampling=settings.sampling,
+        strength=settings.strength,
         mask=region.mask if settings.method == "inpaint" else None,
-    )  # fmt: skip
+    )
     return {"before": pixels, "reconstruction": edited.reconstruction, "after": edited.after}
 
 
@@ -201,7 +251,8 @@ def _normal_caption(splits: dict[str, ImageSet], settings: Settings) -> str:
     counts = Counter(caption for caption, label in every if caption and label == settings.normal)
     if not counts:
         raise InputError(
-            f"{settings.real}: no caption of images labelled {settings.normal!r}; give --without, a prompt without it"
+            f"{settings.real}: no caption of images labelled {settings.normal!r}; give --without, a prompt "
+            "without it"
         )
     return counts.most_common(1)[0][0]
 
@@ -217,7 +268,8 @@ def _normal_images(splits: dict[str, ImageSet], settings: Settings) -> np.ndarra
     ]
     if not usable:
         raise InputError(
-            f"{settings.real}: no image of the {name} split is labelled {settings.normal!r}; mend --label or --normal"
+            f"{settings.real}: no image of the {name} split is labelled {settings.normal!r}; mend --label "
+            "or --normal"
         )
     first = {images.groups[i]: i for i in reversed(usable)}
     ordered = [*sorted(first.values()), *(i for i in usable if first[images.groups[i]] != i)]
@@ -261,9 +313,7 @@ def _sheet(images: dict[str, np.ndarray], where: np.ndarray) -> bytes:
         :-4
     ]
     scale = max(1, 192 // images["before"].shape[1])
-    buffer = io.BytesIO()
-    Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return png_bytes(picture.repeat(scale, 0).repeat(scale, 1), optimize=True)
 
 
 def summary(found: dict) -> str:

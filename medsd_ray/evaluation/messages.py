@@ -1,4 +1,6 @@
-"""How a long computation tells a person where it stands: a line at a time, printed unless a caller keeps it."""
+"""How a long computation tells a person where it stands: a line at a time, printed unless a caller keeps
+it.
+"""
 
 from __future__ import annotations
 

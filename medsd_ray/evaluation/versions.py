@@ -6,9 +6,19 @@ import importlib.metadata
 import platform
 
 PACKAGES = (
-    "medsd", "torch", "torchvision", "torchmetrics", "torch-fidelity", "torchxrayvision", "diffusers", "transformers", "ray",
-    "deepspeed", "numpy", "scipy",
-)  # fmt: skip
+    "medsd",
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "torch-fidelity",
+    "torchxrayvision",
+    "diffusers",
+    "transformers",
+    "ray",
+    "deepspeed",
+    "numpy",
+    "scipy",
+)
 
 
 def versions() -> dict[str, str | None]:

@@ -4,8 +4,6 @@ answers.csv.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Estimate, Missing, mean_t, put, wilson
-from medsd_ray.evaluation.report.format import dumps, number, percent, span
+from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, percent, span
 from medsd_ray.reader_study import statistics
 from medsd_ray.reader_study.answers import Answer, Answers
 from medsd_ray.reader_study.study import ANSWERS, FORMAT, KEY, REPORT, Study, open_study
@@ -26,10 +24,8 @@ from medsd_ray.storage import open_storage
 
 GROUPS = ("real", "generated")
 
-
-QUESTIONS: dict[
-    str, tuple[int, bool, Callable[[Answer], int]]
-] = {  # answers, whether they are ordered, which one it is
+# How many answers there are, whether they are ordered, and the number of the one given.
+QUESTIONS: dict[str, tuple[int, bool, Callable[[Answer], int]]] = {
     "judged": (2, False, lambda a: GROUPS.index(a.judged)),
     "abnormal": (2, False, lambda a: int(a.abnormal)),
     "realism": (5, True, lambda a: a.realism - 1),
@@ -37,7 +33,7 @@ QUESTIONS: dict[
 
 
 @dataclass(frozen=True)
-class Rated:
+class RatedImage:
     """An answer beside what the key says of its image."""
 
     answer: Answer
@@ -52,14 +48,22 @@ class Rated:
 
 
 def report_study(folder: str) -> dict:
-    """Writes the report of the answers so far and returns it. Raises InputError without a study, its key or
-    an answer.
+    """Writes report.json, report.html and answers.csv of the answers so far, and prints a summary.
+
+    Args:
+        folder: The study's folder.
+
+    Returns:
+        What report.json holds.
+
+    Raises:
+        InputError: There is no study, no key to it, or no answer yet.
     """
     study = open_study(Path(folder).expanduser())
     key = read_key(study)
     path = study.folder / ANSWERS
     answers = Answers(path).read() if path.is_file() else []
-    rated = [Rated(a, **key["images"][a.image]) for a in answers if a.image in key["images"]]
+    rated = [RatedImage(a, **key["images"][a.image]) for a in answers if a.image in key["images"]]
     if not rated:
         raise InputError(
             f"{folder}: no answers yet; let a reader rate images with `medsd reader-study serve {folder}`"
@@ -88,7 +92,7 @@ def read_key(study: Study) -> dict:
     return key
 
 
-def measure(rated: list[Rated], key: dict, seed: int) -> dict[str, Any]:
+def measure(rated: list[RatedImage], key: dict, seed: int) -> dict[str, Any]:
     """Every figure of the report: of each reader, of all together, and how far they agree."""
     names = sorted({one.answer.reader for one in rated})
     by_reader = {name: [one for one in rated if one.answer.reader == name] for name in names}
@@ -111,12 +115,13 @@ def measure(rated: list[Rated], key: dict, seed: int) -> dict[str, Any]:
     ]
     if len(names) > 1:
         found["cautions"].append(
-            "Intervals over all readers draw images, with all answers to each; they say nothing of other readers than these."
+            "Intervals over all readers draw images, with all answers to each; "
+            "they say nothing of other readers than these."
         )
     return found
 
 
-def figures(rated: list[Rated], seed: int) -> dict[str, Any]:
+def figures(rated: list[RatedImage], seed: int) -> dict[str, Any]:
     """The figures of one reader's answers, or of several readers' together."""
     section: dict[str, Any] = {"answers": len(rated), "readers": len({one.answer.reader for one in rated})}
     section["median_seconds"] = float(np.median([one.answer.seconds for one in rated]))
@@ -136,7 +141,7 @@ def figures(rated: list[Rated], seed: int) -> dict[str, Any]:
     return section
 
 
-def _share(rated: list[Rated], holds: Callable[[Rated], bool], seed: int) -> Estimate:
+def _share(rated: list[RatedImage], holds: Callable[[RatedImage], bool], seed: int) -> Estimate:
     """Wilson's interval for one reader; for several, whose answers to one image hang together, by drawing
     images.
     """
@@ -146,7 +151,7 @@ def _share(rated: list[Rated], holds: Callable[[Rated], bool], seed: int) -> Est
     return statistics.mean_by_image(values, np.array([one.answer.image for one in rated]), seed)
 
 
-def _mean(rated: list[Rated], seed: int) -> Estimate | Missing:
+def _mean(rated: list[RatedImage], seed: int) -> Estimate | Missing:
     values = np.array([one.answer.realism for one in rated], dtype=float)
     if len(values) < 2:
         return Missing("fewer than two images are rated")
@@ -155,11 +160,11 @@ def _mean(rated: list[Rated], seed: int) -> Estimate | Missing:
     return statistics.mean_by_image(values, np.array([one.answer.image for one in rated]), seed)
 
 
-def _one_each(rated: list[Rated]) -> bool:
+def _one_each(rated: list[RatedImage]) -> bool:
     return len({one.answer.image for one in rated}) == len(rated)
 
 
-def _agreement(by_reader: dict[str, list[Rated]], question: str, seed: int) -> dict[str, Any]:
+def _agreement(by_reader: dict[str, list[RatedImage]], question: str, seed: int) -> dict[str, Any]:
     """κ of one question over the images that every reader rated."""
     categories, ordered, number_of = QUESTIONS[question]
     given = [{one.answer.image: number_of(one.answer) for one in some} for some in by_reader.values()]
@@ -186,28 +191,53 @@ def _agreement(by_reader: dict[str, list[Rated]], question: str, seed: int) -> d
 
 
 COLUMNS = (
-    "reader", "image", "group", "source", "text", "truth_abnormal", "realism", "abnormal", "x0", "y0", "x1", "y1", "judged",
-    "right", "seconds", "answered",
-)  # fmt: skip
+    "reader",
+    "image",
+    "group",
+    "source",
+    "text",
+    "truth_abnormal",
+    "realism",
+    "abnormal",
+    "x0",
+    "y0",
+    "x1",
+    "y1",
+    "judged",
+    "right",
+    "seconds",
+    "answered",
+)
 
 
-def table(rated: list[Rated]) -> bytes:
+def table(rated: list[RatedImage]) -> bytes:
     """All answers beside the key, as CSV. A text that a spreadsheet would run as a formula gets a quote
     before it.
     """
     safe = lambda text: "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-    text = io.StringIO()
-    rows = csv.writer(text)
-    rows.writerow(COLUMNS)
+    rows = []
     for one in rated:
         a = one.answer
         region = a.region or ("",) * 4
         truth = "" if one.abnormal is None else int(one.abnormal)
-        rows.writerow(
-            (safe(a.reader), a.image, one.group, safe(one.source), safe(one.text), truth, a.realism, int(a.abnormal), *region,
-             a.judged, int(one.right), round(a.seconds, 1), a.answered)
-        )  # fmt: skip
-    return text.getvalue().encode()
+        rows.append(
+            (
+                safe(a.reader),
+                a.image,
+                one.group,
+                safe(one.source),
+                safe(one.text),
+                truth,
+                a.realism,
+                int(a.abnormal),
+                *region,
+                a.judged,
+                int(one.right),
+                round(a.seconds, 1),
+                a.answered,
+            )
+        )
+    return csv_bytes(COLUMNS, rows)
 
 
 SHARES = {
@@ -230,9 +260,12 @@ MEANS = {
 def render(found: dict) -> bytes:
     """The page: tables alone. Everything is escaped: readers' names and prompts come from outside."""
     environment = Environment(
-        loader=PackageLoader("medsd_ray.reader_study", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("medsd_ray.reader_study", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     environment.filters |= {"number": number, "percent": percent, "span": span}
     columns = (
         [*found["readers"], {"reader": "all", **found["all"]}]

@@ -17,16 +17,10 @@ from medsd_ray.reader_study.study import ANSWERS, LONGEST_NAME, Study, open_stud
 from medsd_ray.web import Guard, access_token, serve
 
 PAGE = Path(__file__).parent / "page"
-
-
 TOKEN = "MEDSD_READER_TOKEN"
-
-
 WHAT = "reader study"
 
 Reader = Annotated[str, Field(max_length=4 * LONGEST_NAME), AfterValidator(reader_name)]
-
-
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -34,7 +28,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Who(_Strict):
+class SessionRequest(_Strict):
     reader: Reader
 
 
@@ -46,7 +40,7 @@ class Rating(_Strict):
     seconds: float = Field(ge=0, le=1e6)
 
 
-class Rated(Who):
+class AnswerRequest(SessionRequest):
     image: str
     rating: Rating
 
@@ -56,23 +50,23 @@ def build_app(study: Study, answers: Answers, token: str | None) -> ASGIApp:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.post("/api/session")
-    def session(who: Who) -> dict:
+    def session(request: SessionRequest) -> dict:
         """The reader's images in order, with the answers that are there already."""
-        given = {one.image: _rating(one) for one in answers.read(who.reader)}
-        images = [{"image": name, "rating": given.get(name)} for name in order(study, who.reader)]
-        return {"reader": who.reader, "width": study.width, "height": study.height, "images": images}
+        given = {one.image: _rating(one) for one in answers.read(request.reader)}
+        images = [{"image": name, "rating": given.get(name)} for name in order(study, request.reader)]
+        return {"reader": request.reader, "width": study.width, "height": study.height, "images": images}
 
     @app.put("/api/answer", status_code=204)
-    def answer(rated: Rated) -> None:
+    def answer(request: AnswerRequest) -> None:
         """Keeps one rating; when this answers, it is on disk."""
-        if rated.image not in study.images:
+        if request.image not in study.images:
             raise HTTPException(404, "there is no such image")
-        rating = rated.rating
+        rating = request.rating
         region = rating.region if rating.abnormal else None
         answers.write(
             Answer(
-                rated.reader,
-                rated.image,
+                request.reader,
+                request.image,
                 rating.realism,
                 rating.abnormal,
                 region,
@@ -103,7 +97,16 @@ def _rating(answer: Answer) -> dict:
 
 
 def serve_study(folder: str, host: str, port: int) -> None:
-    """Serves until Ctrl-C. Raises InputError where there is no study, or no place to listen."""
+    """Serves the page on which readers rate the images, until Ctrl-C.
+
+    Args:
+        folder: The study's folder; answers are kept in it.
+        host: The address to listen at; one for other machines takes a token.
+        port: The port to listen at; 0 takes a free one.
+
+    Raises:
+        InputError: There is no study, or no place to listen.
+    """
     study = open_study(Path(folder).expanduser())
     token = access_token(host, TOKEN)
     app = build_app(study, Answers(study.folder / ANSWERS), token)

@@ -1,7 +1,7 @@
 """A reader study's folder: what the page serves, the key that tells what each image is, and the order of a
 reader.
 
-study.json      seed, size of the images in pixels, and the images' names in order of name: all that `serve` reads
+study.json      seed, size of the images in pixels, and their names in order of name: all that `serve` reads
 images/ID.png   the images, alike in all but their pixels
 key.json        what each image is; `serve` never opens it, so it may lie elsewhere until `report`
 answers.sqlite  the answers
@@ -20,14 +20,8 @@ from pathlib import Path
 from medsd_ray.errors import InputError
 
 FORMAT = "medsd-reader-study/1"
-
-
 STUDY, KEY, ANSWERS, IMAGES, REPORT = "study.json", "key.json", "answers.sqlite", "images", "report"
-
-
 LONGEST_NAME = 64
-
-
 _ID = re.compile(r"[0-9a-f]{16}")
 
 

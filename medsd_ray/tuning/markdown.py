@@ -73,14 +73,14 @@ def report(study: StudySpec, found: dict[str, Any]) -> str:
     ]
     if known:  # one detector judges all trials
         lines += [
-            "insertion_accuracy is by a detector that is itself right on "
-            f"{known[0]:.1%} of the real held-out images.",
+            f"insertion_accuracy is by a detector that is itself right on {known[0]:.1%} of the real "
+            "held-out images.",
             "",
         ]
     if found["best"]:
         lines.append(
-            f"Best: trial {found['best']['trial']}, {study.metric} {found['best']['metric']:.4g}; "
-            f"its run is {BEST_RUN}."
+            f"Best: trial {found['best']['trial']}, {study.metric} {found['best']['metric']:.4g}; its run "
+            f"is {BEST_RUN}."
         )
     weights = found["importance"] or {}
     weighed = sorted(((v, name) for name, v in weights.items() if v is not None), reverse=True)

@@ -42,8 +42,8 @@ def check_output(output: Storage, study: StudySpec, resume: bool, auto_resume: b
     for name in sorted(now.keys() | then.keys()):
         if now.get(name) != then.get(name) and not {name, name.partition(".")[0]} & MAY_GROW:
             raise InputError(
-                f"--resume: {name} is {now.get(name)!r}, but {then.get(name)!r} in {output.url}/{STUDY_SPEC}: "
-                "set it back or choose another output"
+                f"--resume: {name} is {now.get(name)!r}, but {then.get(name)!r} in "
+                f"{output.url}/{STUDY_SPEC}: set it back or choose another output"
             )
     return True
 

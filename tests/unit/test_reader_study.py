@@ -22,7 +22,7 @@ from reader_study import SIZE, generated_images, make_study, real_shards
 
 from medsd_ray.errors import InputError
 from medsd_ray.reader_study.answers import Answer, Answers
-from medsd_ray.reader_study.new import Shown, choose, encode, new_study
+from medsd_ray.reader_study.assembly import StudyImage, choose, new_study, uncompressed_png
 from medsd_ray.reader_study.report import report_study
 from medsd_ray.reader_study.serve import build_app, serve_study
 from medsd_ray.reader_study.study import ANSWERS, KEY, open_study, order, reader_name
@@ -92,8 +92,8 @@ def test_names_come_from_the_system_and_the_choice_from_the_seed(study: Path, tm
 
 def test_choose_balances_truths_and_takes_other_patients_first():
     image = np.zeros((2, 2), np.uint8)
-    sick = [Shown(image, "real", f"s{i}", "", True, f"p{i}") for i in range(20)]
-    well = [Shown(image, "real", f"w{i}", "", False, f"q{i % 3}") for i in range(30)]
+    sick = [StudyImage(image, "real", f"s{i}", "", True, f"p{i}") for i in range(20)]
+    well = [StudyImage(image, "real", f"w{i}", "", False, f"q{i % 3}") for i in range(30)]
     chosen = choose(sick + well, 6, np.random.default_rng(0))
     assert Counter(one.abnormal for one in chosen) == {True: 3, False: 3}
     assert len({one.patient for one in chosen}) == 6
@@ -183,7 +183,12 @@ def test_any_pixels_give_files_of_one_length(height: int, width: int, channels: 
     shape = (height, width, 3) if channels == 3 else (height, width)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     assert (
-        len({str(chunks(encode(pixels))) for pixels in (noise, np.zeros_like(noise), np.sort(noise, axis=0))})
+        len(
+            {
+                str(chunks(uncompressed_png(pixels)))
+                for pixels in (noise, np.zeros_like(noise), np.sort(noise, axis=0))
+            }
+        )
         == 1
     )
 

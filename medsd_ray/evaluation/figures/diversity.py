@@ -1,4 +1,6 @@
-"""How much images of one prompt differ: MS-SSIM between pairs of them. Near 1, they are copies of each other."""
+"""How much images of one prompt differ: MS-SSIM between pairs of them. Near 1, they are copies of each
+other.
+"""
 
 from __future__ import annotations
 

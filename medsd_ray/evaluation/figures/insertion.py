@@ -48,7 +48,8 @@ class Region:
 
 CHANGED_MOST = Region(
     None,
-    f"no mask is known: the {CHANGED:.0%} of each image that changed most, so SSIM outside is the best that any region gives",
+    f"no mask is known: the {CHANGED:.0%} of each image that changed most, so SSIM outside is the best "
+    "that any region gives",
 )
 
 
@@ -67,7 +68,9 @@ def masked_region(real: str, prompt: str, size: tuple[int, int]) -> Region | Non
 
 
 def changed_most(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """(N, H, W) bool: the pixels whose brightness changed most, after a blur that makes them hang together."""
+    """(N, H, W) bool: the pixels whose brightness changed most, after a blur that makes them hang
+    together.
+    """
     change = np.abs(after.astype(float).mean(-1) - before.astype(float).mean(-1))
     smooth = gaussian_filter(change, (0, change.shape[1] / 32, change.shape[2] / 32))
     return smooth > np.quantile(smooth, 1 - CHANGED, axis=(1, 2), keepdims=True)

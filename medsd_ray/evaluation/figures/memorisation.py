@@ -31,7 +31,9 @@ MIN_TRAIN, MIN_HELD_OUT = 10, 10
 
 @dataclass(frozen=True)
 class Neighbours:
-    """For each image: its nearest training image's index, the distance to it, and the ratio (see the module)."""
+    """For each image: its nearest training image's index, the distance to it, and the ratio (see the
+    module).
+    """
 
     index: np.ndarray
     distance: np.ndarray
@@ -85,7 +87,9 @@ def threshold(held_out_ratios: np.ndarray) -> float:
 
 
 def check(space: str, generated: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> SpaceCheck:
-    """The check in one space; all (N, D) features of the generated, real training and real held-out images."""
+    """The check in one space; all (N, D) features of the generated, real training and real held-out
+    images.
+    """
     reference = neighbours(held_out, train)
     return SpaceCheck(space, threshold(reference.ratio), reference, neighbours(generated, train))
 

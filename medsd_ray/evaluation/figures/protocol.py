@@ -82,7 +82,9 @@ def load_protocol(
 def protocol_section(
     loaded: LoadedProtocol, sets: Sets, seed_images: ImageSet | Missing, seed: int, say: Say
 ) -> dict[str, Any]:
-    """`figures`: rows; `deviations`: what the protocol asks for that these images and extractors do not give."""
+    """`figures`: rows; `deviations`: what the protocol asks for that these images and extractors do not
+    give.
+    """
     protocol = loaded.protocol
     say(f"evaluate: protocol {protocol.name}")
     real, generated, deviations = select_images(protocol, sets.held_out, sets.generated, seed)
@@ -100,9 +102,13 @@ def protocol_section(
         )
     deviations += [f"{name}: {why}" for name, why in loaded.extractors.items() if isinstance(why, Missing)]
     return {
-        "name": protocol.name, "paper": protocol.paper, "asks": asdict(protocol), "extractors": _described(loaded),
-        "figures": rows, "deviations": deviations,
-    }  # fmt: skip
+        "name": protocol.name,
+        "paper": protocol.paper,
+        "asks": asdict(protocol),
+        "extractors": _described(loaded),
+        "figures": rows,
+        "deviations": deviations,
+    }
 
 
 def _described(loaded: LoadedProtocol) -> dict[str, str]:
@@ -208,7 +214,8 @@ def _ms_ssim(asks: PromptSimilarity, generated: ImageSet, deviations: list[str])
     full = [some[: asks.images] for some in members.values() if len(some) >= asks.images][: asks.prompts]
     if len(full) < asks.prompts:
         deviations.append(
-            f"MS-SSIM is to be over {asks.prompts} prompts of {asks.images} images each; {len(full)} have so many"
+            f"MS-SSIM is to be over {asks.prompts} prompts of {asks.images} images each; {len(full)} have "
+            "so many"
         )
     scales = len(diversity.scales(min(generated.pixels.shape[1:3])))
     if scales < len(diversity.BETAS):

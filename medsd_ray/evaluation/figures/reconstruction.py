@@ -115,7 +115,9 @@ def psnr(one: Tensor, other: Tensor) -> Tensor:
 
 
 def checked(vae: str | None, lpips: Path | None) -> tuple[Vae | Missing, Lpips | Missing]:
-    """What `medsd evaluate` names, loaded, or why it is not there. Raises InputError for LPIPS without a VAE."""
+    """What `medsd evaluate` names, loaded, or why it is not there. Raises InputError for LPIPS without a
+    VAE.
+    """
     if lpips and not vae:
         raise InputError("--lpips measures a VAE's reconstructions; name the model with --vae")
     return (

@@ -105,7 +105,7 @@ def _groups(asks: Reidentification, train: ImageSet, seeds: ImageSet, deviations
     short = sum(len(some) < asks.images for _, some in groups)
     if len(groups) < asks.prompts or short:
         deviations.append(
-            f"re-identification is to be over {asks.prompts} training prompts of {asks.images} seeds; there are {len(groups)}"
-            + (f", {short} of them with fewer seeds" if short else "")
+            f"re-identification is to be over {asks.prompts} training prompts of {asks.images} seeds; "
+            f"there are {len(groups)}" + (f", {short} of them with fewer seeds" if short else "")
         )
     return groups

@@ -95,7 +95,8 @@ def train_classifier(
     classes = usable_classes(train.labels)
     if len(classes) < 2:
         raise ValueError(
-            f"the training images name {len(classes)} label(s) with {MIN_PER_CLASS} images or more; a classifier needs two"
+            f"the training images name {len(classes)} label(s) with {MIN_PER_CLASS} images or more; a "
+            "classifier needs two"
         )
     x, y = _labelled(train, classes)
     held = _labelled(validation, classes) if validation else (x[:0], y[:0])
@@ -131,7 +132,9 @@ def _fit(
     epochs: int,
     say: Say,
 ) -> tuple[int, float | None]:
-    """Trains in place and loads the best epoch's weights; (best epoch from 1, its validation loss or None)."""
+    """Trains in place and loads the best epoch's weights; (best epoch from 1, its validation loss or
+    None).
+    """
     weights = (len(y) / (y.bincount() * len(y.bincount()))).float().to(device())
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
     steps = epochs * -(-len(x) // BATCH)

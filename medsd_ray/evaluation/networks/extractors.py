@@ -57,7 +57,9 @@ def _batched(forward: Callable[[np.ndarray], Tensor]) -> Callable[[np.ndarray], 
 
 
 def of_classifier(classifier: Classifier) -> Extractor:
-    """The features of the classifier that this evaluation trained: always at hand, but known to nobody else."""
+    """The features of the classifier that this evaluation trained: always at hand, but known to nobody
+    else.
+    """
     return Extractor(
         "classifier",
         classifier.dimensions,

@@ -14,7 +14,9 @@ from medsd_ray.evaluation.networks.weights import load_encoder
 
 
 def load_clip(folder: str | Path) -> tuple[Any, Any]:
-    """A CLIP model and its processor. Raises InputError where `folder` is not one with safetensors weights."""
+    """A CLIP model and its processor. Raises InputError where `folder` is not one with safetensors
+    weights.
+    """
     from transformers import CLIPModel, CLIPProcessor
 
     return load_encoder(folder, CLIPModel, CLIPProcessor, owner="a CLIP model", what="a CLIP model")

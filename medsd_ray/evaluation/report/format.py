@@ -1,14 +1,37 @@
-"""Figures and records as people and JSON have them."""
+"""Figures, tables and pictures as people and files have them."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 
 def dumps(report: dict) -> bytes:
     """The report as strict JSON (no NaN)."""
     return (json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table as CSV with a header, UTF-8; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def png_bytes(picture: np.ndarray | Image.Image, **options: Any) -> bytes:
+    """A PNG without metadata of a picture, (H, W) or (H, W, 3) uint8; `options` are Pillow's for PNG."""
+    buffer = io.BytesIO()
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
 
 
 def number(value: Any, digits: int = 3) -> str:

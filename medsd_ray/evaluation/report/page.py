@@ -19,40 +19,46 @@ def cautions(report: dict) -> list[str]:
         if one["generated"] is not None and min(one["samples"], one["reference_samples"]) < one["dimensions"]:
             few, dims = min(one["samples"], one["reference_samples"]), one["dimensions"]
             said.append(
-                f"FID ({name}): {few} images are fewer than its {dims} features, so the covariances are incomplete and the value "
-                "is too high. It serves to compare sets of equal size within this report, not to compare with other papers."
+                f"FID ({name}): {few} images are fewer than its {dims} features, so the covariances are "
+                "incomplete and the value is too high. It serves to compare sets of equal size within "
+                "this report, not to compare with other papers."
             )
         elif one["generated"] is not None and min(one["samples"], one["reference_samples"]) < 2048:
             said.append(
-                f"FID ({name}) from {one['samples']} images is biased upwards; compare it within this report only."
+                f"FID ({name}) from {one['samples']} images is biased upwards; compare it within this "
+                "report only."
             )
     if fid["extractor"] == "classifier":
         said.append(
-            "The main FID uses the features of this report's own classifier, as no Inception or torchxrayvision weights were "
-            "given: it sees what tells the labels apart, and says less about other aspects of realism. It learned from the "
-            "training images, so even they differ from held-out ones in its features: the floor is above zero."
+            "The main FID uses the features of this report's own classifier, as no Inception or "
+            "torchxrayvision weights were given: it sees what tells the labels apart, and says less about "
+            "other aspects of realism. It learned from the training images, so even they differ from "
+            "held-out ones in its features: the floor is above zero."
         )
     heldout = classifier["real_heldout_accuracy"]
     if heldout is not None:
         low = (classifier.get("real_heldout_auroc_interval") or [1.0])[0]
         if low < 0.5:
             said.append(
-                "The classifier may be no better than chance on held-out images, so its accuracies say little."
+                "The classifier may be no better than chance on held-out images, so its accuracies say "
+                "little."
             )
         elif heldout < 0.9:
             said.append(
-                f"The classifier itself is right on {heldout:.0%} of the held-out real images: read the accuracy on generated "
-                "images beside that. A value above it means that they show the finding more plainly than real images do."
+                f"The classifier itself is right on {heldout:.0%} of the held-out real images: read the "
+                "accuracy on generated images beside that. A value above it means that they show the "
+                "finding more plainly than real images do."
             )
     captions = counts["captions"]
     if captions is not None and captions <= 20:
         said.append(
-            f"The real images carry only {captions} distinct captions: nothing here shows how the model follows other prompts."
+            f"The real images carry only {captions} distinct captions: nothing here shows how the model "
+            "follows other prompts."
         )
     if report["memorisation"]["passed"] is not None:
         said.append(
-            "The memorisation check finds near-copies of whole training images. It cannot show that no detail of a "
-            "patient's image was learned."
+            "The memorisation check finds near-copies of whole training images. It cannot show that no "
+            "detail of a patient's image was learned."
         )
     return said
 
@@ -62,9 +68,12 @@ def render(report: dict, view: dict) -> bytes:
     from plots.py.
     """
     environment = Environment(
-        loader=PackageLoader("medsd_ray.evaluation.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("medsd_ray.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     environment.filters |= {"number": number, "percent": percent, "span": span, "words": words}
     return environment.get_template("report.html.j2").render(report=report, **view).encode()
 

@@ -14,19 +14,12 @@ from PIL import Image
 
 from medsd_ray.evaluation.figures.memorisation import SpaceCheck
 from medsd_ray.evaluation.inputs import ImageSet
+from medsd_ray.evaluation.report.format import png_bytes
 
 COLOURS = {"real": "#3a9d5d", "generated": "#3b82d6", "base": "#d98324"}
-
-
 WORDS = {"real": "real (training)", "generated": "generated", "base": "before adaptation"}
-
-
 INK = "#7d8590"
-
-
 MAX_SHOWN = 256  # px
-
-
 ROWS, COLUMNS = 4, 8
 
 
@@ -34,9 +27,7 @@ def image_uri(pixels: np.ndarray) -> str:
     """(H, W, C) uint8 as a PNG data: URI, shrunk to 256 px where larger."""
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     picture.thumbnail((MAX_SHOWN, MAX_SHOWN), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(png_bytes(picture, optimize=True)).decode()
 
 
 def picture_rows(real: ImageSet, generated: ImageSet, base: ImageSet | None) -> list[dict]:

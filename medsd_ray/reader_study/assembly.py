@@ -4,7 +4,6 @@ them.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import secrets
@@ -20,13 +19,14 @@ from medsd_ray.data.sources.folder import TABLE, Row, Table
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.figures.accuracy import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
+from medsd_ray.evaluation.report.format import png_bytes
 from medsd_ray.reader_study.study import FORMAT, IMAGES, KEY, STUDY
 
 HELD_OUT = ("test", "validation")  # the first split that is there: readers see what no model was trained on
 
 
 @dataclass(frozen=True)
-class Shown:
+class StudyImage:
     """One image and what is known of it; `abnormal` is None where neither label nor prompt says."""
 
     pixels: np.ndarray  # (H, W) or (H, W, 3) uint8
@@ -38,15 +38,32 @@ class Shown:
 
 
 def new_study(
-    real: str, generated: str, out: str, *, num_images: int | None = None, seed: int = 0, label: str = "finding",
+    real: str,
+    generated: str,
+    out: str,
+    *,
+    num_images: int | None = None,
+    seed: int = 0,
+    label: str = "finding",
     normal: str = "No Finding",
-) -> None:  # fmt: skip
+) -> None:
     """Makes a study of equally many real and generated images, half of each with an abnormality where that is
     known.
 
     A real image is abnormal where its `label` is another than `normal`; a generated one where its prompt is
-    the caption of real images that are. Without `num_images` there are as many as both sets allow. Raises
-    InputError for unreadable or too few images, or an `out` that is not empty.
+    the caption of real images that are.
+
+    Args:
+        real: Image shards that `prepare` wrote, or a folder of images, with metadata.csv or without.
+        generated: A folder that `generate` wrote, or one of images.
+        out: An empty or new folder on this machine.
+        num_images: Of both kinds together; as many as both sets allow where it is None.
+        seed: Of the choice of images, and of each reader's order.
+        label: The field of the labels that says whether a real image shows an abnormality.
+        normal: Its value where there is none.
+
+    Raises:
+        InputError: The images cannot be read or are too few, or `out` is not empty.
     """
     folder = Path(out).expanduser()
     if "://" in out:
@@ -75,14 +92,15 @@ def new_study(
         print(note)
     known = sum(one.abnormal is not None for one in chosen)
     print(
-        f"{out}: {len(chosen)} images, half of them real ({reference}); whether they show an abnormality is known of {known}.\n"
+        f"{out}: {len(chosen)} images, half of them real ({reference}); "
+        f"whether they show an abnormality is known of {known}.\n"
         f"Next: medsd reader-study serve {out}"
     )
 
 
 def _read(
     real: str, generated: str, label: str, normal: str
-) -> tuple[dict[str, list[Shown]], str, list[str]]:
+) -> tuple[dict[str, list[StudyImage]], str, list[str]]:
     """The images to choose from, of one size and mode; what the real ones are, and what was done to them, in
     words.
     """
@@ -105,10 +123,12 @@ def _read(
     return _one_kind(both), reference, inputs.notes
 
 
-def _shown(group: str, images: ImageSet, index: int, abnormal: bool | None) -> Shown:
+def _shown(group: str, images: ImageSet, index: int, abnormal: bool | None) -> StudyImage:
     pixels = images.pixels[index]
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    return Shown(pixels, group, images.keys[index], images.captions[index], abnormal, images.groups[index])
+    return StudyImage(
+        pixels, group, images.keys[index], images.captions[index], abnormal, images.groups[index]
+    )
 
 
 def _with_table(images: ImageSet, folder: Path, label: str) -> ImageSet:
@@ -126,10 +146,10 @@ def _with_table(images: ImageSet, folder: Path, label: str) -> ImageSet:
     )
 
 
-def _one_kind(both: dict[str, list[Shown]]) -> dict[str, list[Shown]]:
+def _one_kind(both: dict[str, list[StudyImage]]) -> dict[str, list[StudyImage]]:
     """All grayscale, unless images of both groups show colour: a gray one among coloured ones would tell."""
 
-    def coloured(images: list[Shown]) -> bool:
+    def coloured(images: list[StudyImage]) -> bool:
         return any(one.pixels.ndim == 3 and bool((one.pixels != one.pixels[..., :1]).any()) for one in images)
 
     mode = "RGB" if all(map(coloured, both.values())) else "L"
@@ -139,7 +159,7 @@ def _one_kind(both: dict[str, list[Shown]]) -> dict[str, list[Shown]]:
     }
 
 
-def choose(images: list[Shown], count: int, rng: np.random.Generator) -> list[Shown]:
+def choose(images: list[StudyImage], count: int, rng: np.random.Generator) -> list[StudyImage]:
     """`count` of them at random, equally many with and without an abnormality as far as they go, one of a
     patient first.
     """
@@ -154,16 +174,14 @@ def choose(images: list[Shown], count: int, rng: np.random.Generator) -> list[Sh
     return [one for _, one in sorted(ranked, key=itemgetter(0))[:count]]
 
 
-def encode(pixels: np.ndarray) -> bytes:
+def uncompressed_png(pixels: np.ndarray) -> bytes:
     """A PNG without metadata, its pixels stored as they are: images of one size and mode have files of one
     length, so that bytes on disk or on the network tell nothing of their texture.
     """
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
-    return buffer.getvalue()
+    return png_bytes(pixels, compress_level=0)
 
 
-def _write(folder: Path, chosen: list[Shown], seed: int, about: dict) -> None:
+def _write(folder: Path, chosen: list[StudyImage], seed: int, about: dict) -> None:
     names = set()
     while len(names) < len(chosen):
         names.add(
@@ -174,7 +192,7 @@ def _write(folder: Path, chosen: list[Shown], seed: int, about: dict) -> None:
     (folder / IMAGES).mkdir(parents=True)
     for name, one in images.items():
         path = folder / IMAGES / f"{name}.png"
-        path.write_bytes(encode(one.pixels))
+        path.write_bytes(uncompressed_png(one.pixels))
         os.utime(path, (0, 0))
     entries = {
         n: {"group": o.group, "source": o.source, "text": o.text, "abnormal": o.abnormal}
