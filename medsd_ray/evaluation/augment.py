@@ -61,8 +61,8 @@ def augment(
     label: str = "finding",
     say: Say = print_line,
 ) -> dict:
-    """Trains classifiers on real, generated and both kinds of images, each case with several seeds, and scores
-    them on real held-out patients.
+    """Trains classifiers on real, generated and both kinds of images, each case with several seeds, and
+    scores them on real held-out patients.
 
     A generated image's label is that of the real training images whose caption its prompt is.
 
