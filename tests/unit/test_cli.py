@@ -73,7 +73,8 @@ def test_help_is_quick_because_it_loads_nothing_heavy():
         "from medsd_ray.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print(json.dumps(sorted({'torch', 'ray', 'diffusers', 'transformers', 'boto3', 'numpy'} & set(sys.modules))))"
+        "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'boto3', 'numpy'}\n"
+        "print(json.dumps(sorted(heavy & set(sys.modules))))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
