@@ -40,7 +40,7 @@ def test_image_shards_and_their_latents_are_read(split: str, count: int):
     for shard in index.shards:
         for row in range(shard.samples):
             tensors = reader.row(store.root / shard.name, row)
-            assert tensors["mean"].shape == tensors["logvar"].shape == (4, 8, 8)
+            assert tensors["mean"].shape == tensors["logvar"].shape == (8, 8, 8)
             assert all(torch.isfinite(tensor.float()).all() for tensor in tensors.values())
             assert tensors["text_embeddings"].shape == np.asarray(index.meta["empty_embedding"]).shape
 
