@@ -46,7 +46,13 @@ def test_a_study_of_an_earlier_version_goes_on_and_runs_no_finished_trial_again(
     kept = [path for path in output.list() if path.startswith(("trials/0000/", "detector/", "latents/"))]
     before = {path: output.read(path) for path in kept}
     said = done(
-        "tune", "study/study.yaml", "--resume", "--set", f"output={earlier / 'study'}", "--set", "shards=shards"
+        "tune",
+        "study/study.yaml",
+        "--resume",
+        "--set",
+        f"output={earlier / 'study'}",
+        "--set",
+        "shards=shards",
     )
     assert {path: output.read(path) for path in kept} == before
     found = output.read_json("study.json")

@@ -19,7 +19,7 @@ from medsd_ray.runs.checkpoints import newest_complete, saved_steps
 from medsd_ray.runs.record import read_run
 from medsd_ray.spec.load import parse_run, parse_study
 from medsd_ray.storage import FolderStorage
-from medsd_ray.tuning.ledger import Ledger
+from medsd_ray.tuning.study_record import StudyRecord
 
 SAMPLES = {"train": 8, "validation": 4, "test": 4}
 
@@ -60,9 +60,7 @@ def test_a_checkpoint_is_read_and_changes_the_model_that_it_adapts(tmp_path: Pat
     base, adapted = load_components("medsd-small"), load_components(str(EA425E8 / "run"))
     changed = [
         name
-        for (name, before), after in zip(
-            base.unet.named_parameters(), adapted.unet.parameters(), strict=True
-        )
+        for (name, before), after in zip(base.unet.named_parameters(), adapted.unet.parameters(), strict=True)
         if not torch.equal(before, after)
     ]
     assert changed and all(".attn" in name for name in changed)
@@ -78,7 +76,7 @@ def test_the_record_of_an_unfinished_run_is_read():
 def test_a_study_that_was_interrupted_is_read():
     output = FolderStorage(EA425E8 / "study")
     study = parse_study(yaml.safe_load(output.read("study.yaml")))
-    ledger = Ledger(study, output, {})
+    ledger = StudyRecord(study, output, {})
     assert [trial["status"] for trial in ledger.trials] == ["done", "pending"]
     assert ledger.total == 2 and not ledger.finished
     assert output.read_json("study.json")["state"] == "interrupted"
