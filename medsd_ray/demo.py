@@ -155,7 +155,8 @@ def demo(data: Path | None, out: Path, sizes: DemoSizes | None = None) -> None:
 
     def generated(model: str, to: str) -> None:
         generate(
-            model, to, prompts=prompts, num_images=sizes.images, seed=0, sampling=sizes.sampling, batch_size=40,
+            model, to, prompts=prompts, num_images=sizes.images, seed=0, sampling=sizes.sampling,
+            batch_size=40,
             num_workers=WORKERS, use_gpu=False,
         )  # fmt: skip
 

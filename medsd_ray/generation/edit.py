@@ -46,7 +46,8 @@ class Edited:
 
 
 def edit(
-    components: Components, pixels: np.ndarray, prompt: str, *, seed: int, sampling: Sampling, strength: float,
+    components: Components, pixels: np.ndarray, prompt: str, *, seed: int, sampling: Sampling,
+    strength: float,
     mask: np.ndarray | None = None,
 ) -> Edited:  # fmt: skip
     """Changes images (N, H, W, C) uint8 of the model's size after `prompt`; within `mask` (H, W) bool alone,
@@ -85,7 +86,8 @@ def edit(
 
 
 def denoise(
-    pipeline: StableDiffusionPipeline, z0: Tensor, noise: Tensor, text: Tensor, sampling: Sampling, strength: float,
+    pipeline: StableDiffusionPipeline, z0: Tensor, noise: Tensor, text: Tensor, sampling: Sampling,
+    strength: float,
     free: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Latents (B, C, h, w) after the edit. `text` (1 or 2, L, D): the prompt's embedding, before it the

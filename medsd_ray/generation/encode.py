@@ -160,12 +160,14 @@ def _pixels(samples: list[Sample]) -> Tensor:
 def _check(store: Storage, index: Index, components: Components) -> None:
     if index.kind != "image":
         raise InputError(
-            f"{store.url}: {index.kind} shards have no images to encode; give the image shards that prepare wrote"
+            f"{store.url}: {index.kind} shards have no images to encode; give the image shards that prepare "
+            "wrote"
         )
     factor = vae_scale_factor(components.vae)
     if index.meta["size"] % factor:
         raise InputError(
-            f"{store.url}: {index.meta['size']} px images do not divide by the VAE's {factor}; prepare another --size"
+            f"{store.url}: {index.meta['size']} px images do not divide by the VAE's {factor}; prepare "
+            "another --size"
         )
 
 
@@ -182,7 +184,8 @@ def _left_to_do(store: Storage, split: str, index: Index, meta: dict) -> list[Ta
     if isinstance(existing, Foreign):
         if existing.differing:
             raise InputError(
-                f"{store.url}: holds other latents (model, shards or settings); choose another DEST or remove it"
+                f"{store.url}: holds other latents (model, shards or settings); choose another DEST or "
+                "remove it"
             )
         raise InputError(f"{store.url}/{existing.record} is damaged; remove {store.url} and encode again")
     if isinstance(existing, Complete):

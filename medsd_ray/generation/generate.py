@@ -3,7 +3,8 @@ goes on.
 
 out/generated.json   the plan, written first: model, settings, and each image's file, prompt, seed and index
 out/00000.png ...    the images, each whole or not there; image i has prompt i modulo the number of prompts
-out/metadata.csv     the prompts as `prepare` reads them, so that the images can be trained on: each a patient of its own
+out/metadata.csv     the prompts as `prepare` reads them,
+so that the images can be trained on: each a patient of its own
 out/COMPLETE         written last
 """
 
@@ -163,5 +164,6 @@ def _warn_of_cut_prompts(components: Components, prompts: list[str], negative_pr
     ]
     if long:
         print(
-            f"{len(long)} prompts are longer than the text encoder's {limit} tokens; what is beyond them is not used"
+            f"{len(long)} prompts are longer than the text encoder's {limit} tokens; what is beyond them is "
+            "not used"
         )

@@ -102,7 +102,8 @@ def memorisation_check(report: str | None, reason: str | None, fingerprint: str,
         return _passed(report, fingerprint)
     if generates:
         raise InputError(
-            "this model makes images, so its memorisation check comes first: medsd generate, medsd evaluate, then "
+            "this model makes images, so its memorisation check comes first: medsd generate, medsd evaluate, "
+            "then "
             f"export with --report {REPORT_DATA} (or --without-memorisation-check REASON)"
         )
     return "not needed: only the VAE was trained"
@@ -121,12 +122,14 @@ def _passed(address: str, fingerprint: str) -> str:
         raise InputError(f"{address}: not a report that medsd evaluate wrote") from error
     if of != fingerprint:
         raise InputError(
-            f"{address}: this report is of another model ({of}, not {fingerprint}); generate and evaluate this one"
+            f"{address}: this report is of another model ({of}, not {fingerprint}); generate and evaluate "
+            "this one"
         )
     if passed is not True:
         outcome = "failed" if passed is False else "was not done"
         raise InputError(
-            f"{address}: its memorisation check {outcome}; see the report, or give --without-memorisation-check REASON"
+            f"{address}: its memorisation check {outcome}; see the report, or give "
+            "--without-memorisation-check REASON"
         )
     return f"passed, by {address}"
 
@@ -145,7 +148,8 @@ def model_card(
     last = descriptions[-1]
     spec = last.get("spec", {})
     runs = [
-        f"- {', '.join(f'{name} ({method})' for name, method in trained(d).items())}: {d['step']} steps from `{d['model']}`"
+        f"- {', '.join(f'{name} ({method})' for name, method in trained(d).items())}: {d['step']} steps from "
+        f"`{d['model']}`"
         for d in descriptions
     ]
     return f"""---
@@ -161,7 +165,8 @@ tags: [medsd, research-use-only]
 - Weights: {"as trained" if raw or not last.get("ema") else "their moving average (EMA)"}
 - Memorisation check: {check}
 - Model fingerprint: `{fingerprint}`
-- Data: `{spec.get("data", {}).get("train", "not recorded")}`, SHA-256 `{manifest.get("data_sha256", "not recorded")}`
+- Data: `{spec.get("data", {}).get("train", "not recorded")}`,
+SHA-256 `{manifest.get("data_sha256", "not recorded")}`
 - Code: SHA-256 `{manifest.get("code_sha256", "not recorded")}`
 - Written by: `{command}`
 
@@ -187,7 +192,8 @@ _PLAIN = """
 _SWAPPED = """
 ## Use
 
-Its text encoder is no CLIP, which diffusers' pipeline would need: it takes prompt embeddings. `medsd generate "this folder"`
+Its text encoder is no CLIP,
+which diffusers' pipeline would need: it takes prompt embeddings. `medsd generate "this folder"`
 does the same.
 
     import torch
@@ -211,7 +217,8 @@ does the same.
 """
 
 _ALONE = """
-The pipeline has all that was learnt in it. What the last run learnt is also here by itself, for use over `{base}`:
+The pipeline has all that was learnt in it. What the last run learnt is also here by itself,
+for use over `{base}`:
 
     pipeline = StableDiffusionPipeline.from_pretrained("the base model")
 {lines}

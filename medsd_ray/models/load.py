@@ -95,7 +95,8 @@ def _check_layout(folder: Path) -> None:
     for name, found in classes.items():
         if found != expected[name]:
             raise InputError(
-                f"{folder}: its {name} is a {found}, not a {expected[name]}; only Stable Diffusion 1.x and 2.x fit"
+                f"{folder}: its {name} is a {found}, not a {expected[name]}; only Stable Diffusion 1.x and "
+                "2.x fit"
             )
 
 
@@ -116,7 +117,8 @@ def _merge_checkpoint(components: Components, store: Storage, raw: bool) -> None
         recorded = description.get("fingerprints", {}).get(name)
         if method.source_fingerprint and recorded not in (None, method.source_fingerprint(settings)):
             raise InputError(
-                f"{store.url}: what its {name} was trained with has changed since; bring back the earlier files"
+                f"{store.url}: what its {name} was trained with has changed since; bring back the earlier "
+                "files"
             )
         try:
             method.merge(components, name, settings, weights)

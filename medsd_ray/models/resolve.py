@@ -80,7 +80,9 @@ def resolve(model: str, near: Storage | None = None) -> Resolved:
 
 
 def resolve_encoder(model: str) -> Path:
-    """A local folder of a text encoder, downloaded where it is remote. Raises InputError where there is none."""
+    """A local folder of a text encoder, downloaded where it is remote. Raises InputError where there is
+    none.
+    """
     store = _find(model, None)
     if store is None:
         return _from_hub(model, None, ["*.json", "*.txt", "*.model", "*.safetensors"])
@@ -124,7 +126,8 @@ def check_bases(resolved: Resolved) -> None:
         recorded = description.get("fingerprints", {}).get("model")
         if recorded not in (None, _digest(layers)):
             raise InputError(
-                f"{store.url}: its base model, {description['model']}, has changed since it was trained; bring back the "
+                f"{store.url}: its base model, {description['model']}, has changed since it was trained; "
+                "bring back the "
                 "earlier one (of a run, name the checkpoint that it was)"
             )
         layers.append(_checkpoint_sums(store))
@@ -196,8 +199,14 @@ def _why_no_pipeline(store: Storage) -> str:
     if not keys:
         return f"{store.url}: no model here; give a pipeline folder, a run's output or a checkpoint"
     if any(key.endswith(_PICKLES) for key in keys) and not any(key.endswith(".safetensors") for key in keys):
-        return f"{store.url}: only pickled weights here, which may run code; convert them to safetensors in diffusers' layout"
-    return f"{store.url}: no {CARD} here; give a pipeline folder in diffusers' layout, a run's output or a checkpoint"
+        return (
+            f"{store.url}: only pickled weights here, which may run code; convert them to safetensors in "
+            "diffusers' layout"
+        )
+    return (
+        f"{store.url}: no {CARD} here; give a pipeline folder in diffusers' layout, a run's output or a "
+        "checkpoint"
+    )
 
 
 def cache_folder() -> Path:
@@ -208,7 +217,9 @@ def cache_folder() -> Path:
 
 
 def cached(store: Storage, needed: re.Pattern[str]) -> Path:
-    """A local copy of a remote model's files, made once for each state of them; appears whole or not at all."""
+    """A local copy of a remote model's files, made once for each state of them; appears whole or not at
+    all.
+    """
     keys = [key for key in store.list() if needed.fullmatch(key)]
     state = store.complete() or (store.etags() if isinstance(store, S3Storage) else {})
     state = {key: state.get(key) for key in keys}

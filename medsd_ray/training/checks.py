@@ -65,7 +65,9 @@ def check_output(output: Storage, resume: bool) -> None:
 
 
 def check_inputs(run: RunSpec) -> CheckedRun:
-    """Checks data and model, and takes their fingerprints. Raises InputError where they do not fit the run."""
+    """Checks data and model, and takes their fingerprints. Raises InputError where they do not fit the
+    run.
+    """
     # Imported here, as they take seconds, which a command line that is refused for less need not wait for:
     # torch with the first, diffusers with the second.
     from medsd_ray.training.stages.registry import load_adapted, stage_of

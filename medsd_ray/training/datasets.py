@@ -12,7 +12,9 @@ from medsd_ray.spec.run import RunSpec
 
 
 def open_dataset(run: RunSpec, where: tuple[str, str], tokenizer: Any) -> ShardedDataset:
-    """The samples of a split; `where` is (address, split). Captions become tokens where there is a tokenizer."""
+    """The samples of a split; `where` is (address, split). Captions become tokens where there is a
+    tokenizer.
+    """
     # Of its own: each data set is read by a thread of its own, and tokenizers are not made for several.
     tokenize = partial(token_ids, copy.deepcopy(tokenizer)) if tokenizer is not None else None
     return ShardedDataset(where[0], where[1], seed=run.seed, cache_dir=run.data.cache, tokenize=tokenize)

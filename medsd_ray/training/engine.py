@@ -224,7 +224,9 @@ class Engine:
             self.loss_scale.update(overflow=not self.applied)
 
     def _clip(self) -> Tensor:
-        """Stage 0: the norm of the reduced gradient; scales the gradient, or drops it where it is not finite."""
+        """Stage 0: the norm of the reduced gradient; scales the gradient, or drops it where it is not
+        finite.
+        """
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         gradients = [p.grad for p in parameters]
         if self.loss_scale.scale != 1:

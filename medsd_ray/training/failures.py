@@ -1,4 +1,6 @@
-"""Why workers ended: what was lost with a machine may be started anew, what the run itself did wrong may not."""
+"""Why workers ended: what was lost with a machine may be started anew, what the run itself did wrong
+may not.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def keep_running(fit: Callable[[], Any], limit: int, tell: Callable[[str], None]
             if what is None or restart > limit:
                 raise
             tell(
-                f"a worker was lost ({what}); going on from the newest checkpoint, restart {restart} of {limit}"
+                f"a worker was lost ({what}); going on from the newest checkpoint, restart {restart} of "
+                f"{limit}"
             )
 
 
@@ -101,7 +104,8 @@ def as_user_error(failure: BaseException) -> Exception:
                 return cause
     if what := what_was_lost(failure):
         return RunError(
-            f"training failed: a worker was lost ({what}), once more than resources.max_failures allows; --resume goes on from "
+            f"training failed: a worker was lost ({what}), once more than resources.max_failures allows; "
+            "--resume goes on from "
             "the newest checkpoint"
         )
     first = _failures(failure)[0]

@@ -33,7 +33,9 @@ class ThroughputMeter:
 
 
 class LossWindow:
-    """Sum of losses kept on the device: it is read, which makes the device wait, only when a line is written."""
+    """Sum of losses kept on the device: it is read, which makes the device wait, only when a line is
+    written.
+    """
 
     def __init__(self, device: torch.device):
         self.sums = torch.zeros(

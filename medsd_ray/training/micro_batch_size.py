@@ -34,7 +34,8 @@ def choose_micro_batch_size(
     smallest = -int(collectives.max(-fitting)[0])
     if not smallest:
         raise InputError(
-            "not even one sample fits in the GPU's memory; set training.gradient_checkpointing, precision bf16 or offload"
+            "not even one sample fits in the GPU's memory; set training.gradient_checkpointing, precision "
+            "bf16 or offload"
         )
     return smallest
 

@@ -32,7 +32,9 @@ def fit_and_show(
     seen: int,
     on_record: RecordCallback | None = None,
 ) -> BaseException | None:
-    """Runs the workers and prints their progress, or tells it, until they end. Returns what they failed with."""
+    """Runs the workers and prints their progress, or tells it, until they end. Returns what they failed
+    with.
+    """
     failures: list[BaseException] = []
     show, told = RecordPrinter(output, checked.run.training.max_steps, seen, on_record), False
 

@@ -9,9 +9,11 @@ from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import CheckedRun
 
 MAY_CHANGE = {
-    "name", "model", "data", "prior.data", "components.text_encoder.swap.model", "output", "checkpoint", "resources",
+    "name", "model", "data", "prior.data", "components.text_encoder.swap.model", "output", "checkpoint",
+    "resources",
     "training.micro_batch_size", "training.zero_stage",
-    "training.offload", "training.precision", "training.gradient_checkpointing", "training.compile", "training.log_every",
+    "training.offload", "training.precision", "training.gradient_checkpointing", "training.compile",
+    "training.log_every",
     "training.validate_every", "training.sample_every", "training.sample_prompts",
 }  # fmt: skip
 """Fields of the spec that a resumed run may set anew. Model and data are compared by fingerprint, not by
@@ -45,7 +47,8 @@ def check_same_spec(run: RunSpec, spec: dict[str, Any], where: str) -> None:
             else ""
         )
         raise InputError(
-            f"--resume: {field} is {now.get(field)!r}, but {then.get(field)!r} in {where}: set it back or choose another "
+            f"--resume: {field} is {now.get(field)!r}, but {then.get(field)!r} in {where}: set it back or "
+            "choose another "
             f"output{hint}"
         )
 

@@ -43,7 +43,9 @@ class SampleWriter:
         self._base: Components | None = None
 
     def save(self, output: Storage, step: int, dataset: ShardedDataset) -> None:
-        """Writes samples/step-XXXXXXXX/00.png, ...; all workers call it. The stage may show images of `dataset`."""
+        """Writes samples/step-XXXXXXXX/00.png, ...; all workers call it. The stage may show images of
+        `dataset`.
+        """
         weights = self._gather()
         if weights is None:
             return

@@ -1,4 +1,6 @@
-"""What a checkpoint holds of a running engine: copies of tensors, and the description that says what they are."""
+"""What a checkpoint holds of a running engine: copies of tensors, and the description that says what they
+are.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ class Snapshot:
 
 
 def checkpoint_description(
-    checked: CheckedRun, engine: Engine, ema: bool, pieces: dict[str, list[Piece]], step: int, validation_loss: float | None,
+    checked: CheckedRun, engine: Engine, ema: bool, pieces: dict[str, list[Piece]], step: int,
+    validation_loss: float | None,
     prediction_type: str | None, scaling_factor: float | None,
 ) -> dict[str, Any]:  # fmt: skip
     """checkpoint.json: the map of pieces, and all that a resumed run or a reader of the weights must know."""

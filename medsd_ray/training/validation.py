@@ -16,7 +16,9 @@ SAMPLES_AT_MOST = 256
 
 
 class Validation:
-    """The loss of the weights as they are (not their average) over the first samples of the validation split."""
+    """The loss of the weights as they are (not their average) over the first samples of the validation
+    split.
+    """
 
     def __init__(
         self,
@@ -39,7 +41,8 @@ class Validation:
         per_step = self.micro * self.collectives.world_size
         steps = -(-self.count // per_step)
         for (sample,) in batches(
-            self.dataset, first_step=0, last_step=steps, global_batch_size=per_step, micro_batch_size=self.micro,
+            self.dataset, first_step=0, last_step=steps, global_batch_size=per_step,
+            micro_batch_size=self.micro,
             rank=self.collectives.rank, world_size=self.collectives.world_size,
         ):  # fmt: skip
             wanted = sample["positions"] < self.count

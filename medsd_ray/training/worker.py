@@ -100,7 +100,9 @@ class Trainer:
         self.skipped, self.reported = 0, time.monotonic()
 
     def train(self) -> None:
-        """Every step up to the last, or up to the one in which a stop was asked for; ends with a checkpoint."""
+        """Every step up to the last, or up to the one in which a stop was asked for; ends with a
+        checkpoint.
+        """
         steps = batches(
             self.dataset, first_step=self.first, last_step=self.training.max_steps,
             global_batch_size=self.training.global_batch_size, micro_batch_size=self.micro,
@@ -145,8 +147,10 @@ class Trainer:
         if self.skipped >= SKIPPED_AT_MOST and self.engine.loss_scale.scale <= 1:
             self.writer.wait()
             raise RunError(
-                f"training diverged: the gradient was not a finite number in {self.skipped} steps in a row, up to step "
-                f"{step + 1}; lower the learning rate or lengthen its warm-up (checkpoints from before are kept)"
+                f"training diverged: the gradient was not a finite number in {self.skipped} steps in a row, "
+                "up to step "
+                f"{step + 1}; lower the learning rate or lengthen its warm-up (checkpoints from before are "
+                "kept)"
             )
         return self.engine.norm
 
@@ -196,7 +200,8 @@ class Trainer:
 
     def save(self, done: int, validation_loss: float | None) -> None:
         about = checkpoint_description(
-            self.checked, self.engine, bool(self.ema), self.pieces, done, validation_loss, self.stage.prediction_type,
+            self.checked, self.engine, bool(self.ema), self.pieces, done, validation_loss,
+            self.stage.prediction_type,
             self.stage.scaling_factor,
         )  # fmt: skip
         self.writer.save(done, self.snapshot.take, about)

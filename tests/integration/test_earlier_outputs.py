@@ -1,4 +1,6 @@
-"""A run and a study that an earlier version began are gone on with to their ends, as if nothing had happened."""
+"""A run and a study that an earlier version began are gone on with to their ends, as if nothing had
+happened.
+"""
 
 from __future__ import annotations
 

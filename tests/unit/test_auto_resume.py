@@ -14,7 +14,8 @@ from medsd_ray.training.checks import started
 from medsd_ray.training.run import finished, train
 
 RESULT = {
-    "step": 8, "loss": 0.25, "validation_loss": None, "images_per_second": 12.0, "optimizer_bytes_per_worker": 2_000_000,
+    "step": 8, "loss": 0.25, "validation_loss": None, "images_per_second": 12.0,
+    "optimizer_bytes_per_worker": 2_000_000,
     "world_size": 2, "zero_stage": 2,
 }  # fmt: skip
 

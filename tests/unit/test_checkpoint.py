@@ -60,7 +60,8 @@ def save(
         for name, value in WEIGHTS.items()
     }
     description = {
-        "format": FORMAT, "step": step, "ema": ema, "validation_loss": validation_loss, "fragments": fragments,
+        "format": FORMAT, "step": step, "ema": ema, "validation_loss": validation_loss,
+        "fragments": fragments,
     }  # fmt: skip
     files = {"rank-00000.safetensors": tensors, "rank-00000.optimizer.safetensors": moments}
     writer.save(step, lambda: files, description)

@@ -57,9 +57,9 @@ def answer(code: int, reason: str, message: str, **details: str) -> tuple[int, s
 
 
 CRD = {"group": "medsd.io", "kind": "finetunes"}
-STRICT = 'FineTune in version "v1alpha1" cannot be handled as a FineTune: strict decoding error: unknown field "spec.run.trainnig"'
-INVALID = 'FineTune.medsd.io "x" is invalid: [spec.run.training.max_steps: Invalid value: 0: should be >= 1,\n second]'
-FORBIDDEN = 'finetunes.medsd.io is forbidden: User "anna" cannot list resource "finetunes" in the namespace "research"'
+STRICT = 'FineTune in version "v1alpha1" cannot be handled as a FineTune: strict decoding error: unknown field "spec.run.trainnig"'  # noqa: E501
+INVALID = 'FineTune.medsd.io "x" is invalid: [spec.run.training.max_steps: Invalid value: 0: should be >= 1,\n second]'  # noqa: E501
+FORBIDDEN = 'finetunes.medsd.io is forbidden: User "anna" cannot list resource "finetunes" in the namespace "research"'  # noqa: E501
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,8 @@ def test_another_server_than_rays_dashboard_is_told_apart(run_file: Path):
 def test_submit_loads_no_torch(run_file: Path, tmp_path: Path, words: list[str]):
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(
-        "{current-context: c, contexts: [{name: c, context: {cluster: k, user: u}}], users: [{name: u, user: {}}], "
+        "{current-context: c, contexts: [{name: c, context: {cluster: k, user: u}}], users: [{name: u, user: "
+        "{}}], "
         "clusters: [{name: k, cluster: {server: 'http://127.0.0.1:9'}}]}"
     )
     code = (
@@ -183,7 +184,8 @@ def test_submit_loads_no_torch(run_file: Path, tmp_path: Path, words: list[str])
         "from medsd_ray.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: code = end.code\n"
-        "print(json.dumps([code, sorted({'torch', 'diffusers', 'transformers', 'kubernetes', 'ray'} & set(sys.modules))]))"
+        "print(json.dumps([code, sorted({'torch', 'diffusers', 'transformers', 'kubernetes', 'ray'} & "
+        "set(sys.modules))]))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True

@@ -23,7 +23,8 @@ RUNNING = item(
     attempt={"number": 2},
     failures={"infrastructure": 1, "application": 0},
     progress={
-        "stage": "train", "step": 120, "totalSteps": 1000, "loss": 0.12345, "imagesPerSecond": 3.21, "timeLeft": "1:02:03",
+        "stage": "train", "step": 120, "totalSteps": 1000, "loss": 0.12345, "imagesPerSecond": 3.21,
+        "timeLeft": "1:02:03",
         "lastCheckpointStep": 100, "lastUpdateTime": "2026-03-01T11:59:56+00:00",
     },
     conditions=[
@@ -36,7 +37,8 @@ RUNNING = item(
 
 def test_a_running_one_is_told_in_one_line_then_why_then_where():
     assert display.details(RUNNING, NOW).splitlines() == [
-        "nih-unet: Running, step 120/1000, loss 0.1235, 3.2 images/s, 1:02:03 left, checkpoint of step 100 (4s ago)",
+        "nih-unet: Running, step 120/1000, loss 0.1235, 3.2 images/s, 1:02:03 left, checkpoint of step 100 "
+        "(4s ago)",
         "goes on",
         "attempt 2; before it 1 failed with their nodes or pods, 0 by themselves",
         "  Scheduled  True   Placed: 2 of 2 workers run",

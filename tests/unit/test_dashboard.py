@@ -315,7 +315,8 @@ def test_a_slow_storage_gives_some_curves_now_and_the_rest_later(
 @pytest.mark.parametrize(
     ("path", "good"),
     [
-        ("", True), ("a", True), ("a/b c/ä", True), ("..", False), ("a/../b", False), ("/etc", False), ("a//b", False),
+        ("", True), ("a", True), ("a/b c/ä", True), ("..", False), ("a/../b", False), ("/etc", False),
+        ("a//b", False),
         (".", False), ("a\\b", False), ("a/\x00", False), ("a/", False), ("...", True),
     ],
 )  # fmt: skip

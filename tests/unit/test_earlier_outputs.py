@@ -1,4 +1,6 @@
-"""What an earlier version wrote is read as its own: shards, latents, a run's checkpoint and record, a study."""
+"""What an earlier version wrote is read as its own: shards, latents, a run's checkpoint and record, a
+study.
+"""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ def test_sdedit_is_diffusers_own(tiny: Components, monkeypatch: pytest.MonkeyPat
     mine = edited(tiny, 0.75, guidance_scale=guidance_scale).after
     pipeline = StableDiffusionImg2ImgPipeline(
         vae=tiny.vae, text_encoder=tiny.text_encoder, tokenizer=tiny.tokenizer, unet=tiny.unet,
-        scheduler=sampling_scheduler(tiny.scheduler, DDIMScheduler), safety_checker=None, feature_extractor=None,
+        scheduler=sampling_scheduler(tiny.scheduler, DDIMScheduler), safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
@@ -72,7 +73,8 @@ def test_sdedit_is_diffusers_own(tiny: Components, monkeypatch: pytest.MonkeyPat
         latents = tiny.vae.encode(x).latent_dist.mean * tiny.vae.config["scaling_factor"]
         latents = torch.cat([latents, latents[:1].expand(5, -1, -1, -1)])
     theirs = pipeline(
-        prompt=[PROMPT] * 8, image=latents, strength=0.75, num_inference_steps=4, guidance_scale=guidance_scale,
+        prompt=[PROMPT] * 8, image=latents, strength=0.75, num_inference_steps=4,
+        guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(5), output_type="np",
     ).images  # fmt: skip
     assert np.abs(mine - 255 * theirs[:3]).max() < 1.01

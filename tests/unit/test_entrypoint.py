@@ -67,7 +67,8 @@ def test_a_run_with_a_report(tmp_path: Path):
     made = words({"run": RUN_VALUES, "report": REPORT}, tmp_path)
     assert [step.stage for step in made] == ["train", "generate", "generate", "evaluate"]
     how = [
-        "--prompts", str(tmp_path / PROMPTS), "--num-images", "6", "--seed", "3", "--guidance-scale", "4.0", "--steps", "25",
+        "--prompts", str(tmp_path / PROMPTS), "--num-images", "6", "--seed", "3", "--guidance-scale", "4.0",
+        "--steps", "25",
         "--num-workers", "4",
     ]  # fmt: skip
     assert [step.words for step in made] == [
@@ -258,8 +259,10 @@ def test_polls(tmp_path: Path):
     for stop in (False, True):
         code, said = ask(port, "/poll", json.dumps({"events": [event], "stop": stop}).encode())
     assert said == {
-        "stage": "train", "exit_code": None, "error": None, "state": "running", "step": 7, "total": 8, "loss": 0.5,
-        "best": None, "images_per_second": None, "eta_seconds": None, "lastUpdateTime": None, "warnings": ["w"],
+        "stage": "train", "exit_code": None, "error": None, "state": "running", "step": 7, "total": 8,
+        "loss": 0.5,
+        "best": None, "images_per_second": None, "eta_seconds": None, "lastUpdateTime": None,
+        "warnings": ["w"],
         "checkpoint_step": 4,
     }  # fmt: skip
     assert state.events == [event] and len(stops) == 1 and not state.end_polled.is_set()

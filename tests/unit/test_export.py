@@ -71,7 +71,8 @@ def test_the_model_card_says_what_it_is(runs):
     for text in (
         "Research use only", "not checked: a smoke test on phantoms", "Base model: `base`",
         "unet (full): 20 steps from `vae-run`",
-        "vae (decoder): 20 steps from `base`", "unet-data", "d" * 64, "Weights: as trained", "name: unet-run", "--raw",
+        "vae (decoder): 20 steps from `base`", "unet-data", "d" * 64, "Weights: as trained",
+        "name: unet-run", "--raw",
         model_fingerprint(str(runs / "unet-run"), raw=True),
     ):  # fmt: skip
         assert text in card

@@ -13,7 +13,10 @@ from medsd_ray.training.failures import as_user_error, keep_running, what_was_lo
 GLOO = (
     "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1450."
 )
-NCCL = "NCCL error: remote process exited or there was a network error, NCCL version 2.27\nncclRemoteError: A call failed"
+NCCL = (
+    "NCCL error: remote process exited or there was a network error, NCCL version 2.27\n"
+    "ncclRemoteError: A call failed"
+)
 
 
 def dead(text: str = ActorDiedError.BASE_ERROR_MSG, **more: bool) -> WorkerHealthCheckFailedError:

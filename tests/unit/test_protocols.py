@@ -1,4 +1,6 @@
-"""Named protocols: which images they choose, what they compute, and what they say where something is missing."""
+"""Named protocols: which images they choose, what they compute, and what they say where something is
+missing.
+"""
 
 from __future__ import annotations
 
@@ -217,7 +219,8 @@ def test_the_siamese_network_is_that_of_the_weights(siamese_file: Path, tmp_path
     score = network.scores(features[:1], features[1:])
     with torch.inference_mode():
         x = torch.nn.functional.interpolate(
-            torch.from_numpy(pair.pixels).permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1) / 255, size=(224, 224),
+            torch.from_numpy(pair.pixels).permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1) / 255,
+            size=(224, 224),
             mode="bilinear", antialias=True,
         )  # fmt: skip
         a, b = torch.sigmoid(network.network.model(x)).unbind(0)

@@ -249,8 +249,10 @@ def test_the_page_serves_nothing_but_the_study_and_needs_no_key(study: Path, tmp
         kept.rename(study / KEY)
     name = next(iter(key_of(study)))
     for path in (
-        "/key.json", "/study.json", "/answers.sqlite", "/images/", f"/images/{name}", "/images/..%2Fkey.png", "/openapi.json",
-        "/report/report.json", "/images/../key.json", "/%2e%2e/key.json", "/images/0000000000000000.png", "/docs",
+        "/key.json", "/study.json", "/answers.sqlite", "/images/", f"/images/{name}", "/images/..%2Fkey.png",
+        "/openapi.json",
+        "/report/report.json", "/images/../key.json", "/%2e%2e/key.json", "/images/0000000000000000.png",
+        "/docs",
     ):  # fmt: skip
         assert page.get(path).status_code == 404, path
 

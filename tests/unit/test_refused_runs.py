@@ -1,4 +1,6 @@
-"""A run that is refused leaves every byte of its output as it was, and no run writes before all is checked."""
+"""A run that is refused leaves every byte of its output as it was, and no run writes before all is
+checked.
+"""
 
 from __future__ import annotations
 

@@ -44,8 +44,10 @@ def bare_report(sets: Sets, **changes: Any) -> dict:
     """A report of which nothing could be computed."""
     no = Missing("no classifier here")
     found = {
-        "title": "A title", "created": "2030-01-02T03:04:05+00:00", "command": "medsd evaluate", "model": None,
-        "model_fingerprint": None, "generation": {}, "reference": "some images", "notes": [], "seconds": 1.0, "extra": {},
+        "title": "A title", "created": "2030-01-02T03:04:05+00:00", "command": "medsd evaluate",
+        "model": None,
+        "model_fingerprint": None, "generation": {}, "reference": "some images", "notes": [], "seconds": 1.0,
+        "extra": {},
         "counts": count_section(sets), "classifier": classifier_section(no, sets, "finding", 0),
         "ms_ssim": diversity_section(sets, 0), "clip": clip_section(None, sets),
         "train": train_section(RunRecord()),
@@ -106,7 +108,8 @@ def test_put_writes_intervals_and_refuses_what_is_not_a_number():
     put(section, "b", float("nan"))
     put(section, "c", 3)
     assert section == {
-        "a": 1.0, "a_interval": [0.5, 2.0], "b": None, "b_reason": "the computation gave no finite number", "c": 3,
+        "a": 1.0, "a_interval": [0.5, 2.0], "b": None, "b_reason": "the computation gave no finite number",
+        "c": 3,
     }  # fmt: skip
     with pytest.raises(ValueError, match="JSON compliant"):
         format.dumps({"x": float("inf")})

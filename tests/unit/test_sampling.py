@@ -71,7 +71,8 @@ def test_seed_index_and_prompt_each_change_the_image(tiny):
 def test_the_image_is_that_of_diffusers_own_pipeline(tiny, guidance_scale):
     """The same latents, prompt and settings in a plain call give the same image but for rounding."""
     pipeline = StableDiffusionPipeline(
-        tiny.vae, tiny.text_encoder, tiny.tokenizer, tiny.unet, sampling_scheduler(tiny.scheduler, SCHEDULERS["ddim"]),
+        tiny.vae, tiny.text_encoder, tiny.tokenizer, tiny.unet,
+        sampling_scheduler(tiny.scheduler, SCHEDULERS["ddim"]),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)

@@ -158,7 +158,8 @@ def test_asha_has_a_validation_loss_at_its_first_look(given: int | None, wanted:
 
 def test_pbt_has_a_checkpoint_at_each_look():
     changes = {
-        "space": {"training.learning_rate": {"loguniform": [1e-5, 1e-3]}}, "vae": None, "run.components": {"unet": "full"},
+        "space": {"training.learning_rate": {"loguniform": [1e-5, 1e-3]}}, "vae": None,
+        "run.components": {"unet": "full"},
         "search": {"searcher": "random", "num_samples": 2, "scheduler": "pbt", "interval_steps": 30},
     }  # fmt: skip
     run = plan.trial_run(parse_study(changed(STUDY, changes)), {"training.learning_rate": 1e-4}, 0, "0000")

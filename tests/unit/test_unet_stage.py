@@ -1,4 +1,6 @@
-"""A micro batch of U-Net and text encoder: what is encoded once gives what encoding it for each sample gives."""
+"""A micro batch of U-Net and text encoder: what is encoded once gives what encoding it for each sample
+gives.
+"""
 
 from __future__ import annotations
 

@@ -55,15 +55,16 @@ def adapt(components: Components, name: str, settings: Component, seed: int) -> 
     """
     if isinstance(getattr(components, name), swap.SwappedEncoder) and settings.method not in ON_SWAPPED:
         raise InputError(
-            f"components.text_encoder: {settings.method} is not for the model's swapped encoder; choose frozen, full or swap"
+            f"components.text_encoder: {settings.method} is not for the model's swapped encoder; choose "
+            "frozen, full or swap"
         )
     own = int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:4], "big")
     adaptation(name, settings).adapt(components, name, settings, own)
 
 
 def recorded_settings(description: dict[str, Any], name: str) -> Component:
-    """A component's settings in a checkpoint's run, from its checkpoint.json. Raises InputError where they are
-    none that this version knows.
+    """A component's settings in a checkpoint's run, from its checkpoint.json. Raises InputError where they
+    are none that this version knows.
     """
     recorded = description.get("spec", {}).get("components", {}).get(name) or {
         "method": description["components"][name]

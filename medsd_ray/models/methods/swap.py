@@ -68,13 +68,15 @@ def _of_spec(swap: Swap) -> tuple[Any, Any]:
     except Exception as error:  # whatever transformers and safetensors raise on what they cannot read
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{swap.model}: not a text encoder with safetensors weights and a tokenizer, as AutoModel reads them "
+            f"{swap.model}: not a text encoder with safetensors weights and a tokenizer, as AutoModel reads "
+            "them "
             f"({type(error).__name__}: {reason}); convert it or choose another"
         ) from error
     tokenizer.model_max_length = swap.max_length or tokenizer.model_max_length
     if tokenizer.model_max_length > LONGEST:
         raise InputError(
-            f"{swap.model}: its tokenizer knows no greatest length; set components.text_encoder.swap.max_length"
+            f"{swap.model}: its tokenizer knows no greatest length; set "
+            "components.text_encoder.swap.max_length"
         )
     if tokenizer.pad_token_id is None:
         raise InputError(f"{swap.model}: its tokenizer has no padding token; choose another encoder")

@@ -44,7 +44,8 @@ def adapt(components: Components, name: str, settings: Any, seed: int) -> None:
         ids = tokenizer(new_word.initializer, add_special_tokens=False).input_ids
         if not ids:
             raise InputError(
-                f"components.text_encoder.tokens: {new_word.token}'s initializer has no word that the tokenizer knows"
+                f"components.text_encoder.tokens: {new_word.token}'s initializer has no word that the "
+                "tokenizer knows"
             )
         rows.append(embedding.weight.detach()[ids].mean(dim=0))
     _add_words(tokenizer, [new_word.token for new_word in settings.tokens], embedding.num_embeddings)
@@ -84,10 +85,12 @@ def _add_words(tokenizer: Any, words: list[str], first: int | None) -> None:
     """Raises InputError where a word is known already, or would not have the ids from `first` on."""
     if known := sorted(set(words) & tokenizer.get_vocab().keys()):
         raise InputError(
-            f"components.text_encoder.tokens: the model's tokenizer knows {known[0]} already; choose another word"
+            f"components.text_encoder.tokens: the model's tokenizer knows {known[0]} already; choose another "
+            "word"
         )
     tokenizer.add_tokens(words)
     if first is not None and tokenizer.convert_tokens_to_ids(words) != list(range(first, first + len(words))):
         raise InputError(
-            "components.text_encoder: it has more embeddings than its tokenizer has words; choose another method"
+            "components.text_encoder: it has more embeddings than its tokenizer has words; choose another "
+            "method"
         )
