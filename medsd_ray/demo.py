@@ -155,10 +155,16 @@ def demo(data: Path | None, out: Path, sizes: DemoSizes | None = None) -> None:
 
     def generated(model: str, to: str) -> None:
         generate(
-            model, to, prompts=prompts, num_images=sizes.images, seed=0, sampling=sizes.sampling,
+            model,
+            to,
+            prompts=prompts,
+            num_images=sizes.images,
+            seed=0,
+            sampling=sizes.sampling,
             batch_size=40,
-            num_workers=WORKERS, use_gpu=False,
-        )  # fmt: skip
+            num_workers=WORKERS,
+            use_gpu=False,
+        )
 
     watch("prepare", prepared)
     prompts = prompts_of_shards(paths["shards"], "finding")

@@ -2,8 +2,8 @@
 cores.
 
 64x64 images become 8x8 latents of 8 channels; the U-Net has two levels with cross-attention to a CLIP-layout
-text encoder of 32 tokens. `build_small` gives it with random weights; `models/pretrain.py` trains what ships
-as `medsd-small`.
+text encoder of 32 tokens. `build_small` gives it with random weights; `base_model/pretrain.py` trains what
+ships as `medsd-small`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -19,17 +20,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from medsd_ray.models.components import Components
 
 IMAGE_SIZE = 64
-
-
 LATENT_CHANNELS = 8
-
-
 TEXT_WIDTH = 96
-
-
 TEXT_LENGTH = 32
-
-
 VOCABULARY = Path(__file__).parent / "vocabulary.txt"
 
 
@@ -82,20 +75,31 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def build_vae() -> AutoencoderKL:
+    """8 pixels to a latent's side: 64x64x3 to 8x8x8."""
+    # diffusers annotates its lists of blocks as tuples of one element
+    blocks: Any = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (16, 32, 64, 96),
+    }
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         latent_channels=LATENT_CHANNELS,
         sample_size=IMAGE_SIZE,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 96),
         layers_per_block=1,
         norm_num_groups=8,
+        **blocks,
     )
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """(B, 32) tokens to (B, 32, 96)."""
+    special: Any = {  # transformers annotates them as what any tokenizer may have
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -105,14 +109,13 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             num_attention_heads=4,
             max_position_embeddings=TEXT_LENGTH,
             projection_dim=TEXT_WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            **special,
         )
     )
 
 
 def build_unet() -> UNet2DConditionModel:
+    """Latents (B, 8, 8, 8) in two levels, with cross-attention to the text at both."""
     return UNet2DConditionModel(
         sample_size=IMAGE_SIZE // 8,
         in_channels=LATENT_CHANNELS,
@@ -129,6 +132,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDPMScheduler:
+    """Stable Diffusion's noise schedule, for v-prediction."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,

@@ -46,16 +46,33 @@ class Edited:
 
 
 def edit(
-    components: Components, pixels: np.ndarray, prompt: str, *, seed: int, sampling: Sampling,
+    components: Components,
+    pixels: np.ndarray,
+    prompt: str,
+    *,
+    seed: int,
+    sampling: Sampling,
     strength: float,
     mask: np.ndarray | None = None,
-) -> Edited:  # fmt: skip
-    """Changes images (N, H, W, C) uint8 of the model's size after `prompt`; within `mask` (H, W) bool alone,
-    where given.
+) -> Edited:
+    """Changes images after a prompt, all of them or within a mask.
 
-    `strength` is from 0 to 1; the mask grows to whole latents. Image i is a function of (model, pixels,
-    prompt, settings, seed, i). Raises InputError for images of another size, or a mask that leaves nothing to
-    change.
+    Args:
+        components: The model, on the device to use.
+        pixels: (N, H, W, 1 or 3) uint8, of the size that the model makes.
+        prompt: What the images are to show.
+        seed: What the noise follows from: image i is a function of (model, pixels, prompt, settings, seed,
+            i).
+        sampling: How the images are sampled.
+        strength: From 0 (the VAE's reconstruction) to 1 (all of the noise schedule).
+        mask: (H, W) bool, true where the images may change; it grows to whole latents.
+
+    Returns:
+        The images after the edit, and the VAE's reconstructions of those before.
+
+    Raises:
+        InputError: The images are of another size, or the mask leaves nothing to change.
+        RunError: The model gives values that are not numbers.
     """
     if pixels.shape[1:3] != image_size(components):
         raise InputError(
@@ -73,7 +90,7 @@ def edit(
         text = _text(pipeline, prompt, sampling)
         for start in range(0, len(pixels), lanes):
             rows = list(range(start, min(start + lanes, len(pixels))))
-            padded = rows + [start] * (lanes - len(rows))  # one shape of every pass, as in sample.py
+            padded = rows + [start] * (lanes - len(rows))  # one shape of every pass, as in sampling.py
             z0 = _latents(components, pixels[padded])
             noise = keyed_noise(seed, padded, tuple(z0.shape[1:]), "edit").to(z0.device)
             z = denoise(pipeline, z0, noise, text, sampling, strength, free)
@@ -86,10 +103,14 @@ def edit(
 
 
 def denoise(
-    pipeline: StableDiffusionPipeline, z0: Tensor, noise: Tensor, text: Tensor, sampling: Sampling,
+    pipeline: StableDiffusionPipeline,
+    z0: Tensor,
+    noise: Tensor,
+    text: Tensor,
+    sampling: Sampling,
     strength: float,
     free: Tensor | None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Latents (B, C, h, w) after the edit. `text` (1 or 2, L, D): the prompt's embedding, before it the
     negative prompt's where there is guidance; `free` (h, w) is 1 where latents may change.
     """

@@ -56,11 +56,22 @@ def encode(
     num_workers: int = 1,
     use_gpu: bool = False,
 ) -> None:
-    """Encodes every split of `shards`, or the one that it is, into `dest`; what is complete is left as it is.
+    """Encodes shards of images into shards of latents; what is complete in `dest` is left as it is.
 
-    Neither `batch_size` nor `num_workers` changes the latents beyond rounding. Raises InputError for shards
-    without images, images that the VAE cannot halve evenly, a `dest` that holds other latents, or corrupt
-    shards: those only after all others are encoded.
+    Args:
+        shards: The folder or `s3://` address that prepare wrote, or one split of it.
+        dest: Where the latents go, a folder or `s3://` address.
+        model: The model whose VAE and text encoder encode, as `load_components` takes it.
+        text_embeddings: Whether captions are stored as embeddings too, which a frozen text encoder's
+            training needs.
+        batch_size: Images of a forward pass. Like `num_workers`, it changes the latents by rounding alone.
+        num_workers: Ray workers; 1 encodes in this process.
+        use_gpu: Gives each worker a GPU.
+
+    Raises:
+        InputError: The shards have no images, or images that the VAE cannot halve evenly; `dest` holds other
+            latents; or shards are corrupt, which is raised after all others were encoded.
+        RunError: A worker died.
     """
     for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
         if value < 1:

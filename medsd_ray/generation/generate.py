@@ -3,8 +3,8 @@ goes on.
 
 out/generated.json   the plan, written first: model, settings, and each image's file, prompt, seed and index
 out/00000.png ...    the images, each whole or not there; image i has prompt i modulo the number of prompts
-out/metadata.csv     the prompts as `prepare` reads them,
-so that the images can be trained on: each a patient of its own
+out/metadata.csv     the prompts as `prepare` reads them, so that the images can be trained on: each a
+                     patient of its own
 out/COMPLETE         written last
 """
 
@@ -42,10 +42,22 @@ def generate(
     num_workers: int = 1,
     use_gpu: bool = False,
 ) -> None:
-    """Makes `num_images` images. An output with the same plan is completed, or left as it is where complete.
+    """Makes images from prompts. An output of the same call is completed, or left as it is where complete.
 
-    `batch_size` is how many images a worker takes at a time. Raises InputError for settings out of range, a
-    model that cannot be loaded, or an output that holds anything else.
+    Args:
+        model: The model, as `load_components` takes it.
+        out: Where the images go, a folder or `s3://` address.
+        prompts: Image i is of prompt i modulo their number.
+        num_images: How many images are made.
+        seed: With an image's index, what its initial noise follows from.
+        sampling: How the images are sampled.
+        batch_size: Images that a worker takes at a time; it changes no image.
+        num_workers: Ray workers; 1 generates in this process.
+        use_gpu: Gives each worker a GPU.
+
+    Raises:
+        InputError: A setting is out of its range, the model cannot be loaded, or `out` holds anything else.
+        RunError: The model gives no numbers, or a worker died.
     """
     NUM_IMAGES.check(num_images)
     BATCH_SIZE.check(batch_size)

@@ -100,8 +100,8 @@ def decode(components: Components, latents: Tensor, count: int) -> np.ndarray:
     pixels = torch.cat(decoded)[:count].float()
     if not bool(pixels.isfinite().all()):
         raise RunError(
-            "the model's images are not numbers (NaN or infinite): its training diverged, or its weights are "
-            "damaged"
+            "the model's images are not numbers (NaN or infinite): its training diverged, or its weights "
+            "are damaged"
         )
     return to_uint8(pixels).cpu().numpy()
 

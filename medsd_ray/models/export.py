@@ -39,10 +39,18 @@ def export(
     without_memorisation_check: str | None = None,
     raw: bool = False,
 ) -> None:
-    """Writes `checkpoint` (a run's output or one checkpoint) to the empty `dest`, its COMPLETE mark last.
+    """Writes a checkpoint as a plain pipeline folder with its model card, the COMPLETE mark last.
 
-    Raises InputError where `checkpoint` is none, `dest` is not empty, or the memorisation check is missing or
-    not passed.
+    Args:
+        checkpoint: A run's output (its newest complete checkpoint) or one checkpoint.
+        dest: An empty folder or `s3://` address.
+        report: The report.json of an evaluation of this model, whose memorisation check passed.
+        without_memorisation_check: In place of a report, why none is needed, in a few words for the card.
+        raw: Exports the trained weights themselves, and not their moving averages (EMA).
+
+    Raises:
+        InputError: `checkpoint` is none, `dest` is not empty, or the memorisation check is missing, of
+            another model or not passed.
     """
     source = find_checkpoint(checkpoint)
     if source is None:
@@ -102,9 +110,9 @@ def memorisation_check(report: str | None, reason: str | None, fingerprint: str,
         return _passed(report, fingerprint)
     if generates:
         raise InputError(
-            "this model makes images, so its memorisation check comes first: medsd generate, medsd evaluate, "
-            "then "
-            f"export with --report {REPORT_DATA} (or --without-memorisation-check REASON)"
+            "this model makes images, so its memorisation check comes first: medsd generate, "
+            f"medsd evaluate, then export with --report {REPORT_DATA} "
+            "(or --without-memorisation-check REASON)"
         )
     return "not needed: only the VAE was trained"
 
@@ -147,9 +155,10 @@ def model_card(
     """
     last = descriptions[-1]
     spec = last.get("spec", {})
+    data = spec.get("data", {}).get("train", "not recorded")
     runs = [
-        f"- {', '.join(f'{name} ({method})' for name, method in trained(d).items())}: {d['step']} steps from "
-        f"`{d['model']}`"
+        f"- {', '.join(f'{name} ({method})' for name, method in trained(d).items())}: {d['step']} steps "
+        f"from `{d['model']}`"
         for d in descriptions
     ]
     return f"""---
@@ -165,8 +174,7 @@ tags: [medsd, research-use-only]
 - Weights: {"as trained" if raw or not last.get("ema") else "their moving average (EMA)"}
 - Memorisation check: {check}
 - Model fingerprint: `{fingerprint}`
-- Data: `{spec.get("data", {}).get("train", "not recorded")}`,
-SHA-256 `{manifest.get("data_sha256", "not recorded")}`
+- Data: `{data}`, SHA-256 `{manifest.get("data_sha256", "not recorded")}`
 - Code: SHA-256 `{manifest.get("code_sha256", "not recorded")}`
 - Written by: `{command}`
 
@@ -192,9 +200,8 @@ _PLAIN = """
 _SWAPPED = """
 ## Use
 
-Its text encoder is no CLIP,
-which diffusers' pipeline would need: it takes prompt embeddings. `medsd generate "this folder"`
-does the same.
+Its text encoder is no CLIP, which diffusers' pipeline would need: it takes prompt embeddings.
+`medsd generate "this folder"` does the same.
 
     import torch
     from diffusers import StableDiffusionPipeline
@@ -217,8 +224,8 @@ does the same.
 """
 
 _ALONE = """
-The pipeline has all that was learnt in it. What the last run learnt is also here by itself,
-for use over `{base}`:
+The pipeline has all that was learnt in it. What the last run learnt is also here by itself, for use over
+`{base}`:
 
     pipeline = StableDiffusionPipeline.from_pretrained("the base model")
 {lines}

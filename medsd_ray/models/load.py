@@ -27,13 +27,21 @@ from medsd_ray.storage import Storage
 
 
 def load_components(model: str, *, raw: bool = False, only: tuple[str, ...] | None = None) -> Components:
-    """Loads a model, in evaluation mode.
+    """Loads a model, float32 on the CPU, in evaluation mode.
 
-    `model` is `medsd-small`, a pipeline folder, a run's output or checkpoint, `s3://` of those, or a hub
-    name. Of a checkpoint come the moving averages (EMA) of its trained weights, with `raw` the weights
-    themselves; the checkpoints it was trained from always give their averages, as they did to the training.
-    `only` names the components to load; the others are None. Raises InputError where a part is missing,
-    damaged or of another layout.
+    Args:
+        model: `medsd-small`, a pipeline folder, a run's output or checkpoint, `s3://` of those, or a hub
+            name.
+        raw: Of a checkpoint, takes the trained weights themselves, and not their moving averages (EMA). The
+            checkpoints that it was trained from give their averages, as they did to its training.
+        only: The components to load (`vae`, `text_encoder`, `tokenizer`, `unet`, `scheduler`); all where it
+            is None.
+
+    Returns:
+        The components; those that were not asked for are None.
+
+    Raises:
+        InputError: There is no such model, or a part of it is missing, damaged or of another layout.
     """
     resolved = resolve(model)
     check_bases(resolved)

@@ -8,9 +8,7 @@ from torch import Tensor
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 images (B, 1 or 3, H, W) -> float32 (B, 3, H, W) in [-1, 1], grayscale repeated: x / 127.5
-    - 1.
-    """
+    """uint8 images (B, 1 or 3, H, W) -> float32 (B, 3, H, W) in [-1, 1]: x / 127.5 - 1, gray repeated."""
     return images.float().expand(-1, 3, -1, -1) / 127.5 - 1
 
 

@@ -22,27 +22,13 @@ from medsd_ray.runs.names import CHECKPOINT, RUN_SPEC
 from medsd_ray.storage import FolderStorage, S3Storage, Storage, open_storage, sha256_file
 
 SMALL = "medsd-small"
-
-
 SMALL_FOLDER = Path(__file__).parents[1] / "base_model" / "medsd_small"
-
-
 CARD = "model_index.json"
-
-
 FOLDERS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-
-
 _NEEDED = re.compile(rf"{CARD}|({'|'.join(FOLDERS)})/[^/]+\.(json|txt|safetensors)")
-
-
 _WEIGHTS = re.compile(r"(?!.*\.optimizer\.).*\.safetensors")
-
-
 ENCODER_FILES = re.compile(r"[^/]+\.(json|txt|model|safetensors)")
 """What a transformers encoder with its tokenizer is made of, in one folder."""
-
-
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -59,9 +45,18 @@ class Resolved:
 def resolve(model: str, near: Storage | None = None) -> Resolved:
     """Finds a model's parts, downloading what is remote into the local cache.
 
-    `near` is the checkpoint that names `model`: a relative path is looked for from the working directory,
-    then from the checkpoint's folder upwards, so that a folder with runs and models can be moved. Raises
-    InputError where there is no such model.
+    Args:
+        model: `medsd-small`, a folder or `s3://` address of a pipeline, a run's output or a checkpoint, or a
+            hub name.
+        near: The checkpoint that names `model` as its base, where one does: a relative path is looked for
+            from the working directory, then from the checkpoint's folder upwards, so that a folder with runs
+            and models can be moved.
+
+    Returns:
+        The pipeline's local folder, and the checkpoints over it.
+
+    Raises:
+        InputError: There is no such model, or the checkpoint is not complete.
     """
     if model == SMALL:
         return Resolved(SMALL_FOLDER)
@@ -127,8 +122,7 @@ def check_bases(resolved: Resolved) -> None:
         if recorded not in (None, _digest(layers)):
             raise InputError(
                 f"{store.url}: its base model, {description['model']}, has changed since it was trained; "
-                "bring back the "
-                "earlier one (of a run, name the checkpoint that it was)"
+                "bring back the earlier one (of a run, name the checkpoint that it was)"
             )
         layers.append(_checkpoint_sums(store))
 

@@ -47,8 +47,9 @@ def load_module(kind: Any, path: Path, stem: str, **options) -> nn.Module:
 
 
 def load_partial_state(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Loads `weights` into a module, which keeps all others that it has. Raises RuntimeError for another
-    shape, KeyError for a weight that it lacks.
+    """Loads `weights` into a module, which keeps all others that it has.
+
+    Raises RuntimeError for another shape, KeyError for a weight that the module lacks.
     """
     unexpected = module.load_state_dict(weights, strict=False).unexpected_keys
     if unexpected:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,35 @@ from medsd_ray.spec.run import RunSpec, Training
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class ZeroOptimizer(Protocol):
+    """What medsd uses of DeepSpeed's ZeRO optimizers, whose classes have no common type. The names are
+    DeepSpeed's own and not documented: see docs/decisions.md.
+    """
+
+    optimizer: torch.optim.Optimizer
+    """The optimizer beneath, which holds Adam's moments."""
+    param_groups: list[dict[str, Any]]
+    """The groups of that optimizer, with their learning rates."""
+    overflow: bool
+    """Whether the last step was left out, as its gradient was not finite."""
+    _global_grad_norm: Tensor | float
+    """The gradient's norm of the last step, before clipping, over all workers."""
+    single_partition_of_fp32_groups: list[Tensor]
+    """Stages 1 and 2: this worker's share of each group's float32 weights, flat."""
+    fp32_partitioned_groups_flat: list[Tensor]
+    """Stage 3: the same."""
+    grad_position: dict[int, tuple[int, int, int]]
+    """Stage 3: a parameter's number -> group, offset in the group's share, elements of each worker's part."""
+
+    def override_loss_scale(self, loss_scale: float) -> None:
+        """The factor of the loss from now on, in place of DeepSpeed's own scaling."""
+        ...
+
+    def get_param_id(self, param: nn.Parameter) -> int:
+        """Stage 3: the number of a parameter."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +68,7 @@ class ParameterRange:
     offset: int
 
     def view(self, tensor: Tensor) -> Tensor:
+        """This range of `tensor`, which is of the shape of the range's own: a flat view, (length,)."""
         return tensor.detach().view(-1).narrow(0, self.offset, self.length)
 
 
@@ -141,6 +171,16 @@ class Engine:
         micro_batch_size: int,
         device: torch.device,
     ):
+        """Hands the module to DeepSpeed; torch.distributed is up, and all workers call it.
+
+        Args:
+            module: What is trained, on `device`, float32.
+            run: The run, for its training section.
+            peaks: Component -> peak learning rate.
+            micro_batch_size: Samples of a forward pass on this worker.
+            device: This worker's device.
+        """
+        # DeepSpeed reads its accelerator from the environment when it is first imported.
         os.environ.setdefault("DS_ACCELERATOR", device.type)
         import deepspeed
         import torch.distributed as dist
@@ -149,11 +189,15 @@ class Engine:
         # first run.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+
+        # The run as this worker sees it.
         training = run.training
         self.training, self.device, self.peaks = training, device, peaks
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.accumulation = training.global_batch_size // (micro_batch_size * self.world_size)
         self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+
+        # One group of parameters a component, as each has its own learning rate.
         groups = [
             {
                 "params": [
@@ -164,17 +208,21 @@ class Engine:
             for name, peak in peaks.items()
         ]
         trainable = sum(p.numel() for group in groups for p in group["params"])
+
         # DeepSpeed flattens with its own process group; it takes over the one that Ray Train (or a test) has
         # made.
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
-        self.deepspeed, *_ = deepspeed.initialize(
+        engine, optimizer, *_ = deepspeed.initialize(
             model=module,
             optimizer=build_optimizer(groups, training, device),  # type: ignore[arg-type]
             config=deepspeed_config(training, micro_batch_size, self.world_size, trainable),
             dist_init_required=False,
         )
-        self.zero = self.deepspeed.optimizer if training.zero_stage else None
-        self.adam: torch.optim.Optimizer = self.zero.optimizer if self.zero else self.deepspeed.optimizer
+        self.deepspeed = engine
+        self.zero = cast(ZeroOptimizer, optimizer) if training.zero_stage else None
+        self.adam = self.zero.optimizer if self.zero else cast(torch.optim.Optimizer, optimizer)
+
+        # State of the loop.
         self.loss_scale = LossScale(scale=2.0**16 if training.precision == "fp16" else 1.0)
         self.ranges = self._find_ranges()
         self.updates = 0
@@ -184,9 +232,11 @@ class Engine:
 
     @property
     def module(self) -> nn.Module:
-        return self.deepspeed.module
+        """What is trained; at ZeRO stage 3 its parameters are empty between passes."""
+        return cast(nn.Module, self.deepspeed.module)
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+        """The mean loss of a batch, a scalar, in the run's precision."""
         with autocast(self.training, self.device):
             return self.deepspeed(batch)
 
@@ -210,7 +260,7 @@ class Engine:
         if not last:
             self.deepspeed.step()
             return
-        for group, peak in zip(self.deepspeed.optimizer.param_groups, self.peaks.values(), strict=True):
+        for group, peak in zip((self.zero or self.adam).param_groups, self.peaks.values(), strict=True):
             group["lr"] = peak * factor
         if self.zero:
             self.deepspeed.step()
@@ -228,7 +278,7 @@ class Engine:
         finite.
         """
         parameters = [p for p in self.module.parameters() if p.grad is not None]
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if self.loss_scale.scale != 1:
             torch._foreach_mul_(gradients, 1 / self.loss_scale.scale)
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -243,26 +293,28 @@ class Engine:
         """All ranges of trained parameters that this worker has the optimizer's state of."""
         ranges = []
         for name, parameter in self.module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            if self.training.zero_stage == 0:
-                ranges.append(ParameterRange(name, 0, parameter.numel(), parameter, 0))
-            elif self.training.zero_stage < 3:
-                if (mapping := parameter._hp_mapping) is not None:
-                    flat = self.zero.single_partition_of_fp32_groups[mapping.param_group_index]
-                    at, inside = mapping.lp_fragment_address, mapping.hp_fragment_address
-                    ranges.append(ParameterRange(name, at.start, at.numel, flat, inside.start))
-            else:
-                group, offset, size = self.zero.grad_position[self.zero.get_param_id(parameter)]
-                start = self.rank * size
-                length = min(size, parameter.ds_numel - start)  # the last partition is padded
-                if length > 0:
-                    ranges.append(
-                        ParameterRange(
-                            name, start, length, self.zero.fp32_partitioned_groups_flat[group], offset
-                        )
-                    )
+            if parameter.requires_grad and (found := self._range_of(name, parameter)) is not None:
+                ranges.append(found)
         return ranges
+
+    def _range_of(self, name: str, parameter: Any) -> ParameterRange | None:
+        """This worker's range of a parameter, to which DeepSpeed has tied notes of its own; None where others
+        have all of it.
+        """
+        if self.zero is None:
+            return ParameterRange(name, 0, parameter.numel(), parameter, 0)
+        if self.training.zero_stage < 3:
+            if (mapping := parameter._hp_mapping) is None:
+                return None
+            flat = self.zero.single_partition_of_fp32_groups[mapping.param_group_index]
+            at, inside = mapping.lp_fragment_address, mapping.hp_fragment_address
+            return ParameterRange(name, at.start, at.numel, flat, inside.start)
+        group, offset, size = self.zero.grad_position[self.zero.get_param_id(parameter)]
+        start = self.rank * size
+        length = min(size, parameter.ds_numel - start)  # the last partition is padded
+        if length <= 0:
+            return None
+        return ParameterRange(name, start, length, self.zero.fp32_partitioned_groups_flat[group], offset)
 
     def owned_ranges(self) -> OwnedRanges:
         """The pieces that this worker saves: all that it holds, at stage 0 (where all hold all) an even share

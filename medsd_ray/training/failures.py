@@ -1,5 +1,5 @@
-"""Why workers ended: what was lost with a machine may be started anew, what the run itself did wrong
-may not.
+"""Why workers ended: what was lost with a machine may be started anew, what the run itself did wrong may
+not.
 """
 
 from __future__ import annotations

@@ -9,13 +9,25 @@ from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import CheckedRun
 
 MAY_CHANGE = {
-    "name", "model", "data", "prior.data", "components.text_encoder.swap.model", "output", "checkpoint",
+    "name",
+    "model",
+    "data",
+    "prior.data",
+    "components.text_encoder.swap.model",
+    "output",
+    "checkpoint",
     "resources",
-    "training.micro_batch_size", "training.zero_stage",
-    "training.offload", "training.precision", "training.gradient_checkpointing", "training.compile",
+    "training.micro_batch_size",
+    "training.zero_stage",
+    "training.offload",
+    "training.precision",
+    "training.gradient_checkpointing",
+    "training.compile",
     "training.log_every",
-    "training.validate_every", "training.sample_every", "training.sample_prompts",
-}  # fmt: skip
+    "training.validate_every",
+    "training.sample_every",
+    "training.sample_prompts",
+}
 """Fields of the spec that a resumed run may set anew. Model and data are compared by fingerprint, not by
 address.
 """
@@ -48,8 +60,7 @@ def check_same_spec(run: RunSpec, spec: dict[str, Any], where: str) -> None:
         )
         raise InputError(
             f"--resume: {field} is {now.get(field)!r}, but {then.get(field)!r} in {where}: set it back or "
-            "choose another "
-            f"output{hint}"
+            f"choose another output{hint}"
         )
 
 

@@ -59,10 +59,15 @@ class Snapshot:
 
 
 def checkpoint_description(
-    checked: CheckedRun, engine: Engine, ema: bool, pieces: dict[str, list[Piece]], step: int,
+    checked: CheckedRun,
+    engine: Engine,
+    ema: bool,
+    pieces: dict[str, list[Piece]],
+    step: int,
     validation_loss: float | None,
-    prediction_type: str | None, scaling_factor: float | None,
-) -> dict[str, Any]:  # fmt: skip
+    prediction_type: str | None,
+    scaling_factor: float | None,
+) -> dict[str, Any]:
     """checkpoint.json: the map of pieces, and all that a resumed run or a reader of the weights must know."""
     run = checked.run
     return {

@@ -30,11 +30,20 @@ def edge_loss(x: Tensor, y: Tensor) -> Tensor:
 def vae_loss(
     x: Tensor, reconstruction: Tensor, kl: Tensor, kl_weight: float, edge_weight: float
 ) -> dict[str, Tensor]:
-    """`kl` is a sample's KL divergence from N(0, I) summed over its latent, shape (batch,). Images are in
-    [-1, 1].
+    """The loss l1 + kl_weight·kl + edge_weight·edge of a batch, and its terms.
 
-    Returns scalars `loss`, `l1`, `kl` (per latent value would hide its size: it is per pixel value of `x`)
-    and `edge`.
+    Args:
+        x: Images (B, C, H, W) in [-1, 1].
+        reconstruction: What the VAE makes of them, of the same shape.
+        kl: (B,), each image's KL divergence of its posterior from N(0, I), summed over all values of its
+            latent.
+        kl_weight: Weight of the KL term.
+        edge_weight: Weight of the edge term.
+
+    Returns:
+        Scalars `loss`, `l1` (mean over all values of the images), `kl` and `edge`. The returned `kl` is the
+        mean of the images' KL divergences divided by the values of one image, C·H·W. So both `l1` and `kl`
+        are per value of an image, and a weight means the same at every size of images.
     """
     l1 = (x - reconstruction).abs().mean()
     kl_mean = kl.mean() / x[0].numel()

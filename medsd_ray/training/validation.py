@@ -41,10 +41,14 @@ class Validation:
         per_step = self.micro * self.collectives.world_size
         steps = -(-self.count // per_step)
         for (sample,) in batches(
-            self.dataset, first_step=0, last_step=steps, global_batch_size=per_step,
+            self.dataset,
+            first_step=0,
+            last_step=steps,
+            global_batch_size=per_step,
             micro_batch_size=self.micro,
-            rank=self.collectives.rank, world_size=self.collectives.world_size,
-        ):  # fmt: skip
+            rank=self.collectives.rank,
+            world_size=self.collectives.world_size,
+        ):
             wanted = sample["positions"] < self.count
             # All workers make as many forward passes, as ZeRO 3 needs; one that is left with no sample
             # discards it.

@@ -47,21 +47,34 @@ it.
 
 
 class Trainer:
-    """A run on one worker. It starts from the newest usable checkpoint of the run's output, where there is
-    one.
-
-    `report` tells Ray Train a step's metrics. Raises InputError and RunError.
-    """
+    """A run on one worker: everything that its loop needs, and the loop."""
 
     def __init__(self, checked: CheckedRun, device: torch.device, report: Callable[[dict[str, Any]], None]):
+        """Makes the run ready to go on at step `first`: that of the newest usable checkpoint of the run's
+        output, 0 where there is none. torch.distributed is up, and all workers call it.
+
+        Args:
+            checked: The run, as the driver has checked it.
+            device: This worker's device.
+            report: Tells Ray Train a step's metrics.
+
+        Raises:
+            InputError: The checkpoint is of another run, every checkpoint is damaged, or not even one sample
+                fits in the GPU's memory.
+        """
         self.checked, self.device, self.report = checked, device, report
         run = self.run = checked.run
         self.training = run.training
         self.collectives, self.output = Collectives(device), open_storage(run.output)
         warnings: list[str] = []
+
+        # What is trained, and the samples that it is trained on.
         self.stage = build_stage(run, checked.latents)
         shown = open_dataset(run, checked.train, self.stage.tokenizer)
         self.dataset = with_prior(run, shown, self.stage.tokenizer)
+
+        # The state of the checkpoint to go on from. Its weights come before the engine, which shards them;
+        # moments and averages come after, into the ranges that this worker owns then.
         with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
             found = newest_usable(checked, self.output, Path(folder), self.collectives, warnings.append)
             if found:
@@ -72,9 +85,13 @@ class Trainer:
             views = [owned.view(owned.tensor) for _, owned in self.owned_ranges]
             self.ema = Ema(views, self.training.ema.decay) if self.training.ema else None
             self.first = restore(self.engine, self.owned_ranges, self.ema, found) if found else 0
+
+        # What this worker saves of a step, and who saves the rest.
         self.snapshot = Snapshot(self.engine, self.owned_ranges, self.ema)
         everyones = self.collectives.all_gather([piece for piece, _ in self.owned_ranges])
         self.pieces = by_name(piece for part in everyones for piece in part)
+
+        # What is written while training goes on: records by worker 0, compiled code, checkpoints by all.
         self.reporter = (
             Reporter(self.output, self.training.max_steps, self.first, warnings)
             if self.collectives.rank == 0
@@ -88,6 +105,8 @@ class Trainer:
             warn=self.reporter.warn if self.reporter else warnings.append,
             before_complete=self._before_complete,
         )  # fmt: skip
+
+        # What happens once in many steps: validation and samples.
         held_out = open_dataset(run, checked.validation, self.stage.tokenizer) if checked.validation else None
         self.validation = (
             Validation(held_out, self.stage, self.engine, self.collectives, self.micro) if held_out else None
@@ -96,6 +115,8 @@ class Trainer:
             run, self.engine, self.owned_ranges, self.ema, self.pieces, self.collectives
         )
         self.shown = held_out or shown
+
+        # What the loop keeps from one step to the next.
         self.throughput, self.window = ThroughputMeter(self.training.global_batch_size), LossWindow(device)
         self.skipped, self.reported = 0, time.monotonic()
 
@@ -148,9 +169,8 @@ class Trainer:
             self.writer.wait()
             raise RunError(
                 f"training diverged: the gradient was not a finite number in {self.skipped} steps in a row, "
-                "up to step "
-                f"{step + 1}; lower the learning rate or lengthen its warm-up (checkpoints from before are "
-                "kept)"
+                f"up to step {step + 1}; lower the learning rate or lengthen its warm-up (checkpoints from "
+                "before are kept)"
             )
         return self.engine.norm
 
@@ -200,10 +220,15 @@ class Trainer:
 
     def save(self, done: int, validation_loss: float | None) -> None:
         about = checkpoint_description(
-            self.checked, self.engine, bool(self.ema), self.pieces, done, validation_loss,
+            self.checked,
+            self.engine,
+            bool(self.ema),
+            self.pieces,
+            done,
+            validation_loss,
             self.stage.prediction_type,
             self.stage.scaling_factor,
-        )  # fmt: skip
+        )
         self.writer.save(done, self.snapshot.take, about)
 
     def _before_complete(self) -> None:

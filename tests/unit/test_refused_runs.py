@@ -1,6 +1,4 @@
-"""A run that is refused leaves every byte of its output as it was, and no run writes before all is
-checked.
-"""
+"""A run that is refused leaves every byte of its output as it was: all is checked before the first write."""
 
 from __future__ import annotations
 

@@ -63,8 +63,9 @@ def adapt(components: Components, name: str, settings: Component, seed: int) -> 
 
 
 def recorded_settings(description: dict[str, Any], name: str) -> Component:
-    """A component's settings in a checkpoint's run, from its checkpoint.json. Raises InputError where they
-    are none that this version knows.
+    """A component's settings in a checkpoint's run, from its checkpoint.json.
+
+    Raises InputError where they are none that this version knows.
     """
     recorded = description.get("spec", {}).get("components", {}).get(name) or {
         "method": description["components"][name]

@@ -69,8 +69,7 @@ def _of_spec(swap: Swap) -> tuple[Any, Any]:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{swap.model}: not a text encoder with safetensors weights and a tokenizer, as AutoModel reads "
-            "them "
-            f"({type(error).__name__}: {reason}); convert it or choose another"
+            f"them ({type(error).__name__}: {reason}); convert it or choose another"
         ) from error
     tokenizer.model_max_length = swap.max_length or tokenizer.model_max_length
     if tokenizer.model_max_length > LONGEST:

@@ -85,8 +85,8 @@ def _add_words(tokenizer: Any, words: list[str], first: int | None) -> None:
     """Raises InputError where a word is known already, or would not have the ids from `first` on."""
     if known := sorted(set(words) & tokenizer.get_vocab().keys()):
         raise InputError(
-            f"components.text_encoder.tokens: the model's tokenizer knows {known[0]} already; choose another "
-            "word"
+            f"components.text_encoder.tokens: the model's tokenizer knows {known[0]} already; choose "
+            "another word"
         )
     tokenizer.add_tokens(words)
     if first is not None and tokenizer.convert_tokens_to_ids(words) != list(range(first, first + len(words))):
