@@ -10,7 +10,7 @@ from typing import Any
 from medsd_ray.spec import plan
 from medsd_ray.spec.space import short
 from medsd_ray.storage import Storage
-from medsd_ray.tuning.results import Trial
+from medsd_ray.tuning.summary import Trial
 
 
 def write(trials: Sequence[Trial], output: Storage) -> None:
