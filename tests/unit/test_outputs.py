@@ -91,7 +91,7 @@ def test_what_cannot_be_gone_on_with_is_finished_or_refused(store: FolderStorage
     [
         "evaluate.py",
         "figures/distances.py",
-        "networks/features.py",
+        "networks/extractors.py",
         "report/format.py",
         "report/report.html.j2",
     ],
