@@ -1,6 +1,4 @@
-"""What an earlier version wrote is read as its own: shards, latents, a run's checkpoint and record, a
-study.
-"""
+"""What an earlier version wrote is read: shards, latents, a run's checkpoint and record, a study."""
 
 from __future__ import annotations
 
@@ -81,4 +79,6 @@ def test_a_study_that_was_interrupted_is_read():
     ledger = StudyRecord(study, output, {})
     assert [trial["status"] for trial in ledger.trials] == ["done", "pending"]
     assert ledger.total == 2 and not ledger.finished
+    assert ledger.trials[0]["metrics"]["validation_loss"] > 0
+    assert saved_steps(output.child("trials/0001")) == ([8], [])
     assert output.read_json("study.json")["state"] == "interrupted"
