@@ -82,7 +82,7 @@ def page(browser: Browser) -> Iterator[Page]:
         ours = [
             line
             for line in wrong
-            if "GL Driver Message" not in line and "404 (Not StudiesAndRuns)" not in line
+            if "GL Driver Message" not in line and "404 (Not Found)" not in line
         ]
         assert ours == []
 
