@@ -79,11 +79,7 @@ def page(browser: Browser) -> Iterator[Page]:
         page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
         page.set_default_timeout(SOON)
         yield page
-        ours = [
-            line
-            for line in wrong
-            if "GL Driver Message" not in line and "404 (Not Found)" not in line
-        ]
+        ours = [line for line in wrong if "GL Driver Message" not in line and "404 (Not Found)" not in line]
         assert ours == []
 
 
