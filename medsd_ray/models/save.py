@@ -17,7 +17,7 @@ from medsd_ray.models.weights import quiet_libraries
 def save_pipeline(components: Components, folder: Path) -> None:
     """Writes a plain StableDiffusionPipeline folder (safetensors) whose scheduler samples with DPM-Solver++.
 
-    One with a swapped text encoder has it beside the pipeline, see swapped.py.
+    One with a swapped text encoder has it beside the pipeline, see swapped_encoder.py.
     """
     folder = Path(folder)
     quiet_libraries()

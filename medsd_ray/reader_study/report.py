@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Estimate, Missing, mean_t, put, wilson
-from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, percent, span
+from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, percent
+from medsd_ray.evaluation.report.template import render_template
 from medsd_ray.reader_study import statistics
 from medsd_ray.reader_study.answers import Answer, Answers
 from medsd_ray.reader_study.study import ANSWERS, FORMAT, KEY, REPORT, Study, open_study
@@ -258,24 +258,21 @@ MEANS = {
 
 
 def render(found: dict) -> bytes:
-    """The page: tables alone. Everything is escaped: readers' names and prompts come from outside."""
-    environment = Environment(
-        loader=PackageLoader("medsd_ray.reader_study", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "percent": percent, "span": span}
+    """The page: tables alone."""
     columns = (
         [*found["readers"], {"reader": "all", **found["all"]}]
         if len(found["readers"]) > 1
         else found["readers"]
     )
-    page = environment.get_template("report.html.j2")
-    return page.render(
-        report=found, columns=columns, shares=SHARES, means=MEANS, form_percent=percent
-    ).encode()
+    return render_template(
+        "medsd_ray.reader_study",
+        "report.html.j2",
+        report=found,
+        columns=columns,
+        shares=SHARES,
+        means=MEANS,
+        form_percent=percent,
+    )
 
 
 def summary(found: dict) -> str:

@@ -4,9 +4,8 @@ network.
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from medsd_ray.evaluation.report.format import number, percent, span, words
+from medsd_ray.evaluation.report.format import number, percent
+from medsd_ray.evaluation.report.template import render_template
 
 FORMAT = "medsd-report/1"
 
@@ -64,18 +63,8 @@ def cautions(report: dict) -> list[str]:
 
 
 def render(report: dict, view: dict) -> bytes:
-    """The page. Everything is escaped: prompts, keys and paths come from outside. `view` holds data: URIs
-    from plots.py.
-    """
-    environment = Environment(
-        loader=PackageLoader("medsd_ray.evaluation.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "percent": percent, "span": span, "words": words}
-    return environment.get_template("report.html.j2").render(report=report, **view).encode()
+    """The page. `view` holds data: URIs from plots.py."""
+    return render_template("medsd_ray.evaluation.report", "report.html.j2", report=report, **view)
 
 
 def summary(report: dict) -> str:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
 from medsd_ray.operator.lifecycle.pods import Pod, condition, containers, is_going, is_head, is_over, last_end
+from medsd_ray.operator.times import moment
 
 EXIT_CODE = re.compile(r"exit code (-?\d+)")
 
@@ -78,10 +79,8 @@ def _by_deletion(pod: Pod, container: dict[str, Any]) -> bool:
         or not end.get("finishedAt")
     ):
         return False
-    asked = datetime.fromisoformat(meta["deletionTimestamp"]) - timedelta(
-        seconds=meta.get("deletionGracePeriodSeconds") or 0
-    )
-    after = (datetime.fromisoformat(end["finishedAt"]) - asked).total_seconds()
+    asked = moment(meta["deletionTimestamp"]) - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+    after = (moment(end["finishedAt"]) - asked).total_seconds()
     return after > 0 or (after == 0 and end.get("exitCode") in STOPPED)  # Kubernetes' times are whole seconds
 
 
