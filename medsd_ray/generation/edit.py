@@ -120,8 +120,7 @@ def denoise(
     first = sampling.steps - int(sampling.steps * strength)
     if first == sampling.steps:
         return z0
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(first)
+    scheduler.set_begin_index(first)
     timesteps = scheduler.timesteps[first:]
     context = text.repeat_interleave(len(z0), dim=0)
     z = scheduler.add_noise(z0, noise, timesteps[:1].expand(len(z0)))

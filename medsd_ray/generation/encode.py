@@ -78,7 +78,8 @@ def encode(
             raise InputError(f"{name} is {value}; choose 1 or more")
     out = absolute(open_storage(dest))
     splits = {split: open_split(shards, split) for split in list_splits(shards)}
-    components = load_components(model, only=("vae", "text_encoder", "tokenizer"))
+    # The noise schedule too: a model that cannot be trained is refused before it has encoded anything.
+    components = load_components(model, only=("vae", "text_encoder", "tokenizer", "scheduler"))
     for store, index in splits.values():
         _check(store, index, components)
     encoder = Encoder(components, text_embeddings, batch_size, use_gpu, {}, out)

@@ -14,19 +14,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import RunError
 from medsd_ray.models.components import Components
 from medsd_ray.models.pixels import to_uint8, vae_scale_factor
-from medsd_ray.models.schedulers import sampling_scheduler
+from medsd_ray.models.schedulers import Ddim, DpmSolver, sampling_scheduler
 from medsd_ray.spec.images import Sampling
 
-# DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) of second order; DDIM (Song et al. 2021, arXiv 2010.02502)
-# with eta 0. The names are those of spec.images.
-SCHEDULERS = {"dpm-solver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
+SCHEDULERS = {"dpm-solver++": DpmSolver, "ddim": Ddim}
+"""The sampler of each name of spec.images."""
 LANES = 8
 LARGE = (
     128 * 128

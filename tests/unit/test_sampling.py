@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 from tiny import tiny_components
 
@@ -17,7 +17,7 @@ from medsd_ray.errors import InputError, RunError
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.prompts import read_prompts
 from medsd_ray.generation.sampling import SCHEDULERS, image_size, sample_images
-from medsd_ray.models.schedulers import sampling_scheduler
+from medsd_ray.models.schedulers import load_scheduler, sampling_scheduler, trailing_timesteps
 from medsd_ray.spec.images import SCHEDULER, Sampling
 
 WORDS = ["a chest x-ray", "The heart is enlarged.", ""]
@@ -102,6 +102,72 @@ def test_samplers_recover_a_known_image_exactly(scheduler, prediction_type):
         v = alpha.sqrt() * epsilon - (1 - alpha).sqrt() * x0
         x = sampler.step(epsilon if prediction_type == "epsilon" else v, t, x, return_dict=False)[0]
     assert torch.allclose(x, x0, atol=1e-4)
+
+
+def arrived(sampler, noise, steps: int, std: float) -> tuple[float, float]:
+    """The spread that data N(0, std²) keep when they are sampled with a perfect predictor, by the sampler and
+    by DDIM's recurrence in float64 (Song et al. 2021, arXiv 2010.02502, eq. 12), from x = 1 at the first.
+    """
+    sampler.set_timesteps(steps)
+    alphas = noise.alphas_cumprod.double()
+    taken = sampler.timesteps.tolist()
+    x, exact = torch.ones(1, dtype=torch.float64), 1.0
+    for t, after in zip(taken, [*taken[1:], None], strict=True):
+        a, b = alphas[t], torch.tensor(1.0).double() if after is None else alphas[after]
+        slope = (1 - a).sqrt() / (a * std**2 + 1 - a)  # E[epsilon | x] of Gaussian data, over x
+        x = sampler.step(slope * x, t, x, return_dict=False)[0].double()
+        exact *= float(b.sqrt() * (1 - (1 - a).sqrt() * slope) / a.sqrt() + (1 - b).sqrt() * slope)
+    return float(x), exact
+
+
+def test_there_are_as_many_timesteps_as_asked_for_at_every_count():
+    for steps in range(1, 1001):
+        timesteps = trailing_timesteps(1000, steps)
+        assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0
+        assert (np.diff(timesteps) < 0).all()
+    assert trailing_timesteps(1000, 1000).tolist() == list(range(999, -1, -1))
+    assert trailing_timesteps(1000, 3).tolist() == [999, 666, 332]
+
+
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
+def test_each_step_lands_on_the_next_timestep_and_the_last_on_the_data(scheduler):
+    noise = tiny_components().scheduler
+    sampler = sampling_scheduler(noise, SCHEDULERS[scheduler])
+    theirs = DPMSolverMultistepScheduler(timestep_spacing="trailing")
+    levels = ((1 - noise.alphas_cumprod) / noise.alphas_cumprod).sqrt()
+    for steps in (1, 2, 25, 48, 50, 61, 103, 121, 122, 201, 400, 501, 999, 1000):
+        sampler.set_timesteps(steps)
+        assert sampler.timesteps.tolist() == trailing_timesteps(1000, steps).tolist()
+        torch.testing.assert_close(sampler.sigmas[:-1], levels[sampler.timesteps])
+        assert sampler.sigmas[-1] == 0
+        theirs.set_timesteps(steps)  # where diffusers counts right, its timesteps are the same
+        assert len(theirs.timesteps) > steps or torch.equal(sampler.timesteps, theirs.timesteps)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 50, 61, 103, 400, 501, 999, 1000])
+def test_ddim_keeps_the_spread_of_gaussian_data_as_its_recurrence_does(steps):
+    noise = tiny_components().scheduler
+    sampler = sampling_scheduler(noise, SCHEDULERS["ddim"])
+    start = float((noise.alphas_cumprod[-1] * 0.25 + 1 - noise.alphas_cumprod[-1]).sqrt())
+    for std in (0.5, 1.0, 2.0):
+        found, exact = arrived(sampler, noise, steps, std)
+        assert found == pytest.approx(exact, abs=1e-4)
+    if steps >= 400:
+        assert arrived(sampler, noise, steps, 0.5)[0] * start == pytest.approx(0.5, rel=0.01)
+
+
+def test_more_steps_than_the_schedule_has_are_refused():
+    sampler = sampling_scheduler(DDPMScheduler(num_train_timesteps=100), SCHEDULERS["ddim"])
+    sampler.set_timesteps(100)
+    assert sampler.timesteps.tolist() == list(range(99, -1, -1))
+    with pytest.raises(InputError, match=r"steps is 101.*has 100"):
+        sampler.set_timesteps(101)
+
+
+def test_a_model_that_predicts_the_image_itself_is_refused(tmp_path):
+    DDPMScheduler(prediction_type="sample").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="'sample'; only models that predict epsilon or v_prediction"):
+        load_scheduler(tmp_path)
 
 
 def test_the_model_decides_the_size(small, tiny):
