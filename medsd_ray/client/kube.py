@@ -5,9 +5,10 @@ can act on.
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import urllib3
@@ -15,9 +16,11 @@ import yaml
 from kubernetes import client, config
 from kubernetes.config import kube_config
 
+from medsd_ray.documents import parse_json
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.spec import labels
 from medsd_ray.spec.objects import GROUP, VERSION
+from medsd_ray.spec.values import read_values
 
 PLURAL = "finetunes"
 TIMEOUTS_S = (5, 30)
@@ -56,7 +59,7 @@ class Kube:
         settings.retries = urllib3.Retry(0)
         try:
             chosen = _load(context, settings)
-        except (config.ConfigException, yaml.YAMLError, OSError) as error:
+        except (config.ConfigException, InputError, yaml.YAMLError, OSError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise InputError(
                 f"no usable kubeconfig ({reason}); set KUBECONFIG, mend --context, "
@@ -160,6 +163,9 @@ def _load(context: str | None, settings: client.Configuration) -> dict[str, Any]
     """Fills the settings from the kubeconfig's context, and returns that context. Its current one need not be
     set.
     """
+    for path in kube_config.KUBE_CONFIG_DEFAULT_LOCATION.split(os.pathsep):
+        if Path(path).expanduser().is_file():
+            read_values(Path(path).expanduser(), "kubeconfig", "a kubeconfig is a mapping")
     files = kube_config.KubeConfigMerger(kube_config.KUBE_CONFIG_DEFAULT_LOCATION)
     if files.config is None:
         raise config.ConfigException(f"there is no {kube_config.KUBE_CONFIG_DEFAULT_LOCATION}")
@@ -193,7 +199,7 @@ def _stamped(line: bytes) -> tuple[str, str]:
 def error_of_status(status: int | None, body: str | None, namespace: str, host: str) -> Exception:
     """The error to raise for an API server's refusal; `body` is the Status object it sent, or plain text."""
     try:
-        said = json.loads(body or "")
+        said = parse_json(body or "")
     except ValueError:
         said = None
     status_object: dict[str, Any] = said if isinstance(said, dict) else {"message": body}

@@ -7,8 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from pydantic_core import from_json
-
+from medsd_ray.documents import MOST_JSON_BYTES, finite, parse_json
 from medsd_ray.errors import InputError
 from medsd_ray.storage import FileInfo, FolderStorage, Storage
 
@@ -16,25 +15,10 @@ KEPT = 20_000
 """Files whose contents are remembered, such as the curves of as many trials."""
 
 
-def parse_json(data: bytes) -> Any:
-    """JSON as plain values; NaN and infinities, which JSON does not have, become null."""
-    return (
-        from_json(data, allow_inf_nan=False)
-        if b"NaN" not in data and b"Infinity" not in data
-        else _finite(from_json(data))
-    )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return (
-        None
-        if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf")))
-        else value
-    )
+def parse_finite_json(data: bytes) -> Any:
+    """JSON as plain values; NaN and infinities become null."""
+    value = parse_json(data)
+    return finite(value) if b"NaN" in data or b"Infinity" in data else value
 
 
 class CachedFiles:
@@ -74,7 +58,7 @@ class CachedFiles:
                 self._known.move_to_end((key, what))
                 return known[1]
         try:
-            value = parse(self.store.read(key))
+            value = parse(self.store.read(key, MOST_JSON_BYTES))
         except (FileNotFoundError, ValueError):
             value = None
         except (InputError, PermissionError) as error:
@@ -90,7 +74,7 @@ class CachedFiles:
 
     def json(self, folder: str, name: str, files: dict[str, FileInfo]) -> dict[str, Any]:
         """A JSON object that is one of a folder's `files`; empty where it is absent or something else."""
-        value = self.get(join(folder, name), files[name].stamp if name in files else None, parse_json)
+        value = self.get(join(folder, name), files[name].stamp if name in files else None, parse_finite_json)
         return value if isinstance(value, dict) else {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import yaml
+from medsd_ray.documents import DocumentError, parse_yaml, to_yaml
 
 
 def label(value: Any) -> Any:
@@ -70,8 +70,8 @@ def _text(values: dict[str, Any], field: str) -> str | None:
 def read_spec(data: bytes) -> dict[str, Any] | None:
     """A run.yaml as plain values; None where it is none."""
     try:
-        values = yaml.load(data, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        values = parse_yaml(data)
+    except DocumentError:
         return None
     return values if isinstance(values, dict) else None
 
@@ -82,4 +82,4 @@ def as_run_yaml(spec: dict[str, Any]) -> str:
     """
     output = spec.get("output")
     again = spec | ({"output": f"{output.rstrip('/')}-again"} if isinstance(output, str) else {})
-    return yaml.safe_dump(again, sort_keys=False, allow_unicode=True)
+    return to_yaml(again)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from medsd_ray.documents import parse_json
 from medsd_ray.driver.protocol import RunProgress
 from medsd_ray.errors import RunError
 from medsd_ray.runs.checkpoints import saved_steps
@@ -113,7 +114,7 @@ def serve(state: DriverState, port: int) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
                 if not 0 <= size <= LONGEST_BODY:
                     raise ValueError(f"the body has more than {LONGEST_BODY} bytes")
-                state.take_poll(json.loads(self.rfile.read(size) or b"{}"))
+                state.take_poll(parse_json(self.rfile.read(size) or b"{}"))
             except ValueError as error:
                 return self._send(400, {"error": str(error)})
             answer = state.answer()

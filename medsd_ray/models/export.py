@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors.torch import save_file
 
+from medsd_ray.documents import to_yaml
 from medsd_ray.errors import InputError
 from medsd_ray.models.load import load_components
 from medsd_ray.models.methods.adaptation import Files
@@ -244,11 +244,7 @@ def usage(swapped: bool, files: list[str], base: str) -> str:
 
 
 def _as_yaml(spec: dict[str, Any]) -> str:
-    return (
-        f"```yaml\n{yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)}```"
-        if spec
-        else "Its spec was not recorded."
-    )
+    return f"```yaml\n{to_yaml(spec)}```" if spec else "Its spec was not recorded."
 
 
 def _manifest(checkpoint: Storage) -> dict[str, Any]:

@@ -4,7 +4,6 @@ pickles.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 from medsd_ray.models import swapped_encoder
 from medsd_ray.models.components import Components
@@ -88,7 +88,7 @@ def _load_folder(folder: Path, only: tuple[str, ...]) -> Components:
 
 def _check_layout(folder: Path) -> None:
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = json_object((folder / CARD).read_bytes())
         classes = {name: card[name][1] for name in COMPONENTS if name in card}
         if (
             classes.get("text_encoder", "") is None

@@ -4,7 +4,6 @@ answers.csv.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Estimate, Missing, mean_t, put, wilson
 from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, percent
@@ -82,7 +82,7 @@ def read_key(study: Study) -> dict:
     """Raises InputError where the key is absent or another study's."""
     path = study.folder / KEY
     try:
-        key = json.loads(path.read_text())
+        key = json_object(path.read_bytes())
         if key["format"] != FORMAT or set(key["images"]) != set(study.images):
             raise InputError(f"{path}: the key of another study; bring back this one's")
     except FileNotFoundError as error:

@@ -11,12 +11,12 @@ report/         report.json, report.html, answers.csv
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 
 FORMAT = "medsd-reader-study/1"
@@ -46,7 +46,7 @@ def open_study(folder: Path) -> Study:
     """Raises InputError where the folder holds no study."""
     path = folder / STUDY
     try:
-        value = json.loads(path.read_text())
+        value = json_object(path.read_bytes())
         if value["format"] != FORMAT:
             raise InputError(
                 f"{path}: format {value['format']!r} is not {FORMAT}; make the study anew with this medsd"

@@ -11,7 +11,6 @@ Nothing here is a pickle, and nothing depends on the number of workers or the Ze
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 from medsd_ray.runs.checkpoints import FORMAT, saved_steps
 from medsd_ray.runs.fragments import Piece, assemble
@@ -65,7 +65,7 @@ class CheckpointReader:
 
     def _describe(self) -> dict[str, Any]:
         try:
-            description = json.loads(self._fetch(CHECKPOINT).read_bytes())
+            description = json_object(self._fetch(CHECKPOINT).read_bytes())
         except ValueError as error:
             raise InputError(
                 f"{self.store.url}/{CHECKPOINT} is damaged; use an earlier checkpoint"

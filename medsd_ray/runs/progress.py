@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
+from medsd_ray.documents import json_object
 from medsd_ray.runs.names import METRICS, PROGRESS
 from medsd_ray.storage import Storage
 
@@ -13,7 +13,7 @@ from medsd_ray.storage import Storage
 def read_metrics(output: Storage) -> list[dict[str, Any]]:
     """The records of metrics.jsonl in order of their steps; none where there is no such file yet."""
     try:
-        return [json.loads(line) for line in output.read(METRICS).decode().splitlines()]
+        return [json_object(line) for line in output.read(METRICS).decode().splitlines()]
     except FileNotFoundError:
         return []
 

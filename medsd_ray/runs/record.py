@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
+from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 from medsd_ray.runs.names import MANIFEST, METRICS, RESULT, RUN_SPEC
 from medsd_ray.storage import open_storage
@@ -52,8 +52,9 @@ def read_run(url: str | None) -> RunRecord:
     if not (metrics or result):
         raise InputError(f"{url}: neither {METRICS} nor {RESULT} here; give the output of `medsd train`")
     try:
-        lines = [json.loads(line) for line in metrics.splitlines() if line.strip()]
-        return RunRecord(url, lines, json.loads(result or "{}"), text(RUN_SPEC), json.loads(manifest or "{}"))
+        lines = [json_object(line) for line in metrics.splitlines() if line.strip()]
+        result, manifest = json_object(result or "{}"), json_object(manifest or "{}")
+        return RunRecord(url, lines, result, text(RUN_SPEC), manifest)
     except ValueError as error:
         raise InputError(
             f"{url}: broken JSON in the run's record ({error}); train again or leave --run out"

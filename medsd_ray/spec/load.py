@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
+from medsd_ray.documents import to_yaml
 from medsd_ray.errors import InputError
 from medsd_ray.spec.plan import check_combinations
 from medsd_ray.spec.run import RunSpec
@@ -32,7 +32,7 @@ def parse_run(values: dict, source: str = "run") -> RunSpec:
 
 def dump_run(run: RunSpec) -> str:
     """The run as YAML that `load_run` reads back to the same run."""
-    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return to_yaml(run.model_dump(mode="json"))
 
 
 def load_study(path: str | Path, overrides: list[str] | None = None) -> StudySpec:
@@ -57,4 +57,4 @@ def parse_study(values: dict, source: str = "study") -> StudySpec:
 
 def dump_study(study: StudySpec) -> str:
     """The study as YAML that `load_study` reads back to the same study."""
-    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return to_yaml(study.model_dump(mode="json"))

@@ -137,18 +137,26 @@ def check_combinations(study: StudySpec) -> None:
     """Raises ValueError where a combination of the study's space is no run, or none trains anything."""
     trained, vae = False, False
     ends = (0, 1) if any(dimension.choice is None for dimension in study.space.values()) else (0,)
-    tried = itertools.chain(*(combinations(study.space, end) for end in ends))
-    for count, combination in enumerate(tried, start=1):
+    tried = itertools.chain(*(((end, one) for one in combinations(study.space, end)) for end in ends))
+    runs: dict[str, Combination] = {}
+    for count, (end, combination) in enumerate(tried, start=1):
         if count > MOST_COMBINATIONS * len(ends):
             raise ValueError(f"space: more than {MOST_COMBINATIONS} combinations of choices; narrow it")
         run, stage = _trained_by(study, combination)
+        if run is not None:
+            known = f"{end} {run.model_dump_json()}"
+            if known in runs:
+                raise ValueError(
+                    f"space: {_words(runs[known])} and {_words(combination)} are the same run; keep one"
+                )
+            runs[known] = combination
         if study.search.scheduler != "none" and methods(study, combination)["vae"] in ("full", "scratch"):
             raise ValueError(
                 f"space.components.vae: {study.search.scheduler} compares validation losses, and latents of "
                 "another encoder have losses of their own; try frozen and decoder, or set search.scheduler "
                 "to none"
             )
-        trained, vae = trained or run, vae or stage
+        trained, vae = trained or run is not None, vae or stage
     if not trained:
         raise ValueError(
             "run.components: text_encoder and unet are frozen in every combination; set one to be trained"
@@ -159,15 +167,19 @@ def check_combinations(study: StudySpec) -> None:
         raise ValueError("vae: no combination adapts the VAE; remove it, or set components.vae")
 
 
-def _trained_by(study: StudySpec, combination: Combination) -> tuple[bool, bool]:
-    """Whether a combination trains U-Net or text encoder, and whether its VAE. Raises ValueError where it is
-    no run.
+def _words(combination: Combination) -> str:
+    return ", ".join(f"{path}={short(value)}" for path, value in combination.items())
+
+
+def _trained_by(study: StudySpec, combination: Combination) -> tuple[RunSpec | None, bool]:
+    """The run that trains U-Net or text encoder, if one does, and whether the VAE is trained. Raises
+    ValueError where the combination is no run.
     """
     try:
         stage = vae_run(study, combination)
-        return trial_run(study, combination, study.seeds[0], "0000") is not None, stage is not None
+        return trial_run(study, combination, study.seeds[0], "0000"), stage is not None
     except ValidationError as error:
-        tried = ", ".join(f"{path}={short(value)}" for path, value in combination.items())
+        tried = _words(combination)
         raise ValueError(
             f"run{f' with {tried}' if tried else ''}: {describe_errors(error, 'run')}"
         ) from error

@@ -7,8 +7,10 @@ whose `when` holds. A condition speaks of other dimensions, which come first wha
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -94,6 +96,33 @@ def ordered(space: Space) -> list[str]:
 def short(value: Any) -> Any:
     """A component's method where the value is one in its long form; the value itself otherwise."""
     return value["method"] if isinstance(value, Mapping) and "method" in value else value
+
+
+def repeated(values: Iterable[Any]) -> str | None:
+    """The first value that is there twice, as one number or method in two forms is, in words; None where all
+    differ.
+    """
+    seen = set()
+    for value in values:
+        known = json.dumps(_one_form(value), sort_keys=True)
+        if known in seen:
+            return json.dumps(value)
+        seen.add(known)
+    return None
+
+
+def _one_form(value: Any) -> Any:
+    """Equal for values that a field takes alike: 1, 1.0 and "1"; a method alone and in its long form."""
+    if isinstance(value, Mapping):
+        if set(value) == {"method"}:
+            return _one_form(value["method"])
+        return {name: _one_form(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_one_form(inner) for inner in value]
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return float(value)
+    return value
 
 
 def holds(dimension: Dimension, combination: Combination) -> bool:

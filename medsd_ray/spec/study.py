@@ -25,7 +25,7 @@ from medsd_ray.spec.images import (
 )
 from medsd_ray.spec.rules import Rule, SpecModel
 from medsd_ray.spec.run import Training
-from medsd_ray.spec.space import Dimension, ordered
+from medsd_ray.spec.space import Dimension, ordered, repeated
 from medsd_ray.spec.types import DnsLabel, Positive, Seed, Text
 
 MOST_COMBINATIONS = 4096
@@ -167,6 +167,8 @@ class StudySpec(SpecModel):
         for path, dimension in self.space.items():
             if path.split(".")[0] in OWN:
                 raise ValueError(f"space.{path}: the study gives this field; see {OWN[path.split('.')[0]]}")
+            if twice := repeated(dimension.choice or []):
+                raise ValueError(f"space.{path}: {twice} is there twice; keep one")
             if dimension.choice is None and self.search.searcher == "grid":
                 raise ValueError(
                     f"space.{path}: a grid takes choices alone; list values, or let search.searcher draw"

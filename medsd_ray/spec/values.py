@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from medsd_ray.documents import MOST_YAML_BYTES, DocumentError, parse_yaml
 from medsd_ray.errors import InputError
 
 
@@ -29,15 +29,12 @@ def read_values(
         InputError: The file cannot be read or is no mapping in YAML, or an override has another form.
     """
     try:
-        text = Path(path).read_text()
+        with Path(path).open("rb") as file:
+            values = parse_yaml(file.read(MOST_YAML_BYTES + 1))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the path of a {kind}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; give the path of a {kind}") from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except DocumentError as error:
+        raise InputError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: {shape}")
     for override in overrides or []:
@@ -59,9 +56,9 @@ def set_value(values: dict[str, Any], override: str) -> None:
             inner = values[parent] = {"method": inner}
         values = inner
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {override!r}: the value is not YAML") from error
+        values[last] = parse_yaml(text)
+    except DocumentError as error:
+        raise InputError(f"--set {override[:80]!r}: the value is {error}") from error
 
 
 def describe_errors(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medsd_ray.documents import MOST_JSON_BYTES, DocumentError, json_object
 from medsd_ray.errors import InputError
 
 COMPLETE = "COMPLETE"
@@ -43,8 +44,11 @@ class Storage(ABC):
     """The address, as messages show it."""
 
     @abstractmethod
-    def read(self, key: str) -> bytes:
-        """The file's bytes. Raises FileNotFoundError where there is none."""
+    def read(self, key: str, most: int | None = None) -> bytes:
+        """The file's bytes; of one that is larger than `most` bytes no more than one byte beyond them.
+
+        Raises FileNotFoundError where there is none.
+        """
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:
@@ -86,9 +90,14 @@ class Storage(ABC):
 
     # --- what every store shares
 
-    def read_json(self, key: str):
-        """A JSON file's value. Raises FileNotFoundError, or ValueError where it is no JSON."""
-        return json.loads(self.read(key))
+    def read_json(self, key: str) -> dict[str, Any]:
+        """A JSON file's object. Raises FileNotFoundError, or DocumentError, a ValueError that names the file,
+        where it is no JSON or another value than an object.
+        """
+        try:
+            return json_object(self.read(key, MOST_JSON_BYTES))
+        except DocumentError as error:
+            raise DocumentError(f"{self.url}/{key}: {error}; copy it again, or make it anew") from error
 
     def write_json(self, key: str, value) -> None:
         """Writes a value as JSON."""
@@ -108,11 +117,19 @@ class Storage(ABC):
         self.write_json(COMPLETE, {"files": files})
 
     def complete(self) -> dict[str, dict] | None:
-        """The files of a finished output, or None where it is not finished."""
+        """The files of a finished output, or None where it is not finished. Raises DocumentError, a
+        ValueError, where the mark is damaged.
+        """
         try:
-            return self.read_json(COMPLETE)["files"]
+            files = self.read_json(COMPLETE).get("files")
         except FileNotFoundError:
             return None
+        if not isinstance(files, dict) or not all(map(_is_entry, files.values())):
+            raise DocumentError(
+                f"{self.url}/{COMPLETE}: damaged: it does not say the bytes and sha256 of each file; copy it "
+                "again, or make it anew"
+            )
+        return files
 
     def upload_tree(self, folder: Path) -> None:
         """Copies a folder here, COMPLETE last."""
@@ -140,6 +157,11 @@ class Storage(ABC):
                 raise InputError(
                     f"{self.url}/{key}: its checksum differs from COMPLETE's; copy or make it anew"
                 )
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether it is what `entry_of_file` gives."""
+    return isinstance(value, dict) and isinstance(value.get("sha256"), str) and "bytes" in value
 
 
 def to_json(value: Any) -> bytes:

@@ -44,8 +44,9 @@ class FolderStorage(Storage):
         finally:
             part.unlink(missing_ok=True)
 
-    def read(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+    def read(self, key: str, most: int | None = None) -> bytes:
+        with self._path(key).open("rb") as file:
+            return file.read() if most is None else file.read(most + 1)
 
     def write(self, key: str, data: bytes) -> None:
         with self._whole(self._path(key)) as part:

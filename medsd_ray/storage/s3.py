@@ -96,9 +96,10 @@ class S3Storage(Storage):
         except (botocore.BotoCoreError, ConnectionError) as error:
             raise RunError(f"{where}: {error}") from error
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most: int | None = None) -> bytes:
         with self._errors(key):
-            return self.client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
+            body = self.client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"]
+            return body.read() if most is None else body.read(most + 1)
 
     def write(self, key: str, data: bytes) -> None:
         with self._errors(key):

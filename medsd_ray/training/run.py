@@ -6,9 +6,8 @@ import contextlib
 import threading
 from typing import Any
 
-import yaml
-
-from medsd_ray.errors import Interrupted
+from medsd_ray.documents import DocumentError, parse_yaml
+from medsd_ray.errors import InputError, Interrupted
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.names import RAY_TRAIN, RESULT, RUN_SPEC, STOP
 from medsd_ray.runs.progress import read_metrics, read_progress
@@ -80,9 +79,11 @@ def finished(output: Storage, run: RunSpec) -> dict[str, Any] | None:
     another run's. Not by `storage.outputs.claim`, as a run may go on with other workers.
     """
     try:
-        result, spec = output.read_json(RESULT), yaml.safe_load(output.read(RUN_SPEC))
+        result, spec = output.read_json(RESULT), parse_yaml(output.read(RUN_SPEC))
     except FileNotFoundError:
         return None
+    except DocumentError as error:
+        raise InputError(f"{output.url}: {error}; choose another output") from error
     check_same_spec(run, parse_run(spec, f"{output.url}/{RUN_SPEC}").model_dump(mode="json"), output.url)
     return result
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import yaml
-
+from medsd_ray.documents import DocumentError, parse_yaml
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.runs.names import RUN_SPEC, STUDY, STUDY_SPEC
@@ -25,7 +24,9 @@ def check_output(output: Storage, study: StudySpec, resume: bool, auto_resume: b
     have grown.
     """
     try:
-        known = parse_study(yaml.safe_load(output.read(STUDY_SPEC)), f"{output.url}/{STUDY_SPEC}")
+        known = parse_study(parse_yaml(output.read(STUDY_SPEC)), f"{output.url}/{STUDY_SPEC}")
+    except DocumentError as error:
+        raise InputError(f"{output.url}/{STUDY_SPEC}: {error}; choose another output") from error
     except FileNotFoundError:
         if resume:
             raise InputError(

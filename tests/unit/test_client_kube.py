@@ -38,7 +38,9 @@ def test_a_damaged_kubeconfig_and_an_unknown_context_are_named(tmp_path: Path):
     path = kubeconfig(tmp_path / "config", "http://127.0.0.1:9")
     assert_refused(medsd("status", "--context", "elsewhere", KUBECONFIG=path), "elsewhere")
     Path(path).write_text("{[")
-    assert_refused(medsd("status", KUBECONFIG=path), "kubeconfig")
+    assert_refused(medsd("status", KUBECONFIG=path), "no usable kubeconfig")
+    Path(path).write_text("[" * 50_000)
+    assert_refused(medsd("status", KUBECONFIG=path), "no usable kubeconfig", "levels deep")
     kubeconfig(Path(path), "https://127.0.0.1:9", **{"certificate-authority": "absent.crt"})
     assert_refused(medsd("status", KUBECONFIG=path), "absent.crt")
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from studies import EVIL, PROMPTS, make_trial, summarise, write_json, write_run, write_study
 
-from medsd_ray.dashboard.cached_files import CachedFiles, inside, parse_json
+from medsd_ray.dashboard.cached_files import CachedFiles, inside, parse_finite_json
 from medsd_ray.dashboard.curve_store import CurveStore
 from medsd_ray.dashboard.curves import LIMIT, downsample, read_records, series
 from medsd_ray.dashboard.discovery import find_studies_and_runs
@@ -36,9 +36,9 @@ class Counted(FolderStorage):
         super().__init__(root)
         self.reads: list[str] = []
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most: int | None = None) -> bytes:
         self.reads.append(key)
-        return super().read(key)
+        return super().read(key, most)
 
 
 @pytest.mark.parametrize("of", [1, 2, LIMIT - 1, LIMIT, LIMIT + 1, 1000, 12_345])
@@ -75,7 +75,7 @@ def test_records_survive_broken_lines_and_numbers_that_are_none():
 
 
 def test_json_without_numbers_that_json_lacks():
-    assert parse_json(b'{"a": [NaN, 1.5, -Infinity, "NaN"], "b": {"c": Infinity}}') == {
+    assert parse_finite_json(b'{"a": [NaN, 1.5, -Infinity, "NaN"], "b": {"c": Infinity}}') == {
         "a": [None, 1.5, None, "NaN"],
         "b": {"c": None},
     }

@@ -13,7 +13,7 @@ from medsd_ray.errors import InputError
 from medsd_ray.evaluation import evaluate
 from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.runs.record import RunRecord
-from medsd_ray.storage import FolderStorage, entry_of_bytes, entry_of_file
+from medsd_ray.storage import COMPLETE, FolderStorage, entry_of_bytes, entry_of_file
 from medsd_ray.storage.outputs import Complete, Foreign, New, Unfinished, claim, finish, read_finished
 
 PLAN = {"model": "medsd-small", "seed": 1}
@@ -84,6 +84,17 @@ def test_what_cannot_be_gone_on_with_is_finished_or_refused(store: FolderStorage
     files = ("picture.png", "result.json")
     assert store.complete() == {name: entry_of_file(tmp_path / name) for name in files}
     assert entry_of_bytes(b"the whole") == entry_of_file(tmp_path / "picture.png")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"files": []}', '{"files": {"a": 1}}', '{"files": {"a": {"bytes": 1}}}', "[" * 9999],
+)
+def test_a_damaged_mark_is_refused_in_one_line(store: FolderStorage, text: str):
+    store.write(COMPLETE, text.encode())
+    with pytest.raises(InputError, match=f"{store.url}/{COMPLETE}") as caught:
+        store.complete()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -144,12 +144,28 @@ def test_files_that_are_no_run(file: Path, text: str):
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_key_that_is_there_twice_is_refused_with_both_lines(file: Path):
+    text = file.read_text()
+    file.write_text(text + "training:\n  max_steps: 10\n  global_batch_size: 8\n")
+    first = text[: text.index("training:")].count("\n") + 1
+    with pytest.raises(InputError, match=f"'training' is there twice, on lines {first} and"):
+        load_run(file)
+    file.write_text(text)
+    with pytest.raises(InputError, match="'a' is there twice, on line 1"):
+        load_run(file, ["components={a: 1, a: 2}"])
+
+
+@pytest.mark.parametrize("text", ["1e-4", "0.0001", "1.0e-4", "1E-04"])
+def test_a_number_in_any_form_is_a_number(file: Path, text: str):
+    assert load_run(file, [f"training.learning_rate={text}"]).training.learning_rate == 1e-4
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path):
     for path in (tmp_path / "absent.yaml", tmp_path):
         with pytest.raises(InputError, match=str(path)):
             load_run(path)
     (tmp_path / "binary").write_bytes(b"\x80\xff")
-    with pytest.raises(InputError, match="not a text file"):
+    with pytest.raises(InputError, match="not text in UTF-8"):
         load_run(tmp_path / "binary")
 
 

@@ -194,6 +194,45 @@ def test_it_has_a_structural_schema_with_bounds():
 
 
 @pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("training.learning_rate", [1e-4, 1e-4]),
+        ("training.learning_rate", [1e-4, 1e-5, "0.0001"]),
+        ("training.max_steps", [100, 100.0]),
+        ("components.unet", ["full", {"method": "full"}]),
+        ("components.unet", ["lora", "full", "lora"]),
+        ("training.ema", [None, None]),
+    ],
+)
+def test_a_value_twice_is_refused(path: str, values: list[Any]):
+    space = {"components.unet": ["full"], path: values}
+    with pytest.raises(InputError, match=rf"space\.{path}: .* is there twice"):
+        parse_study(changed(STUDY, {"space": space}))
+
+
+def test_two_combinations_that_are_one_run_are_refused():
+    same = ["full", {"method": "full", "learning_rate": None}]
+    with pytest.raises(InputError, match=r"space: components\.unet=full and .* are the same run"):
+        parse_study(changed(STUDY, {"space": {"components.unet": same}}))
+    ranges = {"training.learning_rate": {"loguniform": [1e-5, 1e-3]}, "components.unet": ["full", "lora"]}
+    assert parse_study(changed(STUDY, DRAWN | {"space": ranges}))
+    frozen = {"components.unet": ["frozen", "full"], "training.learning_rate": [1e-4, 1e-3]}
+    assert parse_study(changed(STUDY, {"space": frozen}))
+
+
+def test_numbers_in_any_form_are_one_value(tmp_path: Path):
+    path = tmp_path / "STUDY.yaml"
+    text = yaml.safe_dump(STUDY).replace(
+        "components.unet:", "training.learning_rate: [%s]\n  components.unet:"
+    )
+    path.write_text(text % "1e-4, 1.0e-5, 0.001")
+    assert load_study(path).space["training.learning_rate"].choice == [1e-4, 1e-5, 1e-3]
+    path.write_text(text % "1e-4, 0.0001, 1.0e-4")
+    with pytest.raises(InputError, match=r"learning_rate: 0\.0001 is there twice"):
+        load_study(path)
+
+
+@pytest.mark.parametrize(
     "path", sorted(Path(__file__).parents[2].joinpath("tuning").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_each_shipped_study_loads_and_is_commented(path: Path):

@@ -4,11 +4,11 @@ error.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import aiohttp
 
+from medsd_ray.documents import parse_json
 from medsd_ray.driver.protocol import DRIVER_PORT, DriverAnswer
 
 TIMEOUT_S = 3.0
@@ -20,8 +20,8 @@ LONGEST_ANSWER = 1 << 20
 def read_answer(text: bytes) -> DriverAnswer | None:
     """None where it is not a driver's answer: another server may have the address by now."""
     try:
-        return DriverAnswer.model_validate(json.loads(text))
-    except (ValueError, RecursionError):
+        return DriverAnswer.model_validate(parse_json(text))
+    except ValueError:
         return None
 
 

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from medsd_ray.documents import to_yaml
 from medsd_ray.operator.manifests import pods
 from medsd_ray.operator.manifests.naming import attempt_labels, attempt_name, owner_reference
 from medsd_ray.operator.subject import Subject
@@ -72,7 +71,7 @@ def plan(subject: Subject, runtime: RuntimeSpec, number: int) -> Plan:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": meta,
-        "data": {"job.yaml": yaml.safe_dump(job(spec, pool, number), sort_keys=False, allow_unicode=True)},
+        "data": {"job.yaml": to_yaml(job(spec, pool, number))},
     }
     queue = {QUEUE: spec.queue} if spec.queue else {}
     rayjob = {
