@@ -4,13 +4,14 @@ Tensors: `mean` and `logvar` of the VAE's posterior, (n, channels, height, width
 a frozen text encoder, `text_embeddings` (n, length, width) float32. The header holds the samples' keys and
 captions: a text encoder that is trained may have words or a tokenizer of its own, so that tokens are made of
 captions when they are read. The index's meta holds `model` (address), `fingerprint`, `vae_fingerprint`,
-`text_encoder_fingerprint`, `scaling_factor`, the `empty_embedding` of the empty caption, and `sources`, the
-checksums of the image shards.
+`text_encoder_fingerprint`, `scaling_factor`, `sample_size` (the latents' height and width), the
+`empty_embedding` of the empty caption, and `sources`, the checksums of the image shards.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from medsd_ray.data.shards import Index
 from medsd_ray.errors import InputError
+from medsd_ray.storage import Storage
 
 OPEN_SHARDS = 32
 """Shards that a reader keeps open; of more, the one that was read longest ago is closed."""
@@ -32,6 +35,33 @@ def to_bytes(tensors: dict[str, Tensor], keys: list[str], captions: list[str]) -
     """A shard's file: `tensors` by name, each with a row a sample; and the samples' keys and captions."""
     header = {"keys": json.dumps(keys), "captions": json.dumps(captions)}
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header)
+
+
+def sample_size(store: Storage, index: Index) -> tuple[int, int]:
+    """Height and width of a split's latents, of which all have one size.
+
+    An index of an earlier version does not say it: there the first shard is fetched and looked into.
+
+    Raises:
+        InputError: The index is damaged, or the shard is missing or no latent shard.
+    """
+    if "sample_size" in index.meta:
+        try:
+            height, width = map(int, index.meta["sample_size"])
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{store.url}: its index has no size of latents ({error}); encode again"
+            ) from error
+        return height, width
+    name = index.shards[0].name
+    with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
+        path = Path(folder, name)
+        try:
+            store.download(name, path)
+            shape = safe_open(path, framework="pt").get_slice("mean").get_shape()
+        except (FileNotFoundError, SafetensorError) as error:
+            raise InputError(f"{store.url}/{name}: not a latent shard ({error}); run encode again") from error
+    return shape[-2], shape[-1]
 
 
 class LatentReader:

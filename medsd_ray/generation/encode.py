@@ -90,7 +90,7 @@ def encode(
         tasks += _left_to_do(out.child(split), split, index, meta)
     _run(encoder, tasks, num_workers)
     for split, (_, index) in splits.items():
-        _finish(out.child(split), split, index, meta)
+        _finish(out.child(split), split, index, meta, index.meta["size"] // vae_scale_factor(components.vae))
     _write_root(out, meta)
     print(f"{dest}: {', '.join(f'{index.samples} {split}' for split, (_, index) in splits.items())}, encoded")
 
@@ -228,14 +228,13 @@ def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:
         raise InputError(f"{wrong[min(wrong)]}{more}")
 
 
-def _finish(store: Storage, split: str, index: Index, meta: dict) -> None:
+def _finish(store: Storage, split: str, index: Index, meta: dict, size: int) -> None:
+    """Writes the split's index; `size` is the latents' height and width."""
     if store.exists(INDEX):
         return
     notes = [store.read_json(_note(number)) for number in range(len(index.shards))]
-    sources = {"sources": [shard.sha256 for shard in index.shards]}
-    write_index(
-        store, Index("latent", split, tuple(Shard(**note["shard"]) for note in notes), meta | sources)
-    )
+    own = {"sources": [shard.sha256 for shard in index.shards], "sample_size": [size, size]}
+    write_index(store, Index("latent", split, tuple(Shard(**note["shard"]) for note in notes), meta | own))
     store.delete_tree(NOTES)
 
 

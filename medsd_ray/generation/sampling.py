@@ -34,8 +34,7 @@ LARGE = (
 
 def image_size(components: Components) -> tuple[int, int]:
     """Height and width in pixels of the images that a model makes."""
-    size, factor = components.unet.config["sample_size"], vae_scale_factor(components.vae)
-    height, width = (size, size) if isinstance(size, int) else size
+    (height, width), factor = components.sample_size, vae_scale_factor(components.vae)
     return height * factor, width * factor
 
 
@@ -55,11 +54,7 @@ def sample_images(
     pipeline = build_pipeline(components, sampling.scheduler)
     height, width = image_size(components)
     lanes = lanes_for(pipeline.device, height * width)
-    shape = (
-        components.unet.config["in_channels"],
-        height // vae_scale_factor(components.vae),
-        width // vae_scale_factor(components.vae),
-    )
+    shape = (components.unet.config["in_channels"], *components.sample_size)
     images = np.empty((len(indices), height, width, 3), np.uint8)
     with one_thread(pipeline.device), torch.inference_mode():
         for start in range(0, len(indices), lanes):

@@ -30,6 +30,18 @@ class Components:
         """The parts that have weights and were loaded, by name."""
         return {name: module for name in COMPONENTS if (module := getattr(self, name)) is not None}
 
+    @property
+    def sample_size(self) -> tuple[int, int]:
+        """Height and width of the latents that the U-Net makes."""
+        size = self.unet.config["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return height, width
+
+    @sample_size.setter
+    def sample_size(self, size: tuple[int, int]) -> None:
+        # One number for a square, as diffusers' models have it.
+        self.unet.register_to_config(sample_size=size[0] if size[0] == size[1] else list(size))
+
     def for_inference(self, use_gpu: bool) -> None:
         """Moves all parts to this process's GPU if asked, and the weights of convolutions to the memory
         format in which they are fastest. Not for weights in training, which an optimizer holds as they lie.

@@ -140,5 +140,7 @@ def _merge_checkpoint(components: Components, store: Storage, raw: bool) -> None
             ) from error
     if components.scheduler is not None and (prediction_type := description.get("prediction_type")):
         components.scheduler.register_to_config(prediction_type=prediction_type)
+    if components.unet is not None and (sample_size := description.get("sample_size")):
+        components.sample_size = tuple(sample_size)
     if components.vae is not None and (scaling_factor := description.get("scaling_factor")):
         components.vae.register_to_config(scaling_factor=scaling_factor)

@@ -9,12 +9,14 @@ from medsd_ray.spec.run import RunSpec
 
 @dataclass(frozen=True)
 class LatentMeta:
-    """What the index of latents says beyond the samples: the VAE's scaling factor and, where text embeddings
-    are stored, the empty caption's (L, D).
+    """What the index of latents says beyond the samples: the VAE's scaling factor; where text embeddings are
+    stored, the empty caption's (L, D); and the latents' height and width, which is the size of the images
+    that the run's model makes.
     """
 
     scaling_factor: float
     empty_embedding: list[list[float]] | None
+    sample_size: tuple[int, int]
 
 
 @dataclass(frozen=True)

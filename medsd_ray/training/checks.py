@@ -17,7 +17,7 @@ from medsd_ray.ray_cluster import ensure_ray
 from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.runs.names import RUN_SPEC, checkpoint_folder
 from medsd_ray.spec.run import RunSpec
-from medsd_ray.storage import FolderStorage, Storage
+from medsd_ray.storage import FolderStorage, Storage, open_storage
 from medsd_ray.training.absolute_paths import with_absolute_paths
 from medsd_ray.training.checked_run import CheckedRun, LatentMeta
 from medsd_ray.training.resume import check_same_run
@@ -77,12 +77,23 @@ def check_inputs(run: RunSpec) -> CheckedRun:
     validation = _validation(run, stage.shard_kind, stage.subject)
     from medsd_ray.models.methods.registry import adaptation
 
-    load_adapted(run)
-    latents = check_latents(run, run.data.train, index) if stage.shard_kind == "latent" else None
+    adapted = load_adapted(run)
+    latents = check_latents(run, run.data.train, train, index) if stage.shard_kind == "latent" else None
+    if latents and latents.sample_size != (size := adapted.sample_size):
+        print(
+            f"{run.data.train}: latents of {_by(latents.sample_size)}, where {run.model} makes {_by(size)}; "
+            "the images of the trained model have the latents' size",
+            flush=True,
+        )
     fingerprints = {"model": model_fingerprint(run.model), "data": _data_fingerprint(index)}
     if run.prior:
-        _, prior = _split(run.prior.data, "train", stage.shard_kind, stage.subject)
-        check_latents(run, run.prior.data, prior)
+        where, prior = _split(run.prior.data, "train", stage.shard_kind, stage.subject)
+        of_prior = check_latents(run, run.prior.data, where, prior)
+        if latents and of_prior.sample_size != latents.sample_size:
+            raise InputError(
+                f"{run.prior.data}: latents of {_by(of_prior.sample_size)}, but those of {run.data.train} "
+                f"are {_by(latents.sample_size)}; prepare both with one --size"
+            )
         fingerprints["prior"] = _data_fingerprint(prior)
     for name in run.components.trained:
         settings = getattr(run.components, name)
@@ -91,8 +102,12 @@ def check_inputs(run: RunSpec) -> CheckedRun:
     return CheckedRun(run, run.model, train, validation, latents, fingerprints)
 
 
-def check_latents(run: RunSpec, where: str, index: Index) -> LatentMeta:
-    """What the index of latents says. Raises InputError where they do not fit the run's model or method."""
+def check_latents(run: RunSpec, where: str, split: tuple[str, str], index: Index) -> LatentMeta:
+    """What the index of latents says; `where` is their address as the user wrote it, `split` (address of the
+    split, its name). Raises InputError where they do not fit the run's model or method.
+    """
+    from medsd_ray.data.latents import sample_size  # it imports torch
+
     meta = index.meta
     frozen_text = not run.components.text_encoder.trained
     if frozen_text and meta["empty_embedding"] is None:
@@ -106,7 +121,8 @@ def check_latents(run: RunSpec, where: str, index: Index) -> LatentMeta:
                 f"{where}: encoded with {meta['model']}, whose {part} is not the one of this run's model, "
                 f"{run.model}; encode again with --model {run.model}, or set model to {meta['model']}"
             )
-    return LatentMeta(meta["scaling_factor"], meta["empty_embedding"] if frozen_text else None)
+    size = sample_size(open_storage(split[0]), index)
+    return LatentMeta(meta["scaling_factor"], meta["empty_embedding"] if frozen_text else None, size)
 
 
 def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> None:
@@ -140,6 +156,10 @@ def check_gpus(run: RunSpec) -> None:
             f"resources: {wanted} workers with a GPU each, but this machine has {available}; "
             "set use_gpu to false"
         )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _data_fingerprint(index: Index) -> str:

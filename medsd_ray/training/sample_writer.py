@@ -27,7 +27,9 @@ from medsd_ray.training.stages.registry import stage_of
 
 
 class SampleWriter:
-    """Puts the model together and writes its samples. `pieces` are those of all workers, by parameter."""
+    """Puts the model together and writes its samples. `pieces` are those of all workers, by parameter;
+    `sample_size` is the height and width of the latents that the run is trained on, where it is on latents.
+    """
 
     def __init__(
         self,
@@ -37,9 +39,11 @@ class SampleWriter:
         ema: Ema | None,
         pieces: dict[str, list[Piece]],
         collectives: Collectives,
+        sample_size: tuple[int, int] | None,
     ):
         self.run, self.engine, self.collectives = run, engine, collectives
         self.owned_ranges, self.ema, self.pieces = owned_ranges, ema, pieces
+        self.sample_size = sample_size
         self._base: Components | None = None
 
     def save(self, output: Storage, step: int, dataset: ShardedDataset) -> None:
@@ -83,6 +87,8 @@ class SampleWriter:
             self._base = load_components(self.run.model)
             if self.run.objective.prediction_type:
                 self._base.scheduler.register_to_config(prediction_type=self.run.objective.prediction_type)
+            if self.sample_size:
+                self._base.sample_size = self.sample_size
         components = copy.deepcopy(self._base)  # a method may merge its weights into the base's own
         for name in self.run.components.trained:
             prefix, settings = f"{name}.", getattr(self.run.components, name)

@@ -81,6 +81,7 @@ def checkpoint_description(
         "model": checked.model,
         "prediction_type": prediction_type,
         "scaling_factor": scaling_factor,
+        "sample_size": list(checked.latents.sample_size) if checked.latents else None,
         "components": {name: getattr(run.components, name).method.value for name in run.components.trained},
         "world_size": engine.world_size,
         "zero_stage": run.training.zero_stage,

@@ -112,8 +112,9 @@ class Trainer:
             Validation(held_out, self.stage, self.engine, self.collectives, self.micro) if held_out else None
         )
         self.sampler = SampleWriter(
-            run, self.engine, self.owned_ranges, self.ema, self.pieces, self.collectives
-        )
+            run, self.engine, self.owned_ranges, self.ema, self.pieces, self.collectives,
+            checked.latents.sample_size if checked.latents else None,
+        )  # fmt: skip
         self.shown = held_out or shown
 
         # What the loop keeps from one step to the next.

@@ -5,6 +5,7 @@ refused.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from tiny import tiny_components
 
 from medsd_ray.data.dataset import ShardedDataset
+from medsd_ray.data.latents import sample_size
 from medsd_ray.data.shards import Sample, ShardWriter, iter_samples, read_index
 from medsd_ray.errors import InputError
 from medsd_ray.generation.encode import encode
@@ -98,6 +100,11 @@ def test_latents_are_what_the_models_own_parts_compute(shards: str, model: str, 
         )
     assert index.meta["scaling_factor"] == parts.vae.config["scaling_factor"]
     assert index.meta["fingerprint"] == model_fingerprint(model)
+    assert index.meta["sample_size"] == [8, 8]
+    earlier = replace(index, meta={})  # an index that does not say it
+    assert (
+        sample_size(open_storage(f"{tmp_path}/train"), earlier) == sample_size(dataset.store, index) == (8, 8)
+    )
     root = open_storage(str(tmp_path)).read_json("index.json")
     assert {split: entry["samples"] for split, entry in root["splits"].items()} == COUNTS
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import shifted, tiny_components, write_checkpoint
 
 from medsd_ray.errors import InputError
+from medsd_ray.generation.sampling import image_size
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.models.save import save_pipeline
@@ -197,6 +198,17 @@ def test_a_run_gives_its_newest_averaged_weights_over_those_it_was_trained_from(
     assert moved(loaded.vae, components.vae) == pytest.approx(40.5, abs=1e-3)
     assert same(loaded.text_encoder, components.text_encoder)
     assert loaded.scheduler.config.prediction_type == "epsilon"  # as the run trained it, not as the base was
+
+
+def test_the_size_of_the_images_is_that_of_the_latents_of_the_last_run(components, runs, tmp_path):
+    for size, kept in (([8, 8], 8), ([6, 10], [6, 10])):
+        store = FolderStorage(runs / "unet-run" / "checkpoints" / "step-00000060")
+        weights = shifted(components, "unet", 0)
+        write_checkpoint(store, "vae-run", {"unet": "full"}, weights, weights, step=60, sample_size=size)
+        loaded = load_components(str(runs / "unet-run"))
+        assert list(loaded.sample_size) == size and image_size(loaded) == (2 * size[0], 2 * size[1])
+        save_pipeline(loaded, tmp_path / "exported")
+        assert json.loads((tmp_path / "exported/unet/config.json").read_text())["sample_size"] == kept
 
 
 def test_raw_weights_are_the_last_runs_alone(components, runs):

@@ -157,3 +157,19 @@ def test_a_damaged_newest_checkpoint_is_for_the_workers_to_leave_aside(root: Pat
     with pytest.raises(InputError, match=r"max_steps is 8, but 6 in .*step-00000003"):
         run.train(spec(root, "damaged", training={"max_steps": 8}), resume=True)
     assert digests(root / "damaged") == before
+
+
+def test_latents_of_another_size_than_the_models_are_said_and_kept(
+    root: Path, capsys: pytest.CaptureFixture[str]
+):
+    components = tiny_components(0)
+    components.sample_size = (6, 6)
+    write_latents(str(root / "smaller"), components, str(root / "model"), samples=4)
+    data = {"data": {"train": str(root / "smaller")}}
+    latents = check_inputs(spec(root, "of-smaller", **data)).latents
+    assert latents and latents.sample_size == (6, 6)
+    assert "smaller: latents of 6x6, where" in (said := capsys.readouterr().out) and "makes 8x8" in said
+    latents = check_inputs(spec(root, "of-own")).latents
+    assert latents and latents.sample_size == (8, 8) and not capsys.readouterr().out
+    with pytest.raises(InputError, match=r"smaller: latents of 6x6, but those of .*latents are 8x8"):
+        check_inputs(spec(root, "of-two", prior={"data": str(root / "smaller")}))
