@@ -120,7 +120,7 @@ def demo(data: Path | None, out: Path, sizes: DemoSizes | None = None) -> None:
         Interrupted: Training was stopped, with a checkpoint; the same call goes on.
     """
     from medsd_ray.data.prepare import prepare
-    from medsd_ray.data.sources.folder import TABLE
+    from medsd_ray.data.sources.table import TABLE
     from medsd_ray.evaluation.evaluate import EvaluationOptions, evaluate
     from medsd_ray.generation.encode import encode
     from medsd_ray.generation.generate import generate

@@ -32,6 +32,12 @@ def prepare(
     images: Annotated[
         str | None, typer.Option(help="openi: folder with the images that parentImage names")
     ] = None,
+    label_column: Annotated[
+        list[str] | None, typer.Option(help="Column that becomes a label; beside finding, sex and the like")
+    ] = None,
+    yes_label: Annotated[
+        list[str] | None, typer.Option(help="The same, though values may look like dates, numbers or names")
+    ] = None,
 ) -> None:
     """Turn images and reports into shards (WebDataset tar), split by patient.
 
@@ -49,6 +55,8 @@ def prepare(
         splits=splits,
         seed=seed,
         images=images,
+        label_columns=label_column or (),
+        yes_labels=yes_label or (),
     )
 
 

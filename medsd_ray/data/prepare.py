@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 from medsd_ray.data import splits as patient_splits
 from medsd_ray.data.bad_samples import BadSampleLog, note
+from medsd_ray.data.labels import LabelColumns
 from medsd_ray.data.pseudonyms import Pseudonyms, load_key
 from medsd_ray.data.shards import FORMAT, INDEX, SPLITS
 from medsd_ray.data.sources.source import Source, stamp
@@ -43,6 +46,8 @@ def prepare(
     splits: str = "0.8,0.1,0.1",
     seed: int = 0,
     images: str | None = None,
+    label_columns: Sequence[str] = (),
+    yes_labels: Sequence[str] = (),
 ) -> None:
     """Writes every usable sample of a source to shards.
 
@@ -59,6 +64,9 @@ def prepare(
         splits: The shares of train, validation and test.
         seed: Of the assignment of patients to splits, and of phantoms.
         images: For `openi`, the folder of the images; without one the reports are written as text alone.
+        label_columns: Columns of metadata.csv that become labels beside the harmless ones (`data/labels.py`);
+            for `openi`, `mesh`.
+        yes_labels: The same, whatever their values look like.
 
     Raises:
         InputError: At once for arguments or a source that cannot be used at all, or a `dest` that holds other
@@ -68,10 +76,13 @@ def prepare(
         raise InputError(f"--size {size}: give a positive multiple of 8")
     if images is not None and kind != "openi":
         raise InputError("--images is for --kind openi; other sources name their images themselves")
+    labels = LabelColumns(tuple(label_columns), tuple(yes_labels))
+    if kind == "phantom" and labels != LabelColumns():
+        raise InputError("--label-column and --yes-label name columns, which phantoms do not have")
     max_bytes, shares = parse_bytes(shard_size), patient_splits.parse_shares(splits)
     store = open_storage(dest)
     store.exists(INDEX)  # a wrong address is said before the source is read
-    records = open_source(source, kind, size, split_by, seed, images)
+    records = open_source(source, kind, size, split_by, seed, images, labels)
     pseudonyms = None if records.public else Pseudonyms(load_key())
     plan = {
         "source": kind,
@@ -82,6 +93,12 @@ def prepare(
         "split_by": split_by if kind in ("folder", "dicom") else None,
         "pseudonym_key": pseudonyms and pseudonyms.key_name,
         "fingerprint": fingerprint(records, pseudonyms),
+    }
+    # Absent where nothing is asked for, as in plans of before there was anything to ask for.
+    plan |= {
+        name: sorted(columns)
+        for name, columns in (("label_columns", labels.asked), ("yes_labels", labels.insisted))
+        if columns
     }
     if finished := _finished(store, plan):
         held = ", ".join(f"{value['samples']} {split}" for split, value in finished["splits"].items())
@@ -115,20 +132,22 @@ def parse_bytes(text: str) -> int:
     return count
 
 
-def open_source(source: str, kind: str, size: int, split_by: str, seed: int, images: str | None) -> Source:
+def open_source(
+    source: str, kind: str, size: int, split_by: str, seed: int, images: str | None, labels: LabelColumns
+) -> Source:
     """The records of a source of this kind; see `medsd_ray.data.sources`."""
     if kind == "folder":
         from medsd_ray.data.sources import folder
 
-        return folder.scan(source, split_by)
+        return folder.scan(source, split_by, labels)
     if kind == "dicom":
         from medsd_ray.data.sources import dicom
 
-        return dicom.scan(source, split_by)
+        return dicom.scan(source, split_by, labels)
     if kind == "openi":
         from medsd_ray.data.sources import openi
 
-        return openi.scan(source, images)
+        return openi.scan(source, images, labels)
     if kind == "phantom":
         from medsd_ray.data.sources import phantom
 
@@ -221,6 +240,8 @@ def manifest(source: Source, plan: dict[str, Any], indexes: dict[str, dict]) -> 
         "command": f"medsd prepare SOURCE DEST --kind {plan['source']} --shard-size {plan['shard_size']}"
         + (f" --size {plan['size']}" if plan["size"] else "")
         + (f" --split-by {plan['split_by']}" if plan["split_by"] else "")
+        + "".join(f" --label-column {shlex.quote(name)}" for name in plan.get("label_columns", ()))
+        + "".join(f" --yes-label {shlex.quote(name)}" for name in plan.get("yes_labels", ()))
         + f" --splits {shares} --seed {plan['seed']}",
         "version": version("medsd"),
     }

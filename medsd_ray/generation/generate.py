@@ -15,7 +15,7 @@ import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medsd_ray.data.sources.folder import TABLE
+from medsd_ray.data.sources.table import TABLE
 from medsd_ray.errors import InputError
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sampling import sample_images

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medsd_ray.data.sources.folder import TABLE, Row, Table
+from medsd_ray.data.sources.table import TABLE, Row, Table, normal_name
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.figures.accuracy import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
@@ -136,13 +136,13 @@ def _with_table(images: ImageSet, folder: Path, label: str) -> ImageSet:
     if not (folder / TABLE).is_file():
         return images
     table = Table(folder, "patient_id" if "patient_id" in Table(folder, None).header else None)
-    rows = {row.image: row for row in table.rows() if isinstance(row, Row)}
-    found = [rows.get(key) for key in images.keys]
+    rows = {normal_name(row.image): row for row in table.rows() if isinstance(row, Row)}
+    found = [rows.get(normal_name(key)) for key in images.keys]
     return replace(
         images,
         captions=[row.report if row else "" for row in found],
         groups=[(row.patient if row else "") or key for row, key in zip(found, images.keys, strict=True)],
-        labels=[(row.labels.get(label) or None) if row else None for row in found],
+        labels=[(row.values.get(label) or None) if row else None for row in found],
     )
 
 

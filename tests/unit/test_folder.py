@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import struct
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsd_ray.data.labels import HARMLESS, LabelColumns
 from medsd_ray.data.sources.folder import scan
 from medsd_ray.data.sources.pixels import open_image, resize, to_8bit
-from medsd_ray.data.sources.source import BadSample
+from medsd_ray.data.sources.source import BadSample, Source
 from medsd_ray.errors import InputError
 
 HEADER = ["image", "patient_id", "finding", "report"]
@@ -159,10 +161,147 @@ def test_columns_that_identify_are_no_labels(tmp_path: Path):
     found = scan(
         str(table(tmp_path, ["a.png", "p1", "f", "text", "50", "4711", "2020"], header=header)), "mrn"
     )
-    assert "patient_id, StudyDate" in found.notes[0]
+    assert "patient_id, StudyDate;" in found.notes[0]
     Image.fromarray(ramp(8, 8)).save(tmp_path / "a.png")
     (record,) = scan(str(tmp_path), "mrn").records
     assert record.patient == "4711" and record.read().labels == {"finding": "f", "age": "50"}
+
+
+# Spellings of what identifies, in several languages; none of them is a label unless it is asked for.
+IDENTIFYING = (
+    *("PATIENTNAME", "patientname", "PatientName", "PATIENTID", "MRN", "StudyDate", "studydate", "timestamp"),
+    *("DOB", "BIRTHDATE", "radiologist", "referrer", "subject", "initials", "Nachname", "Geburtsdatum"),
+    *("AccessionNumber", "accno", "StudyInstanceUID", "e-mail", "nhs_number", "PatientAge", "postal_code"),
+    *("city", "insurance_no", "site", "location", "url"),
+)
+
+
+def labelled(
+    folder: Path, header: list[str], rows: list[list[str]], *asked: str, insisted: str = ""
+) -> Source:
+    """A table with a row for each of `rows`, of another patient each, and an image for each."""
+    lines = [[f"{i}.png", f"p{i}", "A report", *row] for i, row in enumerate(rows)]
+    table(folder, *lines, header=["image", "patient_id", "report", *header])
+    for i in range(len(rows)):
+        Image.fromarray(ramp(8, 8)).save(folder / f"{i}.png")
+    return scan(str(folder), "patient_id", LabelColumns(asked, (insisted,) if insisted else ()))
+
+
+def labels(found: Source) -> list[dict]:
+    return [dict(record.read().labels) for record in found.records]
+
+
+def test_columns_become_labels_that_are_harmless_or_asked_for(tmp_path: Path):
+    header = [*IDENTIFYING, *sorted(HARMLESS - {"sex", "age"}), "Sex", "AGE"]
+    row = [*("x" for _ in header[:-2]), "F", "95"]
+    found = labelled(tmp_path, header, [row])
+    assert set(labels(found)[0]) == set(header) - set(IDENTIFYING) and labels(found)[0]["AGE"] == "90"
+    assert all(name in found.notes[0] for name in IDENTIFYING) and len(found.notes) == 1
+    found = labelled(tmp_path, header, [row], "site", "city")
+    assert set(labels(found)[0]) == set(header) - set(IDENTIFYING) | {"site", "city"}
+    with pytest.raises(InputError, match="no column 'Site' that could be a label among"):
+        labelled(tmp_path, header, [row], "Site")
+    with pytest.raises(InputError, match="no column 'patient_id' that could be a label"):
+        labelled(tmp_path, header, [row], "patient_id")
+
+
+@pytest.mark.parametrize(
+    ("value", "sign"),
+    [
+        ("1950-03-12", "a date"),
+        ("MRN 4711", "a record number"),
+        ("Doe^Jane", "a name"),
+        ("Jane Roe", "a name"),
+    ],
+)
+def test_values_that_identify_are_no_labels_unless_insisted_on(tmp_path: Path, value: str, sign: str):
+    rows = [["No Finding", "a"], [value, value]]
+    found = labelled(tmp_path, ["finding", "site"], rows)
+    assert labels(found) == [{}, {}]
+    said = next(note for note in found.notes if "'finding'" in note)
+    assert f"line 3: its value looks like {sign}" in said and value not in said and "--yes-label" in said
+    with pytest.raises(
+        InputError, match=f"line 3: its value looks like {sign}.*'site' is no label"
+    ) as caught:
+        labelled(tmp_path, ["finding", "site"], rows, "site")
+    assert value not in str(caught.value)
+    assert labels(labelled(tmp_path, ["finding", "site"], rows, insisted="site"))[1] == {"site": value}
+
+
+def test_a_value_for_each_patient_is_no_class(tmp_path: Path):
+    rows = [[f"Surname{chr(97 + i)}"] for i in range(12)]
+    assert labels(labelled(tmp_path, ["finding"], rows[:5]))[0] == {"finding": "Surnamea"}
+    found = labelled(tmp_path, ["finding"], rows)
+    assert labels(found)[0] == {} and "value of their own" in found.notes[0]
+    assert labels(labelled(tmp_path, ["age"], [[str(20 + i)] for i in range(12)]))[0] == {"age": "20"}
+
+
+# A quote that is not closed swallows the rows after it: into the text of another image and patient.
+OPEN_QUOTES = {
+    "another quote": ('x2.png,"Heart is normal, 2.,P2', 'x{i}.png,"Heart is normal, {i}.",P{i}'),
+    "no other": ('x2.png,"Heart is normal 2.,P2', "x{i}.png,Heart is normal {i}.,P{i}"),
+    "whole rows": ('x2.png,"Heart is normal 2', 'x{i}.png,Heart is normal {i}",P{i}'),
+    "closed early": ('x2.png,"Heart" is normal 2.,P2', "x{i}.png,Heart is normal {i}.,P{i}"),
+}
+
+
+@pytest.mark.parametrize("name", OPEN_QUOTES)
+def test_a_quote_that_is_not_closed_is_refused_with_its_line(tmp_path: Path, name: str):
+    broken, whole = OPEN_QUOTES[name]
+    rows = [broken if i == 2 else whole.format(i=i) for i in range(6)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["image,report,patient_id", *rows, ""]))
+    for i in range(6):
+        Image.fromarray(ramp(8, 8)).save(tmp_path / f"x{i}.png")
+    with pytest.raises(InputError, match=r"metadata\.csv line 4: a quote that is never closed") as caught:
+        scan(str(tmp_path), "patient_id")
+    assert "\n" not in str(caught.value)
+
+
+def test_quoted_texts_over_several_lines_are_read(tmp_path: Path):
+    found = labelled(
+        tmp_path,
+        ["finding"],
+        [
+            [
+                'Effusion, "left"\nand right.',
+            ],
+            ["None"],
+        ],
+    )
+    assert labels(found)[0] == {"finding": 'Effusion, "left"\nand right.'} and len(found.records) == 2
+
+
+def test_images_that_no_row_names_are_counted(tmp_path: Path):
+    labelled(tmp_path, ["mask"], [["0-mask.png"], ["1-mask.png"]])
+    (tmp_path / "sub").mkdir()
+    for name in ("0-mask.png", "1-mask.png", "sub/more.JPG", "over.tif", ".hidden.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "link.png").symlink_to(tmp_path / "0.png")
+    notes = scan(str(tmp_path), "patient_id").notes
+    assert notes[-1] == "2 images are left out: metadata.csv has no row for them"
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("written", ["{}/{}.png", "./{}/{}.png", "{}\\{}.png", "{}//{}.png"])
+def test_names_of_files_are_compared_in_one_form(tmp_path: Path, form: str, written: str):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    folder, stem = (unicodedata.normalize(form, name) for name in ("Müller", "Thorax-é"))
+    (tmp_path / folder).mkdir()
+    Image.fromarray(ramp(8, 8)).save(tmp_path / folder / f"{stem}.png")
+    name = written.format(*(unicodedata.normalize(other, one) for one in (folder, stem)))
+    found = scan(str(table(tmp_path, [name, "p", "f", "text"])), "patient_id")
+    assert found.problems == [] and found.notes == []
+    (record,) = found.records
+    assert record.name == unicodedata.normalize("NFC", f"{folder}/{stem}.png")
+    image = record.read().image
+    assert image is not None and image.shape == (8, 8)
+
+
+def test_a_patient_is_one_in_any_form_of_letters(tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(ramp(8, 8)).save(tmp_path / name)
+    rows = [[f"{n}.png", unicodedata.normalize(f, "José"), "f", "t"] for n, f in (("a", "NFC"), ("b", "NFD"))]
+    assert len({record.patient for record in scan(str(table(tmp_path, *rows)), "patient_id").records}) == 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medsd_ray.data.free_text import identifying_column, signs_of_identity
+from medsd_ray.data.free_text import signs_of_identity
 from medsd_ray.data.pseudonyms import KEY_VARIABLE, Pseudonyms, key_file, load_key
 from medsd_ray.errors import InputError
 
@@ -85,19 +85,3 @@ def test_text_that_may_name_a_person(text: str, sign: str):
 )
 def test_plain_reports_raise_no_alarm(text: str):
     assert signs_of_identity(text) == ()
-
-
-def test_columns_that_identify():
-    for name in (
-        "patient_id",
-        "subject_id",
-        "PatientName",
-        "StudyInstanceUID",
-        "dob",
-        "study date",
-        "MRN",
-        "AccessionNumber",
-    ):
-        assert identifying_column(name), name
-    for name in ("finding", "age", "sex", "view", "valid", "candidate", "pathology", "side"):
-        assert not identifying_column(name), name

@@ -113,8 +113,10 @@ def test_a_folder_with_a_table_and_other_sizes(tmp_path: Path):
     lines = ["image,report,patient_id,finding"]
     for index in range(6):
         pixels = np.random.default_rng(index).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(real / f"{index}.png")
-        lines.append(f"{index}.png,report {index % 2},p{index},{'Mass' if index % 2 else 'No Finding'}")
+        (real / "sub").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(real / "sub" / f"{index}é.png")
+        name = [f"sub/{index}é.png", f".\\sub\\{index}é.png", f"./sub//{index}e\u0301.png"][index % 3]
+        lines.append(f"{name},report {index % 2},p{index},{'Mass' if index % 2 else 'No Finding'}")
     (real / "metadata.csv").write_text("\n".join(lines) + "\n")
     made = tmp_path / "made"
     generated_images(made, 4)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -21,9 +21,11 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder, pixel_array
 
-from medsd_ray.data.sources.folder import TABLE, Row, Table, existing_folder, inside
+from medsd_ray.data.labels import LabelColumns
+from medsd_ray.data.sources.folder import existing_folder, unnamed
 from medsd_ray.data.sources.pixels import check_pixels, scale, to_8bit
 from medsd_ray.data.sources.source import BadSample, Content, Record, Source, stamp
+from medsd_ray.data.sources.table import TABLE, NamedFiles, Row, Table, names_in, normal_name, read_rows
 from medsd_ray.errors import InputError
 
 # pydicom warns of odd values by quoting them, and a quoted value may be a name in a log.
@@ -74,50 +76,56 @@ _PARTS = {
 _X_RAY = {"CR", "DX", "RG", "RF", "XA", "PX", "IO", "OT"}
 
 
-def scan(source: str, split_by: str) -> Source:
+def scan(source: str, split_by: str, asked: LabelColumns = LabelColumns()) -> Source:
     """The DICOM images below SOURCE, from their headers; pixels are read later.
 
     Args:
         source: A local folder.
         split_by: The keyword of the tag that names the patient (`patient_id` means PatientID), or a column of
             metadata.csv.
+        asked: The columns of metadata.csv that are asked for as labels. The known codes of tags are labels
+            unasked.
 
     Raises:
-        InputError: There is no such folder, keyword or column.
+        InputError: There is no such folder, keyword or column, or a column cannot be a label.
     """
     folder = existing_folder(source)
     keyword = "PatientID" if split_by == "patient_id" else split_by
     if (folder / TABLE).is_file():
         known = tag_for_keyword(keyword) is not None
-        return _scan_table(folder, Table(folder, None if known else split_by), keyword if known else None)
+        table = Table(folder, None if known else split_by)
+        return _scan_table(folder, table, keyword if known else None, asked)
+    if asked != LabelColumns():
+        raise InputError(f"{folder}: no {TABLE} here, whose columns --label-column and --yes-label name")
     if tag_for_keyword(keyword) is None:
         raise InputError(f"--split-by {split_by!r} is no DICOM keyword; name one, such as PatientID")
     found = Source("image")
     for path in dicom_files(folder):
-        name = path.relative_to(folder).as_posix()
-        _add(found, name, lambda path=path, name=name: _record(folder, path, name, keyword, None))
+        name = normal_name(path.relative_to(folder).as_posix())
+        _add(found, name, lambda path=path, name=name: _record(path, name, keyword, None, {}))
     return found
 
 
-def _scan_table(folder: Path, table: Table, keyword: str | None) -> Source:
+def _scan_table(folder: Path, table: Table, keyword: str | None, asked: LabelColumns) -> Source:
     """As the table lists them; a file that it does not name is left out."""
-    found, named = Source("image", notes=table.notes), {}
-    for row in table.rows():
+    rows, files = read_rows(table, asked), NamedFiles(folder)
+    found, lines = Source("image", notes=rows.notes), {}
+    for row in rows.rows:
         if isinstance(row, str):
             found.problems.append(row)
             continue
-        name = PurePosixPath(row.image).as_posix()
-        if (first := named.setdefault(name, row.line)) != row.line:
+        name = normal_name(row.image)
+        if (first := lines.setdefault(name, row.line)) != row.line:
             found.problems.append(f"{row.where}: already on line {first}; keep one of them")
-        else:
-            _add(
-                found,
-                row.where,
-                lambda row=row, name=name: _record(folder, inside(folder, name), name, keyword, row),
-            )
-    unnamed = sum(path.relative_to(folder).as_posix() not in named for path in dicom_files(folder))
-    if unnamed:
-        found.notes.append(f"{unnamed} DICOM files are left out: {TABLE} has no row for them")
+            continue
+        of_row = rows.labels(row)
+        _add(
+            found,
+            row.where,
+            lambda row=row, name=name, of_row=of_row: _record(files.find(name), name, keyword, row, of_row),
+        )
+    if left := unnamed(map(files.relative, dicom_files(folder)), names_in(rows.rows)):
+        found.notes.append(f"{left} DICOM files are left out: {TABLE} has no row for them")
     return found
 
 
@@ -163,8 +171,8 @@ def _read_dataset(path: Path, **options) -> Dataset:
         raise BadSample("a damaged DICOM file; export it again") from error
 
 
-def _record(folder: Path, path: Path, name: str, keyword: str | None, row: Row | None) -> Record:
-    """Identity and checks from the header."""
+def _record(path: Path, name: str, keyword: str | None, row: Row | None, of_row: dict[str, str]) -> Record:
+    """Identity and checks from the header; `of_row` are the row's labels."""
     tags = [*_IMAGE_FIELDS, *ALLOWED, *([keyword] if keyword else [])]
     data = _read_dataset(path, stop_before_pixels=True, specific_tags=tags)
     height, width = _number(data, "Rows"), _number(data, "Columns")
@@ -176,7 +184,7 @@ def _record(folder: Path, path: Path, name: str, keyword: str | None, row: Row |
     patient = _text(data, keyword) if keyword else row.patient if row else ""
     if not patient:
         raise BadSample(f"has no {keyword}; name another tag with --split-by")
-    labels = (row.labels if row else {}) | allowed_fields(data)
+    labels = of_row | allowed_fields(data)
     report = row.report if row else caption(labels)
     burned = (
         ("burned-in text (BurnedInAnnotation is YES)",)

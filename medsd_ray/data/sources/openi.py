@@ -5,15 +5,18 @@ its images.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from medsd_ray.data.labels import LabelColumns, labels_of
 from medsd_ray.data.sources.folder import existing_folder
 from medsd_ray.data.sources.pixels import open_image
 from medsd_ray.data.sources.source import BadSample, Content, Record, Source, stamp
+from medsd_ray.data.sources.table import normal_name
 
 MAX_BYTES = 10 * 2**20
 
@@ -52,7 +55,7 @@ def clean(text: str) -> str:
     and spaces.
     """
     text = re.sub(r"\bx-X{4}", "x-ray", " ".join(text.split()))
-    text = re.sub(r"\w*X{4}\w*(?: years? old\b|(?:-\w+)+)?(?:'s\b)?", " ", text)
+    text = re.sub(r"\b\w*X{4}\w*(?: years? old\b|(?:-\w+)+)?(?:'s\b)?", " ", text)
     text = re.sub(r"\s+([.,;:?!])", r"\1", " ".join(text.split()))  # spaces before punctuation
     text = re.sub(
         r"[,;:]+(?=[.,;:?!])|(?<=[.?!])[.,;:?!]+", "", text
@@ -75,7 +78,9 @@ def parse(data: bytes) -> Report:
         (e.get("Label") or "").lower(): clean("".join(e.itertext())) for e in root.iter("AbstractText")
     }
     mesh = "; ".join(text for e in root.iterfind("MeSH/major") if (text := "".join(e.itertext()).strip()))
-    images = tuple(name for e in root.iter("parentImage") if (name := (e.get("id") or "").strip()))
+    images = tuple(
+        normal_name(name) for e in root.iter("parentImage") if (name := (e.get("id") or "").strip())
+    )
     return Report(patient, {name: sections.get(name, "") for name in SECTIONS}, mesh, images)
 
 
@@ -97,21 +102,48 @@ def _tree(data: bytes) -> Element:
     return builder.close()
 
 
-def scan(source: str, images: str | None) -> Source:
+def scan(source: str, images: str | None, asked: LabelColumns = LabelColumns()) -> Source:
     """The reports below SOURCE; images are read later.
 
     Args:
         source: A local folder with a report in each XML file.
         images: A local folder of their images: one sample for each image of a report. Where it is None, one
             sample of text for each report.
+        asked: What is asked for as a label of a report's fields, of which `mesh` can be one: its major terms
+            of MeSH.
 
     Raises:
-        InputError: One of the folders is absent.
+        InputError: One of the folders is absent, or what is asked for cannot be a label.
     """
     folder = existing_folder(source)
     files = _image_files(existing_folder(images)) if images is not None else None
     found = Source("text" if files is None else "image")
-    without_text, without_image, seen = 0, 0, set()
+    without_text, without_image = 0, 0
+    reports = _reports(folder, found)
+    columns, notes = _label_columns(reports, asked, source)
+    found.notes += notes
+    for where, report in reports.items():
+        labels = labels_of({"mesh": report.mesh} if report.mesh else {}, columns)
+        if not report.caption:
+            without_text += 1
+        elif files is None:
+            found.records.append(_record(report, report.patient, where, None, labels))
+        elif not report.images:
+            without_image += 1
+        else:
+            _add_images(found, report, where, files, labels)
+    if without_text:
+        found.notes.append(f"{without_text} reports are left out: all their sections are empty")
+    if without_image:
+        found.notes.append(f"{without_image} reports are left out: they name no image")
+    if files and (left := len(files.keys() - {name for one in reports.values() for name in one.images})):
+        found.notes.append(f"{left} images are left out: no report names them")
+    return found
+
+
+def _reports(folder: Path, found: Source) -> dict[str, Report]:
+    """File -> its report, of those that can be read; a line for each other in the problems of `found`."""
+    reports, seen = {}, set()
     for path in sorted(folder.rglob("*.xml")):
         where = path.relative_to(folder).as_posix()
         try:
@@ -122,19 +154,19 @@ def scan(source: str, images: str | None) -> Source:
             found.problems.append(f"{where}: {error}")
             continue
         seen.add(report.patient)
-        if not report.caption:
-            without_text += 1
-        elif files is None:
-            found.records.append(_record(report, report.patient, where, None))
-        elif not report.images:
-            without_image += 1
-        else:
-            _add_images(found, report, where, files)
-    if without_text:
-        found.notes.append(f"{without_text} reports are left out: all their sections are empty")
-    if without_image:
-        found.notes.append(f"{without_image} reports are left out: they name no image")
-    return found
+        reports[where] = report
+    return reports
+
+
+def _label_columns(
+    reports: Mapping[str, Report], asked: LabelColumns, source: str
+) -> tuple[list[str], list[str]]:
+    """The fields that become labels, and what to say of those that do not."""
+    columns, left_out = asked.among(["mesh"] if any(one.mesh for one in reports.values()) else [], source)
+    notes = [f"left out of the labels: {name}; ask for it with --label-column {name}" for name in left_out]
+    cells = [(where, one.patient, one.mesh) for where, one in reports.items()]
+    refused = {name: why for name in columns if (why := asked.refused(name, cells))}
+    return [name for name in columns if name not in refused], [*notes, *refused.values()]
 
 
 def _bytes(path: Path) -> bytes:
@@ -149,21 +181,24 @@ def _bytes(path: Path) -> bytes:
 def _image_files(folder: Path) -> dict[str, Path]:
     """Image files by the name that parentImage gives them."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_symlink())
-    return {path.stem: path for path in reversed(files)}
+    return {normal_name(path.stem): path for path in reversed(files)}
 
 
-def _add_images(found: Source, report: Report, where: str, files: dict[str, Path]) -> None:
+def _add_images(
+    found: Source, report: Report, where: str, files: dict[str, Path], labels: dict[str, str]
+) -> None:
     for name in dict.fromkeys(report.images):
         if name in files:
             found.records.append(
-                _record(report, f"{report.patient}/{name}", f"{where}: {files[name].name}", files[name])
+                _record(
+                    report, f"{report.patient}/{name}", f"{where}: {files[name].name}", files[name], labels
+                )
             )
         else:
             found.problems.append(f"{where}: no {name}.png or .jpg in the image folder; add it")
 
 
-def _record(report: Report, name: str, where: str, image: Path | None) -> Record:
-    labels = {"mesh": report.mesh} if report.mesh else {}
+def _record(report: Report, name: str, where: str, image: Path | None, labels: dict[str, str]) -> Record:
     mark = stamp(image.stat().st_size if image else 0, report.caption, labels)
     return Record(name, report.patient, where, mark, partial(_read, image, report.caption, labels))
 
