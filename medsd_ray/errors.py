@@ -1,8 +1,12 @@
-"""The three ways a command ends other than well; `cli.main` turns each into its exit code."""
+"""The ways a command ends other than well; `cli.main` turns each into its exit code."""
 
 
 class InputError(Exception):
     """Something from outside is wrong. One line: what, where, and how to mend it. Exit code 2."""
+
+
+class RefusedError(InputError):
+    """A store refuses what it would refuse again: it is full or read-only, or does not permit it."""
 
 
 class RunError(Exception):

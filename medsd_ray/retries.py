@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from medsd_ray.errors import RefusedError
+
 Value = TypeVar("Value")
 
 ATTEMPTS = 7
@@ -25,12 +27,13 @@ def with_retries(work: Callable[[], Value], attempts: int = ATTEMPTS, first_wait
 
     Raises:
         FileNotFoundError: At once, as that a file is absent is an answer.
+        RefusedError: At once, as waiting does not help.
         Exception: Of the last attempt.
     """
     for attempt in range(attempts):
         try:
             return work()
-        except FileNotFoundError:
+        except (FileNotFoundError, RefusedError):
             raise
         except Exception:
             if attempt == attempts - 1:

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from medsd_ray.dashboard.cached_files import CachedFiles, join
-from medsd_ray.dashboard.curves import LIMIT, Curve, downsample, read_records, series
+from medsd_ray.dashboard.curves import LIMIT, Curve, downsample, series
 from medsd_ray.dashboard.run import METRICS
+from medsd_ray.runs.progress import read_records
 
 NAMES = ("validation_loss", "loss")
 

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from pydantic_core import from_json
+
+from medsd_ray.runs.progress import finite
 
 LIMIT = 200
 """Points of a curve that the page gets at most."""
 
 Curve = dict[str, Any]
 """`steps` and `values`, equally long, and `of`: how many points there were."""
-
-
-def read_records(data: bytes) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; those that are no JSON objects are left out."""
-    lines = [line for line in data.splitlines() if line.strip()]
-    try:
-        records = from_json(b"[" + b",".join(lines) + b"]")
-    except ValueError:  # one at a time, to lose no more than the broken one
-        records = [_record(line) for line in lines]
-    return [
-        record for record in records if isinstance(record, dict) and _number(record.get("step")) is not None
-    ]
-
-
-def _record(line: bytes) -> Any:
-    try:
-        return from_json(line)
-    except ValueError:
-        return None
-
-
-def _number(value: Any) -> float | None:
-    """The value where it is a finite number."""
-    if type(value) is float or type(value) is int:  # as JSON has them; a bool is neither
-        return value if math.isfinite(value) else None
-    return None
 
 
 def series(records: list[dict[str, Any]], names: tuple[str, ...] | None = None) -> dict[str, Curve]:
@@ -50,7 +24,7 @@ def series(records: list[dict[str, Any]], names: tuple[str, ...] | None = None) 
     for record in records:
         flat = _flat(record) if names is None else record
         for name in flat if names is None else names:
-            value = _number(flat.get(name))
+            value = finite(flat.get(name))
             if value is not None:
                 steps, values = found.setdefault(name, ([], []))
                 steps.append(record["step"])

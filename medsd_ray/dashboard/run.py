@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from medsd_ray.dashboard.cached_files import CachedFiles, join
-from medsd_ray.dashboard.curves import read_records, series
+from medsd_ray.dashboard.curves import series
 from medsd_ray.dashboard.spec_view import as_run_yaml, read_spec
 from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.runs.names import (
@@ -18,6 +18,7 @@ from medsd_ray.runs.names import (
     RUN_SPEC,
     SAMPLES,
 )
+from medsd_ray.runs.progress import read_records
 from medsd_ray.storage import FileInfo
 
 STEPS_SHOWN = 8

@@ -94,7 +94,9 @@ def write_index(store: Storage, index: Index) -> None:
         "samples": index.samples,
         "bytes": index.bytes,
     }
+    store.sync(shard.name for shard in index.shards)
     store.write_json(INDEX, totals | index.meta | {"shards": [asdict(shard) for shard in index.shards]})
+    store.sync([INDEX])
 
 
 def parse_index(value: dict, where: str) -> Index:

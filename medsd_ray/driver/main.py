@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -45,6 +46,8 @@ LINGER_S = 15
 
 
 COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+WARNING = "warning: "
+"""What a line of a verb begins with that says something is wrong while the verb goes on."""
 
 
 class LogTee:
@@ -89,9 +92,9 @@ class VerbRunner:
                 if self._child:
                     self._child.send_signal(sent)
 
-    def run(self, step: Step) -> tuple[int, str | None]:
+    def run(self, step: Step, warn: Callable[[str], None] = lambda text: None) -> tuple[int, str | None]:
         """The verb's exit code, 128 + N where signal N ended it; and where it is not 0, the line that says
-        why.
+        why. `warn` gets each warning that the verb prints, as a store that takes no writes does not tell it.
         """
         self.tee.say(f"$ medsd {' '.join(step.words)}")
         environment = os.environ | {CLUSTER: "1", "PYTHONUNBUFFERED": "1"}
@@ -102,7 +105,7 @@ class VerbRunner:
                 [str(MEDSD), *step.words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
         # A thread reads, because what the verb leaves behind may keep its output open.
-        last_lines = LastLines()
+        last_lines = LastLines(warn)
         reader = threading.Thread(target=last_lines.read, args=(child.stdout, self.tee), daemon=True)
         reader.start()
         code = child.wait()
@@ -118,9 +121,14 @@ class VerbRunner:
 
 
 class LastLines:
-    """Of a verb's output, the last line of `any` kind and the last in which `medsd` says how it ended."""
+    """Of a verb's output, the last line of `any` kind and the last in which `medsd` says how it ended; `warn`
+    gets its warnings.
+    """
 
     any = medsd = ""
+
+    def __init__(self, warn: Callable[[str], None]):
+        self.warn = warn
 
     def read(self, stream: BinaryIO, tee: LogTee) -> None:
         for line in stream:
@@ -130,6 +138,8 @@ class LastLines:
                 self.any = text
                 if text.startswith("medsd: "):
                     self.medsd = text
+                if text.startswith(WARNING):
+                    self.warn(text.removeprefix(WARNING))
 
 
 def _why(step: Step, code: int, last: str) -> str:
@@ -210,7 +220,7 @@ def run_steps(job: PodJob, todo: list[Step], output: Storage, state: DriverState
         state.keep_reading(output)
     for step in todo:
         state.stage = step.stage
-        code, state.error = runner.run(step)
+        code, state.error = runner.run(step, state.warn)
         if code in (1, 2) and not answers(output):
             return _no_storage(output, state, runner)
         if code:

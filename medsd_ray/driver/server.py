@@ -42,6 +42,7 @@ class DriverState:
         """Set once a poll was answered that all is done."""
         self._stop = stop
         self._progress: dict[str, Any] = {}
+        self._warnings: list[str] = []
         self._checkpoint_step: int | None = None
         self._events: dict[str, dict[str, Any]] = {}
 
@@ -50,6 +51,11 @@ class DriverState:
         self._progress = read_progress(output)
         complete, _ = saved_steps(output)
         self._checkpoint_step = complete[-1] if complete else None
+
+    def warn(self, text: str) -> None:
+        """A warning that the run's progress may not say, where the store took no writes."""
+        if text not in self._warnings:
+            self._warnings = [*self._warnings, text][-MOST_WARNINGS:]
 
     def keep_reading(self, output: Storage) -> None:
         """Calls `read` every few seconds from now on, in a thread of its own."""
@@ -69,7 +75,9 @@ class DriverState:
             "stage": self.stage,
             "exit_code": self.exit_code,
             "error": self.error,
-            "warnings": self._progress.get("warnings", [])[-MOST_WARNINGS:],
+            "warnings": list(dict.fromkeys([*self._progress.get("warnings", []), *self._warnings]))[
+                -MOST_WARNINGS:
+            ],
             "checkpoint_step": self._checkpoint_step,
         }
 

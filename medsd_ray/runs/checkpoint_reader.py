@@ -22,9 +22,9 @@ from torch import Tensor
 
 from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
-from medsd_ray.runs.checkpoints import FORMAT, saved_steps
+from medsd_ray.runs.checkpoints import FORMAT, newest_usable
 from medsd_ray.runs.fragments import Piece, assemble
-from medsd_ray.runs.names import CHECKPOINT, checkpoint_folder, optimizer_file, weights_file
+from medsd_ray.runs.names import CHECKPOINT, optimizer_file, weights_file
 from medsd_ray.storage import Storage
 
 WEIGHTS = ("weight", "ema")
@@ -57,11 +57,12 @@ class CheckpointReader:
             raise InputError(f"{store.url}: not a complete checkpoint; use an earlier one")
         self.files = files
         self.description = self._describe()
-        self.shapes = {name: tuple(f["shape"]) for name, f in self.description["fragments"].items()}
-        self.pieces = {
-            name: [Piece(name, *piece) for piece in f["pieces"]]
-            for name, f in self.description["fragments"].items()
-        }
+        try:
+            fragments = self.description["fragments"].items()
+            self.shapes = {name: tuple(f["shape"]) for name, f in fragments}
+            self.pieces = {name: [Piece(name, *piece) for piece in f["pieces"]] for name, f in fragments}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{store.url}/{CHECKPOINT} is damaged; use an earlier checkpoint") from error
 
     def _describe(self) -> dict[str, Any]:
         try:
@@ -166,14 +167,10 @@ def choose_checkpoint(output: Storage, folder: Path, warn: Callable[[str], None]
     Raises:
         InputError: All complete checkpoints are damaged.
     """
-    complete, _ = saved_steps(output)
-    for step in reversed(complete):
-        try:
-            reader = CheckpointReader(output.child(checkpoint_folder(step)), folder / str(step))
-            reader.verify()
-            return reader
-        except (InputError, FileNotFoundError) as error:
-            warn(f"the checkpoint of step {step} is damaged and left aside: {error}")
-    if complete:
-        raise InputError(f"{output.url}: every checkpoint is damaged; start again with another output")
-    return None
+
+    def verified(store: Storage) -> CheckpointReader:
+        reader = CheckpointReader(store, folder / store.url.rpartition("/")[2])
+        reader.verify()
+        return reader
+
+    return newest_usable(output, verified, warn)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 from medsd_ray.errors import InputError
 from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, CHECKPOINTS, checkpoint_folder
+from medsd_ray.runs.notices import warn_once
 from medsd_ray.storage import COMPLETE, Storage
+
+Checkpoint = TypeVar("Checkpoint")
 
 FORMAT = "medsd-checkpoint/1"
 """The value of `format` in checkpoint.json. A reader refuses any other."""
@@ -23,10 +28,66 @@ def saved_steps(output: Storage) -> tuple[list[int], list[int]]:
     return sorted(complete), sorted(seen - complete)
 
 
-def newest_complete(output: Storage) -> Storage | None:
-    """The newest complete checkpoint of a run; None where it has none."""
+def newest_usable(
+    output: Storage, take: Callable[[Storage], Checkpoint], warn: Callable[[str], None]
+) -> Checkpoint | None:
+    """What `take` makes of a run's newest complete checkpoint; where it finds that one damaged, of the one
+    before.
+
+    Args:
+        output: A run's output.
+        take: Gets the checkpoint's own folder; raises InputError or FileNotFoundError where it is damaged.
+        warn: Gets one line for each damaged checkpoint.
+
+    Returns:
+        None where the run has no complete checkpoint.
+
+    Raises:
+        InputError: All complete checkpoints are damaged.
+    """
     complete, _ = saved_steps(output)
-    return output.child(checkpoint_folder(complete[-1])) if complete else None
+    for step in reversed(complete):
+        try:
+            return take(output.child(checkpoint_folder(step)))
+        except (InputError, FileNotFoundError) as error:
+            warn(f"the checkpoint of step {step} is damaged and left aside: {error}")
+    if complete:
+        raise InputError(f"{output.url}: every checkpoint is damaged; start again with another output")
+    return None
+
+
+def newest_complete(output: Storage) -> Storage | None:
+    """The newest complete checkpoint of a run that shows no damage without its tensors being read; None where
+    it has none.
+
+    What is left aside is said on standard error, once a process. Where all are damaged it is the newest: who
+    reads it says what is wrong.
+    """
+    damage: list[str] = []
+    try:
+        found = newest_usable(output, _check_files, damage.append)
+    except InputError:
+        return output.child(checkpoint_folder(saved_steps(output)[0][-1]))
+    for text in damage:
+        warn_once(text)
+    return found
+
+
+def _check_files(checkpoint: Storage) -> Storage:
+    """The same checkpoint. Raises InputError where its mark or description is damaged, or a file is gone or
+    of another size than the mark says; these are what a power cut leaves.
+    """
+    there = checkpoint.level()[1]
+    for name, entry in (checkpoint.complete() or {}).items():
+        if name not in there:
+            raise InputError(f"{checkpoint.url}: {name} is gone")
+        if there[name].bytes != entry["bytes"]:
+            raise InputError(
+                f"{checkpoint.url}/{name}: {there[name].bytes} bytes, but {COMPLETE} says {entry['bytes']}"
+            )
+        if name == CHECKPOINT:
+            checkpoint.read_json(name)
+    return checkpoint
 
 
 def read_best(output: Storage) -> dict | None:

@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from medsd_ray.documents import json_object
+from pydantic_core import from_json
+
 from medsd_ray.runs.names import METRICS, PROGRESS
 from medsd_ray.storage import Storage
 
 
-def read_metrics(output: Storage) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl in order of their steps; none where there is no such file yet."""
+def read_metrics(output: Storage, warn: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl in order of their steps; none where there is no such file yet. Lines that
+    are damaged are left out, and `warn` is told of them.
+    """
     try:
-        return [json_object(line) for line in output.read(METRICS).decode().splitlines()]
+        return read_records(output.read(METRICS), lambda text: warn(f"{output.url}/{METRICS}: {text}"))
     except FileNotFoundError:
         return []
+
+
+def read_records(data: bytes, warn: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; those that are no JSON objects with a step are left out, and `warn` is told
+    how many.
+    """
+    lines = [line for line in data.splitlines() if line.strip()]
+    try:
+        found = from_json(b"[" + b",".join(lines) + b"]")
+    except ValueError:  # one at a time, to lose no more than the broken one
+        found = [_record(line) for line in lines]
+    records = [
+        record for record in found if isinstance(record, dict) and finite(record.get("step")) is not None
+    ]
+    if len(records) < len(lines):
+        warn(f"{len(lines) - len(records)} of {len(lines)} lines are damaged and left out")
+    return records
+
+
+def _record(line: bytes) -> Any:
+    try:
+        return from_json(line)
+    except ValueError:
+        return None
+
+
+def finite(value: Any) -> float | None:
+    """The value where it is a finite number."""
+    if type(value) is float or type(value) is int:  # as JSON has them; a bool is neither
+        return value if math.isfinite(value) else None
+    return None
 
 
 def read_progress(output: Storage) -> dict[str, Any]:

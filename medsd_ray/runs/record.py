@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 from medsd_ray.runs.names import MANIFEST, METRICS, RESULT, RUN_SPEC
-from medsd_ray.storage import open_storage
+from medsd_ray.runs.notices import warn_once
+from medsd_ray.runs.progress import read_metrics
+from medsd_ray.storage import Storage, open_storage
 
 
 @dataclass(frozen=True)
@@ -33,29 +35,39 @@ def read_run(url: str | None) -> RunRecord:
         url: The run's output; None for no run.
 
     Returns:
-        The record, in which a part that is not there (yet) is empty.
+        The record, in which a part that is not there (yet), or is damaged, is empty. What is damaged is said
+        on standard error.
 
     Raises:
-        InputError: There is no run at `url`, or its JSON is broken.
+        InputError: There is no run at `url`.
     """
     if url is None:
         return RunRecord()
     store = open_storage(url)
-
-    def text(key: str) -> str:
-        try:
-            return store.read(key).decode()
-        except FileNotFoundError:
-            return ""
-
-    metrics, result, manifest = text(METRICS), text(RESULT), text(MANIFEST)
-    if not (metrics or result):
+    if not (store.exists(METRICS) or store.exists(RESULT)):
         raise InputError(f"{url}: neither {METRICS} nor {RESULT} here; give the output of `medsd train`")
+    return RunRecord(
+        url,
+        read_metrics(store, warn_once),
+        _whole(store, RESULT),
+        _text(store, RUN_SPEC),
+        _whole(store, MANIFEST),
+    )
+
+
+def _whole(store: Storage, key: str) -> dict[str, Any]:
+    """A JSON file's object; empty where it is not there, or damaged, which is said."""
     try:
-        lines = [json_object(line) for line in metrics.splitlines() if line.strip()]
-        result, manifest = json_object(result or "{}"), json_object(manifest or "{}")
-        return RunRecord(url, lines, result, text(RUN_SPEC), manifest)
+        return store.read_json(key)
+    except FileNotFoundError:
+        return {}
     except ValueError as error:
-        raise InputError(
-            f"{url}: broken JSON in the run's record ({error}); train again or leave --run out"
-        ) from error
+        warn_once(f"{error}; it is left out")
+        return {}
+
+
+def _text(store: Storage, key: str) -> str:
+    try:
+        return store.read(key).decode(errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -33,6 +33,8 @@ class FileInfo:
 
     stamp: str
     """Changes when the file does."""
+    bytes: int
+    """Its size."""
     modified: float
     """Seconds since 1970."""
 
@@ -88,6 +90,10 @@ class Storage(ABC):
     def child(self, path: str) -> Storage:
         """The tree below a folder, as a store of its own."""
 
+    @abstractmethod
+    def sync(self, keys: Iterable[str]) -> None:
+        """Has files that were written, and the names of their folders, outlast a power cut."""
+
     # --- what every store shares
 
     def read_json(self, key: str) -> dict[str, Any]:
@@ -113,8 +119,13 @@ class Storage(ABC):
             self.delete(key)
 
     def mark_complete(self, files: dict[str, dict]) -> None:
-        """Writes the COMPLETE mark: `{name: {"bytes": int, "sha256": str}}` of every file of this output."""
+        """Writes the COMPLETE mark: `{name: {"bytes": int, "sha256": str}}` of every file of this output.
+
+        What it names outlasts a power cut before it does, so that none leaves a mark over half a file.
+        """
+        self.sync(files)
         self.write_json(COMPLETE, {"files": files})
+        self.sync([COMPLETE])
 
     def complete(self) -> dict[str, dict] | None:
         """The files of a finished output, or None where it is not finished. Raises DocumentError, a

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from medsd_ray.errors import InputError
+from medsd_ray.errors import InputError, RefusedError
 from medsd_ray.storage.base import FileInfo, Storage
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+REFUSALS = NO_SPACE | {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ELOOP,
+}  # fmt: skip
+"""What a file system answers and would answer again; what one on a network may say once is not among it."""
 
 
 class FolderStorage(Storage):
@@ -29,20 +37,16 @@ class FolderStorage(Storage):
     @contextlib.contextmanager
     def _whole(self, path: Path) -> Iterator[Path]:
         """A hidden name beside `path` that becomes `path` when the block ends well."""
-        try:
+        with _refused(path.parent, also=errno.ENOENT):  # where no folder can be made, as in /proc
             path.parent.mkdir(parents=True, exist_ok=True)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise InputError(
-                f"cannot write to {path.parent}: {error.strerror}; choose another folder"
-            ) from error
         part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
         try:
-            yield part
-            os.replace(part, path)
-        except PermissionError as error:
-            raise InputError(f"cannot write {path}: permission denied; choose another folder") from error
+            with _refused(path):
+                yield part
+                os.replace(part, path)
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
     def read(self, key: str, most: int | None = None) -> bytes:
         with self._path(key).open("rb") as file:
@@ -79,9 +83,8 @@ class FolderStorage(Storage):
                 elif not entry.name.endswith(".part"):
                     with contextlib.suppress(FileNotFoundError):  # replaced or deleted since it was listed
                         stat = entry.stat()
-                        files[entry.name] = FileInfo(
-                            f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}", stat.st_mtime
-                        )
+                        stamp = f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
+                        files[entry.name] = FileInfo(stamp, stat.st_size, stat.st_mtime)
         return sorted(folders), files
 
     def exists(self, key: str) -> bool:
@@ -89,7 +92,8 @@ class FolderStorage(Storage):
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        path.unlink(missing_ok=True)
+        with _refused(path):
+            path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # an emptied folder goes too; one with files stays
             path.parent.rmdir()
 
@@ -101,3 +105,33 @@ class FolderStorage(Storage):
 
     def child(self, path: str) -> Storage:
         return FolderStorage(self.root / path)
+
+    def sync(self, keys: Iterable[str]) -> None:
+        paths = [self._path(key) for key in keys]
+        for path in paths:
+            with _refused(path):
+                _fsync(path)
+        # The names of the files, and of folders that were made for them.
+        for folder in {folder for path in paths for folder in path.parents}:
+            with contextlib.suppress(OSError):  # some file systems sync no folder, or it may not be opened
+                _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _refused(path: Path, also: int | None = None) -> Iterator[None]:
+    """Turns an answer that does not change by asking again (`also`: this one too) into a RefusedError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS and error.errno != also:
+            raise
+        mend = "free some space, or choose" if error.errno in NO_SPACE else "choose"
+        raise RefusedError(f"cannot write {path}: {error.strerror}; {mend} another folder") from error

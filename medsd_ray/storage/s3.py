@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from medsd_ray.errors import InputError, RunError
+from medsd_ray.errors import InputError, RefusedError, RunError
 from medsd_ray.storage.base import FileInfo, Storage
 
 
@@ -51,8 +51,8 @@ class S3Storage(Storage):
 
     @contextlib.contextmanager
     def _errors(self, key: str = "") -> Iterator[None]:
-        """Turns botocore's errors into FileNotFoundError, InputError (bad settings) or RunError (the
-        server).
+        """Turns botocore's errors into FileNotFoundError, InputError (bad settings), RefusedError (and so for
+        good) or RunError (the server).
         """
         import botocore.exceptions as botocore
 
@@ -62,7 +62,7 @@ class S3Storage(Storage):
         except botocore.ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code == "NoSuchBucket":
-                raise InputError(
+                raise RefusedError(
                     f"{where}: there is no bucket {self.bucket!r}; make it or mend the address"
                 ) from error
             if code in ("NoSuchKey", "404", "NotFound"):
@@ -73,9 +73,13 @@ class S3Storage(Storage):
                 "InvalidToken",
                 "XAdminUserNotFound",
             ):  # the last: versitygw
-                raise InputError(
+                raise RefusedError(
                     f"{where}: S3 refused the credentials ({code}); check AWS_ACCESS_KEY_ID, "
                     "AWS_SECRET_ACCESS_KEY or your profile, and that they may use this bucket"
+                ) from error
+            if status == 507:  # of servers other than AWS, which has no end
+                raise RefusedError(
+                    f"{where}: the S3 server is full ({code}); free some space, or choose another address"
                 ) from error
             raise RunError(f"{where}: S3 answered {code or error}") from error
         except (
@@ -159,7 +163,7 @@ class S3Storage(Storage):
                 ]
                 for item in page.get("Contents", []):
                     if name := item["Key"].removeprefix(base):
-                        files[name] = FileInfo(item["ETag"], item["LastModified"].timestamp())
+                        files[name] = FileInfo(item["ETag"], item["Size"], item["LastModified"].timestamp())
         return sorted(folders), files
 
     def exists(self, key: str) -> bool:
@@ -179,6 +183,9 @@ class S3Storage(Storage):
     def delete(self, key: str) -> None:
         with self._errors(key):
             self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Nothing to do: S3 answers a write when it is safe."""
 
     def child(self, path: str) -> Storage:
         return S3Storage(self.bucket, self._key(path), self._client)

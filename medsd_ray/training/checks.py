@@ -14,8 +14,8 @@ from medsd_ray.data.shards import Index, open_split
 from medsd_ray.errors import InputError
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.ray_cluster import ensure_ray
-from medsd_ray.runs.checkpoints import saved_steps
-from medsd_ray.runs.names import RUN_SPEC, checkpoint_folder
+from medsd_ray.runs.checkpoints import newest_usable, saved_steps
+from medsd_ray.runs.names import RUN_SPEC
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage, Storage, open_storage
 from medsd_ray.training.absolute_paths import with_absolute_paths
@@ -126,22 +126,22 @@ def check_latents(run: RunSpec, where: str, split: tuple[str, str], index: Index
 
 
 def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> None:
-    """Raises InputError where the newest checkpoint whose description is whole is of another run.
+    """Raises InputError where the newest checkpoint whose description is whole is of another run, or where
+    none is whole.
 
-    Its tensors are not read: worker 0 checks every file, and may take an earlier checkpoint.
+    Its tensors are not read: worker 0 checks every file, says what is damaged, and may take an earlier
+    checkpoint.
     """
-    complete, _ = saved_steps(output)
-    if not complete:
+    if not saved_steps(output)[0]:
         return
     from medsd_ray.runs.checkpoint_reader import CheckpointReader  # it imports torch
 
+    def described(store: Storage) -> CheckpointReader:
+        return CheckpointReader(store, Path(folder, store.url.rpartition("/")[2]))
+
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
-        for step in reversed(complete):
-            try:
-                reader = CheckpointReader(output.child(checkpoint_folder(step)), Path(folder, str(step)))
-            except (InputError, FileNotFoundError):
-                continue
-            return check_same_run(checked, reader.description, reader.store.url)
+        if reader := newest_usable(output, described, warn=lambda text: None):
+            check_same_run(checked, reader.description, reader.store.url)
 
 
 def check_gpus(run: RunSpec) -> None:

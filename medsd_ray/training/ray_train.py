@@ -15,6 +15,7 @@ from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import Storage, pyarrow_filesystem
 from medsd_ray.training.checked_run import CheckedRun, LatentMeta
 from medsd_ray.training.failures import keep_running
+from medsd_ray.training.notices import forget, heard, new_topic, notify
 from medsd_ray.training.reporter import add_warning
 from medsd_ray.training.terminal import RecordCallback, RecordPrinter
 
@@ -37,6 +38,7 @@ def fit_and_show(
     """
     failures: list[BaseException] = []
     show, told = RecordPrinter(output, checked.run.training.max_steps, seen, on_record), False
+    topic = new_topic()
 
     def restarting(text: str) -> None:
         show.warn(text)
@@ -46,7 +48,7 @@ def fit_and_show(
     def fit() -> None:
         try:
             keep_running(
-                lambda: _trainer(checked, output).fit(), checked.run.resources.max_failures, restarting
+                lambda: _trainer(checked, output, topic).fit(), checked.run.resources.max_failures, restarting
             )
         except BaseException as error:
             failures.append(error)
@@ -61,12 +63,13 @@ def fit_and_show(
             with_retries(lambda: output.write(STOP, b""))
             print("stopping after this step, with a checkpoint; Ctrl-C again stops at once", flush=True)
             told = True
-        show.update()
-    show.update()
+        show.update(heard(topic))
+    show.update(heard(topic))
+    forget(topic)
     return failures[0] if failures else None
 
 
-def _trainer(checked: CheckedRun, output: Storage):
+def _trainer(checked: CheckedRun, output: Storage, topic: str):
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -76,7 +79,7 @@ def _trainer(checked: CheckedRun, output: Storage):
     resources = {"CPU": run.resources.cpus_per_worker} | ({"GPU": 1} if run.resources.use_gpu else {})
     return TorchTrainer(
         worker_entry,
-        train_loop_config={"spec": run.model_dump(mode="json"), **_plain(checked)},
+        train_loop_config={"spec": run.model_dump(mode="json"), **_plain(checked), "topic": topic},
         scaling_config=ScalingConfig(
             num_workers=(sizes[0], sizes[-1]) if len(sizes) > 1 else sizes[0],
             elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
@@ -121,4 +124,11 @@ def worker_entry(config: dict[str, Any]) -> None:
     checked = CheckedRun(
         run, config["model"], config["train"], config["validation"], latents, config["fingerprints"]
     )
-    work(checked, ray.train.torch.get_device(), ray.train.report)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        if text not in said:
+            said.append(text)
+            notify(config["topic"], said)
+
+    work(checked, ray.train.torch.get_device(), ray.train.report, say)

@@ -10,9 +10,11 @@ import json
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from medsd_ray.errors import RefusedError
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.names import METRICS, PROGRESS, STOP, TENSORBOARD
 from medsd_ray.runs.progress import now, read_metrics, read_progress
@@ -29,11 +31,17 @@ class Reporter:
     only records of steps after `first_step`, left by workers that were lost, are dropped.
     """
 
-    def __init__(self, output: Storage, total: int, first_step: int, warnings: list[str]):
-        self.output, self.total = output, total
-        self.records = [r for r in with_retries(lambda: read_metrics(output)) if r["step"] <= first_step]
+    def __init__(
+        self, output: Storage, total: int, first_step: int, warnings: list[str],
+        say: Callable[[str], None] = lambda text: None,
+    ):  # fmt: skip
+        """`say` gets each warning at once, as a store that takes no writes does not tell it."""
+        self.output, self.total, self.say = output, total, say
+        damage: list[str] = []
+        records = with_retries(lambda: read_metrics(output, damage.append))
+        self.records = [record for record in records if record["step"] <= first_step]
         before = with_retries(lambda: read_progress(output)).get("warnings", [])
-        warnings = [*before, *(w for w in warnings if w not in before)]
+        warnings = [*before, *(w for w in dict.fromkeys([*warnings, *damage]) if w not in before)]
         self.progress: dict[str, Any] = {
             "step": first_step,
             "total": total,
@@ -73,12 +81,14 @@ class Reporter:
         with self._lock:
             self.progress["warnings"] = [*self.progress["warnings"], text]
             self._dirty = True
+        self.say(text)
 
     def flush(self) -> None:
-        """Writes what was logged so far, or raises as the store does."""
+        """Writes what was logged so far, so that it outlasts a power cut, or raises as the store does."""
         with self._lock:
             self._dirty = True
         self._write(tensorboard=False)
+        self.output.sync([METRICS])
 
     def close(self, state: str) -> None:
         """Writes all that is left; `state` is finished, interrupted or failed."""
@@ -99,10 +109,11 @@ class Reporter:
             try:
                 self._write(tensorboard=time.monotonic() - self._tensorboard_written > TENSORBOARD_EVERY_S)
                 self.stop_requested = self.stop_requested or self.output.exists(STOP)
-            except (
-                Exception
-            ):  # the store may answer again; what was not written is written then, or fails in `close`
+            except Exception as error:
+                # The store may answer again; what was not written is written then, or fails in `close`.
                 self._dirty = True
+                if isinstance(error, RefusedError):
+                    self.say(f"the run's records are not written: {error}")
 
     def _write(self, tensorboard: bool) -> None:
         with self._writing:

@@ -10,6 +10,7 @@ from medsd_ray.documents import DocumentError, parse_yaml
 from medsd_ray.errors import InputError, Interrupted
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.names import RAY_TRAIN, RESULT, RUN_SPEC, STOP
+from medsd_ray.runs.notices import warn_once
 from medsd_ray.runs.progress import read_metrics, read_progress
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
@@ -75,15 +76,23 @@ def train(
 
 
 def finished(output: Storage, run: RunSpec) -> dict[str, Any] | None:
-    """The result of this run where the output has it; None where it is not finished. Raises InputError for
-    another run's. Not by `storage.outputs.claim`, as a run may go on with other workers.
+    """The result of this run where the output has it; None where it is not finished, or where the result is
+    damaged, which is said. Raises InputError for another run's. Not by `storage.outputs.claim`, as a run may
+    go on with other workers.
     """
     try:
-        result, spec = output.read_json(RESULT), parse_yaml(output.read(RUN_SPEC))
+        result = output.read_json(RESULT)
     except FileNotFoundError:
         return None
     except DocumentError as error:
-        raise InputError(f"{output.url}: {error}; choose another output") from error
+        warn_once(f"{error}; the run goes on from its newest checkpoint")
+        return None
+    try:
+        spec = parse_yaml(output.read(RUN_SPEC))
+    except FileNotFoundError:
+        return None
+    except DocumentError as error:
+        raise InputError(f"{output.url}/{RUN_SPEC}: {error}; choose another output") from error
     check_same_spec(run, parse_run(spec, f"{output.url}/{RUN_SPEC}").model_dump(mode="json"), output.url)
     return result
 

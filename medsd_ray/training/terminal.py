@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from medsd_ray.progress_line import duration
@@ -65,7 +65,10 @@ class RecordPrinter:
             self._warned.add(text)
             print(f"warning: {text}", flush=True)
 
-    def update(self) -> None:
+    def update(self, notices: Sequence[str] = ()) -> None:
+        """Shows what is new, and of `notices`, which come past the store, those that are."""
+        for text in notices:
+            self.warn(text)
         try:
             progress = read_progress(self.output)
             records = read_metrics(self.output) if progress else []

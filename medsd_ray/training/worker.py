@@ -49,7 +49,10 @@ it.
 class Trainer:
     """A run on one worker: everything that its loop needs, and the loop."""
 
-    def __init__(self, checked: CheckedRun, device: torch.device, report: Callable[[dict[str, Any]], None]):
+    def __init__(
+        self, checked: CheckedRun, device: torch.device, report: Callable[[dict[str, Any]], None],
+        say: Callable[[str], None],
+    ):  # fmt: skip
         """Makes the run ready to go on at step `first`: that of the newest usable checkpoint of the run's
         output, 0 where there is none. torch.distributed is up, and all workers call it.
 
@@ -57,6 +60,7 @@ class Trainer:
             checked: The run, as the driver has checked it.
             device: This worker's device.
             report: Tells Ray Train a step's metrics.
+            say: Gets worker 0's warnings, at once.
 
         Raises:
             InputError: The checkpoint is of another run, every checkpoint is damaged, or not even one sample
@@ -93,7 +97,7 @@ class Trainer:
 
         # What is written while training goes on: records by worker 0, compiled code, checkpoints by all.
         self.reporter = (
-            Reporter(self.output, self.training.max_steps, self.first, warnings)
+            Reporter(self.output, self.training.max_steps, self.first, warnings, say)
             if self.collectives.rank == 0
             else None
         )
@@ -277,6 +281,7 @@ class Trainer:
         }
         if not interrupted:
             with_retries(lambda: self.output.write_json(RESULT, result))
+            self.output.sync([RESULT])
         self.reporter.close("interrupted" if interrupted else "finished")
 
     def abandon(self) -> None:
@@ -290,11 +295,14 @@ def is_due(done: int, every: int | None) -> bool:
     return every is not None and done % every == 0
 
 
-def work(checked: CheckedRun, device: torch.device, report: Callable[[dict[str, Any]], None]) -> None:
+def work(
+    checked: CheckedRun, device: torch.device, report: Callable[[dict[str, Any]], None],
+    say: Callable[[str], None] = lambda text: None,
+) -> None:  # fmt: skip
     """One worker's whole run; torch.distributed is up. Raises InputError and RunError."""
     if device.type == "cpu":
         torch.set_num_threads(checked.run.resources.cpus_per_worker)
-    trainer = Trainer(checked, device, report)
+    trainer = Trainer(checked, device, report, say)
     try:
         trainer.train()
     except BaseException:

@@ -8,6 +8,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from medsd_ray.errors import InputError
 from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.runs.names import CHECKPOINT, CHECKPOINTS, RESULT, checkpoint_folder, trial_folder
 from medsd_ray.spec.run import RunSpec
@@ -35,12 +36,15 @@ def take_over_checkpoint(run: RunSpec, store: Storage) -> None:
 
 
 def copy_checkpoint(source: Storage, step: int, output: Storage) -> None:
-    """Replaces the checkpoints of `output` by one of another run; nothing where that one is gone by now."""
+    """Replaces the checkpoints of `output` by one of another; nothing where that one is damaged or gone."""
     there = source.child(checkpoint_folder(step))
-    if there.complete() is None:
-        return
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
-        there.download_tree(Path(folder))
+        try:
+            if there.complete() is None:
+                return
+            there.download_tree(Path(folder))
+        except (InputError, FileNotFoundError):
+            return
         output.delete(RESULT)
         output.delete_tree(CHECKPOINTS)
         output.child(checkpoint_folder(step)).upload_tree(Path(folder))
@@ -51,7 +55,10 @@ def adopt_checkpoints(output: Storage, run: RunSpec) -> None:
     spec = run.model_dump(mode="json")
     for step in saved_steps(output)[0]:
         store = output.child(checkpoint_folder(step))
-        files, description = store.complete() or {}, store.read_json(CHECKPOINT)
+        try:
+            files, description = store.complete() or {}, store.read_json(CHECKPOINT)
+        except (InputError, FileNotFoundError):  # a damaged one, which training leaves aside
+            continue
         if description["spec"] == spec:
             continue
         data = json.dumps(description | {"spec": spec}).encode()

@@ -63,7 +63,7 @@ def _fields(study: StudySpec) -> dict[str, Any]:
 
 def finished_study(output: Storage, study: StudySpec) -> dict[str, Any] | None:
     """study.json where the study is over, its budget of hours too."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, DocumentError):  # a damaged one is written anew
         known = output.read_json(STUDY)
         record = StudyRecord(study, output, versions())
         if known["state"] == "done" and (record.finished or record.out_of_time):

@@ -181,7 +181,7 @@ def _read_trials(output: Storage) -> list[Trial]:
 def _seconds(output: Storage) -> float:
     try:
         return float(output.read_json(STUDY)["seconds"])
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # not there, or damaged: the trials say the rest
         return 0.0
 
 

@@ -42,6 +42,15 @@ def test_what_is_there_decides(tmp_path: Path):
         finished(output, spec(tmp_path, seed=1))
 
 
+def test_a_damaged_result_is_said_and_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    output, run = FolderStorage(tmp_path / "out"), spec(tmp_path)
+    output.write("run.yaml", dump_run(run).encode())
+    for left in (b"", b'{"step": 8, ', bytes(20)):
+        output.write("result.json", left)
+        assert finished(output, run) is None
+    assert "result.json: not JSON" in capsys.readouterr().err
+
+
 def test_a_finished_run_ends_at_once_with_its_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = spec(tmp_path)  # its data is not there: nothing but the output is looked at
     output = FolderStorage(tmp_path / "out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +162,41 @@ def test_a_damaged_newest_is_told_and_the_one_before_is_taken(
     assert len(warnings) == 1 and "step 2" in warnings[0] and file in warnings[0] and "\n" not in warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("file", "left"),
+    [
+        ("COMPLETE", b""),
+        ("COMPLETE", b'{\n "files": {\n  "chec'),
+        ("COMPLETE", bytes(300)),
+        ("COMPLETE", b"[]"),
+        ("checkpoint.json", b""),
+        ("rank-00000.safetensors", b""),
+        ("rank-00000.optimizer.safetensors", bytes(64)),
+        ("rank-00000.safetensors", None),
+    ],
+)
+def test_what_a_power_cut_leaves_is_passed_over_by_who_resumes_and_who_generates(
+    output: FolderStorage, collectives: Collectives, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    file: str, left: bytes | None,
+):  # fmt: skip
+    writer, warnings = writer_for(output, collectives), []
+    save(writer, 1)
+    save(writer, 2)
+    path = output.root / "checkpoints/step-00000002" / file
+    path.unlink() if left is None else path.write_bytes(left)
+    for _ in range(2):
+        found = newest_complete(output)
+        assert found is not None and found.url.endswith("step-00000001")
+    (said,) = capsys.readouterr().err.splitlines()  # once
+    assert said.startswith("warning: the checkpoint of step 2 is damaged and left aside:") and file in said
+    reader = choose_checkpoint(output, tmp_path / "copy", warnings.append)
+    assert reader is not None and reader.description["step"] == 1 and len(warnings) == 1
+    # Where there is no other, who reads it says what is wrong.
+    output.delete_tree("checkpoints/step-00000001")
+    found = newest_complete(output)
+    assert found is not None and found.url.endswith("step-00000002") and not capsys.readouterr().err
+
+
 def test_all_damaged_is_bad_input(output: FolderStorage, collectives: Collectives, tmp_path: Path):
     save(writer_for(output, collectives), 1)
     (output.root / "checkpoints/step-00000001/rank-00000.safetensors").write_bytes(b"")
@@ -199,6 +236,21 @@ def test_retries_are_bounded(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ZeroDivisionError):
         retries.with_retries(lambda: str(1 // 0))
     assert waits == [1.0, 2.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+
+
+def test_a_refusal_is_not_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, output: FolderStorage, collectives: Collectives
+):
+    """A full disk is said at once, and a later checkpoint may succeed."""
+    monkeypatch.setattr(retries.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    warnings: list[str] = []
+    writer = writer_for(output, collectives, warnings)
+    with monkeypatch.context() as full:
+        full.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        assert save(writer, 1) is not None
+    (said,) = warnings
+    assert "step 1 was not saved" in said and "No space left; free some space" in said
+    assert save(writer, 2) is None and saved_steps(output)[0] == [2]
 
 
 def test_an_absent_file_is_an_answer(monkeypatch: pytest.MonkeyPatch, output: FolderStorage):

@@ -13,11 +13,12 @@ from studies import EVIL, PROMPTS, make_trial, summarise, write_json, write_run,
 
 from medsd_ray.dashboard.cached_files import CachedFiles, inside, parse_finite_json
 from medsd_ray.dashboard.curve_store import CurveStore
-from medsd_ray.dashboard.curves import LIMIT, downsample, read_records, series
+from medsd_ray.dashboard.curves import LIMIT, downsample, series
 from medsd_ray.dashboard.discovery import find_studies_and_runs
 from medsd_ray.dashboard.run import run_view
 from medsd_ray.dashboard.spec_view import as_run_yaml, difference, label
 from medsd_ray.dashboard.study import compare, parameters, study_view, trial_images, trial_spec
+from medsd_ray.runs.progress import read_records
 from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import FolderStorage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import socket
@@ -20,7 +21,7 @@ import yaml
 
 from medsd_ray.cli.main import app
 from medsd_ray.driver.job import PROMPTS, PodJob, Step, load_job, steps, write_inputs
-from medsd_ray.driver.main import LogTee, VerbRunner, answers
+from medsd_ray.driver.main import LastLines, LogTee, VerbRunner, answers
 from medsd_ray.driver.server import DriverState, serve
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.runs.names import PROGRESS, RUN_SPEC
@@ -237,6 +238,16 @@ def ask(port: int, path: str, body: bytes | None = None) -> tuple[int, dict[str,
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
+
+
+def test_warnings_of_a_verb_reach_the_status_though_the_store_takes_no_writes(tee: LogTee):
+    state = DriverState("train", stop=lambda: None)
+    output = b"step 1/2\nwarning: the disk is full\nno warning: here\nwarning: the disk is full\n"
+    lines = LastLines(state.warn)
+    lines.read(io.BytesIO(output), tee)
+    assert state.answer()["warnings"] == ["the disk is full"]
+    state._progress = {"warnings": ["from the store", "the disk is full"]}
+    assert state.answer()["warnings"] == ["from the store", "the disk is full"]
 
 
 def test_polls(tmp_path: Path):

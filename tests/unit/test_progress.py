@@ -4,16 +4,21 @@ arrives.
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from medsd_ray.errors import RefusedError
 from medsd_ray.runs.names import STOP
 from medsd_ray.runs.progress import read_metrics, read_progress
+from medsd_ray.runs.record import read_run
 from medsd_ray.storage import FolderStorage, Storage
-from medsd_ray.training import terminal
+from medsd_ray.training import reporter, terminal
 from medsd_ray.training.reporter import Reporter, add_warning
 
 LOST = "a worker was lost (its process died); going on from the newest checkpoint, restart 1 of 3"
@@ -51,6 +56,44 @@ def test_a_restart_keeps_warnings_and_drops_later_records(tmp_path: Path):
     assert said["warnings"] == ["a damaged checkpoint", "the checkpoint of step 3 was not saved", LOST]
     assert [r["step"] for r in read_metrics(output)] == [1, 2, 3]
     assert said["loss"] == pytest.approx(1 / 3) and said["total"] == 10
+
+
+def test_a_truncated_record_loses_no_more_than_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    output = FolderStorage(tmp_path)
+    lines = "".join(json.dumps(record(step)) + "\n" for step in (1, 2, 3))
+    output.write("metrics.jsonl", lines[:-20].encode())
+    output.write("result.json", b'{"step": 3, "lo')
+    Reporter(output, 10, 3, []).close("finished")
+    assert [r["step"] for r in read_metrics(output)] == [1, 2]
+    (warning,) = read_progress(output)["warnings"]
+    assert "metrics.jsonl: 1 of 3 lines are damaged and left out" in warning
+    output.write("metrics.jsonl", lines[:-20].encode())
+    found = read_run(str(tmp_path))
+    assert [r["step"] for r in found.metrics] == [1, 2] and found.result == {}
+    said = capsys.readouterr().err
+    assert "1 of 3 lines are damaged" in said and "result.json: not JSON" in said
+
+
+def test_a_store_that_takes_no_writes_is_said_past_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    output, said = FolderStorage(tmp_path), []
+    monkeypatch.setattr(reporter, "WRITE_EVERY_S", 0.01)
+    monkeypatch.setattr(
+        os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only file system"))
+    )
+    records = Reporter(output, 10, 0, [], said.append)
+    records.warn("the checkpoint of step 3 was not saved")
+    while len(said) < 2:
+        time.sleep(0.01)
+    with pytest.raises(RefusedError):
+        records.close("failed")
+    assert said[0] == "the checkpoint of step 3 was not saved"
+    assert said[1].startswith("the run's records are not written: cannot write") and "Read-only" in said[1]
+    shown = terminal.RecordPrinter(output, 10, 0)
+    for _ in range(2):
+        shown.update(said)
+    assert capsys.readouterr().out.count("warning: the run's records are not written") == 1
 
 
 def test_a_warning_before_the_first_step(tmp_path: Path):

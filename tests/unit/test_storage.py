@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 from storage_contract import StorageContract
 
-from medsd_ray.errors import InputError
-from medsd_ray.storage import FolderStorage, S3Storage, open_storage, sha256_file
+from medsd_ray.errors import InputError, RefusedError, RunError
+from medsd_ray.storage import FolderStorage, S3Storage, entry_of_bytes, open_storage, sha256_file
 
 
 class TestFolder(StorageContract):
@@ -24,6 +27,69 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path):
         store.upload(tmp_path / "absent", "a")
     assert store.read("a") == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("call", ["replace", "unlink"])
+@pytest.mark.parametrize(
+    "number", ["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENAMETOOLONG", "EISDIR", "ENOTDIR"]
+)
+def test_what_a_file_system_would_answer_again_is_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str, call: str
+):
+    store, code = FolderStorage(tmp_path), getattr(errno, number)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(*((os, "replace", refuse) if call == "replace" else (Path, "unlink", refuse)))
+    with pytest.raises(RefusedError, match=f"cannot write .*: {os.strerror(code)}; .*another folder"):
+        store.write("a", b"new") if call == "replace" else store.delete("a")
+
+
+def test_what_a_file_system_may_say_once_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+    with pytest.raises(OSError, match="I/O error"):
+        FolderStorage(tmp_path).write("a", b"")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("AccessDenied", 403, RefusedError),
+        ("InvalidAccessKeyId", 403, RefusedError),
+        ("ExpiredToken", 400, RefusedError),
+        ("NoSuchBucket", 404, RefusedError),
+        ("XMinioStorageFull", 507, RefusedError),
+        ("SlowDown", 503, RunError),
+        ("InternalError", 500, RunError),
+    ],
+)
+def test_what_s3_would_answer_again_is_a_refusal(code: str, status: int, kind: type[Exception]):
+    error = ClientError(
+        {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
+        "PutObject",
+    )
+    with pytest.raises(kind, match="s3://b/p/key"), S3Storage("b", "p")._errors("key"):
+        raise error
+
+
+def test_files_outlast_a_power_cut_before_the_mark_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each file and its folders are synced, then the mark is renamed to its name, then that is synced."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (done.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))
+    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(f"-> {b}"), replace(a, b)))
+    store = FolderStorage(tmp_path / "out")
+    store.write("deep/a", b"1")
+    store.mark_complete({"deep/a": entry_of_bytes(b"1")})
+    mark, folder = str(tmp_path / "out/COMPLETE"), str(tmp_path / "out")
+    before, after = done[: done.index(f"-> {mark}")], done[done.index(f"-> {mark}") :]
+    assert {f"{folder}/deep/a", f"{folder}/deep", folder, str(tmp_path)} <= set(before)
+    assert {mark, folder} <= set(after)
 
 
 def test_a_half_written_file_is_not_listed(tmp_path: Path):
