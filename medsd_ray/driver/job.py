@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from medsd_ray.addresses import canonical
 from medsd_ray.errors import InputError
 from medsd_ray.runs.names import BASE_IMAGES, IMAGES, REPORT, RUN_SPEC, STUDY_SPEC
 from medsd_ray.spec.load import dump_run, dump_study
@@ -58,7 +59,7 @@ class PodJob(BaseModel):
         """The address for all that this job writes, without a slash at its end."""
         one = self.run or self.study or self.evaluation
         assert one is not None
-        return one.output.rstrip("/")
+        return canonical(one.output)
 
     @property
     def tells(self) -> bool:

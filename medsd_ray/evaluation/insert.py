@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medsd_ray.addresses import shown
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.evaluation.figures import insertion
@@ -291,7 +292,7 @@ def _write(
     }
     for index, pixels in enumerate(images["after"]):
         files[f"{index:05d}.png"] = encode_png(
-            pixels, about | {"model": settings.model, "seed": str(settings.seed)}
+            pixels, about | {"model": shown(settings.model), "seed": str(settings.seed)}
         )
     finish(store, files | {RESULT: dumps(found)})
 

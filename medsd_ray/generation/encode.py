@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medsd_ray.addresses import shown
 from medsd_ray.data.latents import to_bytes
 from medsd_ray.data.shards import (
     FORMAT,
@@ -256,7 +257,7 @@ def _write_root(out: Storage, meta: dict) -> None:
 def _fingerprints(model: str, text_embeddings: bool) -> dict:
     """The model's address and fingerprint, and those of the parts that the latents depend on."""
     return {
-        "model": model,
+        "model": shown(model),
         "fingerprint": model_fingerprint(model),
         "vae_fingerprint": model_fingerprint(model, only=("vae",)),
         "text_encoder_fingerprint": model_fingerprint(model, only=("text_encoder",))

@@ -15,6 +15,7 @@ import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from medsd_ray.addresses import shown
 from medsd_ray.data.sources.table import TABLE
 from medsd_ray.errors import InputError
 from medsd_ray.generation.png import NOTICE, encode_png
@@ -94,7 +95,7 @@ def make_plan(
     return {
         "format": "medsd-generated/1",
         "notice": NOTICE,
-        "model": model,
+        "model": shown(model),
         "model_fingerprint": fingerprint,
         "seed": seed,
         **asdict(sampling),
@@ -152,7 +153,9 @@ class ImageWorker:
 
 def _begin(store: Storage, plan: dict[str, Any]) -> bool:
     """Makes the output this plan's own; False where it is complete already."""
-    existing = claim(store, plan, GENERATED)
+    # An earlier version wrote a model's whole path.
+    settings_of = lambda value: value | {"model": shown(value["model"])}
+    existing = claim(store, plan, GENERATED, settings_of=settings_of)
     if isinstance(existing, New):
         store.write_json(GENERATED, plan)
     if not isinstance(existing, Foreign):

@@ -9,13 +9,13 @@ nothing that generates: no gate.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
+from medsd_ray.addresses import shown
 from medsd_ray.documents import to_yaml
 from medsd_ray.errors import InputError
 from medsd_ray.models.load import load_components
@@ -24,8 +24,9 @@ from medsd_ray.models.methods.registry import adaptation, recorded_settings
 from medsd_ray.models.resolve import find_checkpoint, model_fingerprint, resolve
 from medsd_ray.models.save import save_pipeline
 from medsd_ray.models.swapped_encoder import SwappedEncoder
-from medsd_ray.runs.checkpoints import describe_checkpoint, trained
+from medsd_ray.runs.checkpoints import describe_checkpoint, run_of, trained
 from medsd_ray.runs.names import MANIFEST, REPORT_DATA
+from medsd_ray.spec.shown_addresses import without_local_paths
 from medsd_ray.storage import Storage, open_storage
 
 LEAST_WORDS = 3
@@ -61,6 +62,9 @@ def export(
     if store.list():
         raise InputError(f"{dest}: not empty; choose another DEST or remove this one")
     descriptions = [describe_checkpoint(s) for s in resolve(checkpoint).checkpoints]
+    descriptions = [
+        d | {"model": shown(d["model"]), "spec": without_local_paths(d.get("spec", {}))} for d in descriptions
+    ]
     fingerprint = model_fingerprint(checkpoint, raw=raw)
     generates = any(set(trained(d)) - {"vae"} for d in descriptions)
     check = memorisation_check(report, without_memorisation_check, fingerprint, generates)
@@ -74,7 +78,7 @@ def export(
                 Path(folder, name),
                 metadata={"format": "pt"},
             )
-        command = f"medsd export {checkpoint} {dest}" + (" --raw" if raw else "")
+        command = f"medsd export {shown(checkpoint)} {shown(dest)}" + (" --raw" if raw else "")
         card = model_card(descriptions, _manifest(source), fingerprint, check, raw, command)
         card += usage(
             isinstance(components.text_encoder, SwappedEncoder), sorted(files), descriptions[-1]["model"]
@@ -139,7 +143,7 @@ def _passed(address: str, fingerprint: str) -> str:
             f"{address}: its memorisation check {outcome}; see the report, or give "
             "--without-memorisation-check REASON"
         )
-    return f"passed, by {address}"
+    return f"passed, by {shown(address)}"
 
 
 def model_card(
@@ -158,7 +162,7 @@ def model_card(
     data = spec.get("data", {}).get("train", "not recorded")
     runs = [
         f"- {', '.join(f'{name} ({method})' for name, method in trained(d).items())}: {d['step']} steps "
-        f"from `{d['model']}`"
+        f"from {_named(d)}"
         for d in descriptions
     ]
     return f"""---
@@ -170,7 +174,7 @@ tags: [medsd, research-use-only]
 
 **Research use only.** Its images are generated: they show no patient and serve no diagnosis.
 
-- Base model: `{descriptions[0]["model"]}`
+- Base model: {_named(descriptions[0])}
 - Weights: {"as trained" if raw or not last.get("ema") else "their moving average (EMA)"}
 - Memorisation check: {check}
 - Model fingerprint: `{fingerprint}`
@@ -186,6 +190,12 @@ What was adapted, run by run:
 
 {_as_yaml(spec)}
 """
+
+
+def _named(description: dict[str, Any]) -> str:
+    """A checkpoint's base model: its name, and its fingerprint, which is the same wherever it lies."""
+    fingerprint = description.get("fingerprints", {}).get("model")
+    return f"`{description['model']}`" + (f" (fingerprint `{fingerprint}`)" if fingerprint else "")
 
 
 _PLAIN = """
@@ -251,8 +261,7 @@ def _manifest(checkpoint: Storage) -> dict[str, Any]:
     """manifest.json of the run that a checkpoint belongs to; empty where the checkpoint was moved out of its
     run.
     """
-    run = open_storage(checkpoint.url.rstrip("/").rsplit("/", 2)[0])
     try:
-        return run.read_json(MANIFEST)
-    except (FileNotFoundError, json.JSONDecodeError):
+        return run_of(checkpoint).read_json(MANIFEST)
+    except (FileNotFoundError, ValueError):
         return {}

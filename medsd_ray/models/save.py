@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from medsd_ray.addresses import shown
+from medsd_ray.documents import json_object
 from medsd_ray.models import swapped_encoder
 from medsd_ray.models.components import Components
 from medsd_ray.models.schedulers import sampling_scheduler
@@ -33,7 +37,8 @@ def save_pipeline(components: Components, folder: Path) -> None:
         requires_safety_checker=False,
     ).save_pretrained(folder, safe_serialization=True)
     if isinstance(components.text_encoder, SwappedEncoder):
-        return swapped_encoder.save(components.text_encoder, components.tokenizer, folder)
+        swapped_encoder.save(components.text_encoder, components.tokenizer, folder)
+        return _without_paths(folder)
     # transformers 5 reads both names, transformers 4 only those of Stable Diffusion's own files.
     text_encoder = folder / "text_encoder" / "model.safetensors"
     weights = {
@@ -41,3 +46,22 @@ def save_pipeline(components: Components, folder: Path) -> None:
         for name, value in load_file(text_encoder).items()
     }
     save_file(weights, text_encoder, metadata={"format": "pt"})
+    _without_paths(folder)
+
+
+def _without_paths(folder: Path) -> None:
+    """Shortens the absolute paths that diffusers and transformers write into their settings, such as the
+    folder that a model was loaded from (`_name_or_path`).
+    """
+    for path in (*folder.glob("*.json"), *folder.glob("*/*config.json")):
+        value = json_object(path.read_bytes())
+        if (again := _shortened(value)) != value:
+            path.write_text(json.dumps(again, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _shortened(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shortened(inner) for inner in value]
+    return shown(value) if isinstance(value, str) and "/" in value[1:] else value

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from typing import TypeVar
 
+from medsd_ray.addresses import last_part, shown
+from medsd_ray.documents import MOST_YAML_BYTES, parse_yaml
 from medsd_ray.errors import InputError
-from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, CHECKPOINTS, checkpoint_folder
+from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, CHECKPOINTS, RUN_SPEC, checkpoint_folder
 from medsd_ray.runs.notices import warn_once
-from medsd_ray.storage import COMPLETE, Storage
+from medsd_ray.storage import COMPLETE, FolderStorage, Storage, open_storage
 
 Checkpoint = TypeVar("Checkpoint")
 
@@ -101,6 +104,9 @@ def read_best(output: Storage) -> dict | None:
 def describe_checkpoint(store: Storage) -> dict:
     """What checkpoint.json says of the checkpoint at `store`.
 
+    It names a model of this machine by its last part; the run's own run.yaml, which stays with the run, says
+    where that is.
+
     Raises:
         InputError: There is no checkpoint, or its description is damaged.
     """
@@ -114,7 +120,35 @@ def describe_checkpoint(store: Storage) -> dict:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{store.url}/{CHECKPOINT} is damaged; use another checkpoint") from error
-    return description
+    return _with_whole_addresses(description, store)
+
+
+def _with_whole_addresses(description: dict, store: Storage) -> dict:
+    spec = description.get("spec") or {}
+    swap = spec.get("components", {}).get("text_encoder", {}).get("swap") or {}
+    given = (description["model"], swap.get("model"))
+    if all("/" in one for one in given if one):  # neither is a last part
+        return description
+    try:
+        run = parse_yaml(run_of(store).read(RUN_SPEC, MOST_YAML_BYTES))
+        model = run.get("model")
+        encoder = run["components"]["text_encoder"]["swap"]["model"] if swap else None
+    except (OSError, AttributeError, KeyError, TypeError, InputError):
+        return description  # it was copied out of its run: the names are looked for near it
+    found = dict(description)
+    if isinstance(model, str) and shown(model) == given[0]:
+        found["model"] = model
+    if isinstance(encoder, str) and last_part(encoder) == given[1]:
+        found["spec"] = copy.deepcopy(spec)
+        found["spec"]["components"]["text_encoder"]["swap"]["model"] = encoder
+    return found
+
+
+def run_of(checkpoint: Storage) -> Storage:
+    """The output of the run that a checkpoint lies in; any other place where it was copied out of it."""
+    if isinstance(checkpoint, FolderStorage):
+        return FolderStorage(checkpoint.root.resolve().parent.parent)
+    return open_storage(checkpoint.url.rsplit("/", 2)[0])
 
 
 def trained(description: dict) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from medsd_ray.addresses import canonical
 from medsd_ray.errors import InputError
 from medsd_ray.storage.base import Storage
 from medsd_ray.storage.folder import FolderStorage
@@ -15,10 +16,14 @@ def open_storage(url: str | os.PathLike) -> Storage:
     """A store for a folder or an `s3://bucket/prefix` address."""
     text = os.fspath(url)
     if text.startswith("s3://"):
-        bucket, _, prefix = text.removeprefix("s3://").partition("/")
-        if not bucket:
+        bucket, _, prefix = canonical(text).removeprefix("s3://").partition("/")
+        if not bucket or text.startswith("s3:///"):
             raise InputError(f"{text!r} names no bucket: write s3://bucket/prefix")
+        if ".." in prefix.split("/"):
+            raise InputError(f"{text!r}: '..' has no meaning in S3; write the prefix itself")
         return S3Storage(bucket, prefix)
+    if not text.strip():
+        raise InputError("an empty address: write a folder or s3://bucket/prefix")
     if "://" in text:
         raise InputError(f"{text!r}: only folders and s3:// addresses are known")
     return FolderStorage(Path(text).expanduser())

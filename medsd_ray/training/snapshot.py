@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medsd_ray.addresses import shown
 from medsd_ray.runs.checkpoints import FORMAT
 from medsd_ray.runs.fragments import Piece
 from medsd_ray.runs.names import optimizer_file, weights_file
+from medsd_ray.spec.shown_addresses import without_local_paths
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import MOMENTS, Engine, OwnedRanges
@@ -78,7 +80,7 @@ def checkpoint_description(
         "loss_scale": [engine.loss_scale.scale, engine.loss_scale.good_steps],
         "ema": ema,
         "validation_loss": validation_loss,
-        "model": checked.model,
+        "model": shown(checked.model),
         "prediction_type": prediction_type,
         "scaling_factor": scaling_factor,
         "sample_size": list(checked.latents.sample_size) if checked.latents else None,
@@ -86,7 +88,7 @@ def checkpoint_description(
         "world_size": engine.world_size,
         "zero_stage": run.training.zero_stage,
         "fingerprints": checked.fingerprints,
-        "spec": run.model_dump(mode="json"),
+        "spec": without_local_paths(run.model_dump(mode="json")),
         "fragments": {
             name: {"shape": list(shape), "pieces": [[p.start, p.length, p.rank] for p in pieces[name]]}
             for name, shape in engine.shapes.items()

@@ -12,6 +12,7 @@ from medsd_ray.errors import InputError
 from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.runs.names import CHECKPOINT, CHECKPOINTS, RESULT, checkpoint_folder, trial_folder
 from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.shown_addresses import without_local_paths
 from medsd_ray.storage import COMPLETE, Storage, entry_of_bytes, open_storage
 
 NOTE = "medsd.json"
@@ -52,7 +53,7 @@ def copy_checkpoint(source: Storage, step: int, output: Storage) -> None:
 
 def adopt_checkpoints(output: Storage, run: RunSpec) -> None:
     """Makes the complete checkpoints this run's: training goes on from them with its own settings."""
-    spec = run.model_dump(mode="json")
+    spec = without_local_paths(run.model_dump(mode="json"))
     for step in saved_steps(output)[0]:
         store = output.child(checkpoint_folder(step))
         try:

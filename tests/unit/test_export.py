@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from tiny import shifted, tiny_components, write_checkpoint
 
+from medsd_ray.documents import to_yaml
 from medsd_ray.errors import InputError
+from medsd_ray.generation.generate import make_plan, write_images
 from medsd_ray.models.export import export
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.models.save import save_pipeline
+from medsd_ray.spec.images import Sampling
+from medsd_ray.spec.shown_addresses import without_local_paths
 from medsd_ray.storage import FolderStorage, open_storage
 
 
@@ -124,3 +129,57 @@ def test_what_cannot_be_exported(runs):
     (runs / "full" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         export(str(runs / "unet-run"), str(runs / "full"), without_memorisation_check=reason)
+
+
+def test_nothing_that_is_shared_names_a_folder_of_this_machine(components, tmp_path):
+    """Of an absolute path its last part stays, and the fingerprint of what lies there."""
+    home = tmp_path / "Jane Doe"
+    components.unet.register_to_config(_name_or_path=str(home / "base" / "unet"))
+    components.text_encoder.config._name_or_path = str(home / "base" / "text_encoder")
+    save_pipeline(components, home / "base")
+    spec = {
+        "name": "unet-run",
+        "model": str(home / "base"),
+        "output": str(home / "run"),
+        "data": {"train": str(home / "latents"), "validation": None, "cache": "~/cache/of-latents"},
+        "training": {"sample_prompts": ["/ a slash before a prompt"]},
+    }
+    run = FolderStorage(home / "run")
+    run.write("run.yaml", to_yaml(spec).encode())
+    shared = without_local_paths(spec)
+    assert shared["data"] == {"train": "latents", "validation": None, "cache": "of-latents"}
+    assert shared["training"] == spec["training"] and (shared["model"], shared["output"]) == ("base", "run")
+    write_checkpoint(
+        run.child("checkpoints/step-00000020"), "base", {"unet": "full"},
+        shifted(components, "unet", 0.1), shifted(components, "unet", 0.2),
+        spec=spec, fingerprints={"model": model_fingerprint(str(home / "base"))},
+    )  # fmt: skip
+    loaded = load_components(str(home / "run"))  # run.yaml says where its base is
+    assert torch.allclose(loaded.unet.conv_in.bias, components.unet.conv_in.bias + 0.2, atol=1e-6)
+    fingerprint = model_fingerprint(str(home / "run"))
+    report = home / "report.json"
+    report.write_text(json.dumps({"memorisation": {"passed": True}, "model_fingerprint": fingerprint}))
+    export(str(home / "run"), str(home / "out"), report=str(report))
+    card = (home / "out" / "README.md").read_text()
+    assert model_fingerprint(str(home / "base")) in card and "from `base`" in card and "`latents`" in card
+    for path in (home / "out").rglob("*"):
+        assert path.is_dir() or b"Jane Doe" not in path.read_bytes(), path
+    assert json.loads((home / "out" / "unet" / "config.json").read_text())["_name_or_path"] == "unet"
+
+
+def test_a_checkpoint_that_left_its_run_finds_its_base_beside_it(components, tmp_path):
+    save_pipeline(components, tmp_path / "base")
+    weights = shifted(components, "unet", 0.1)
+    write_checkpoint(FolderStorage(tmp_path / "copied"), "base", {"unet": "full"}, weights, weights)
+    loaded = load_components(str(tmp_path / "copied"))
+    assert torch.allclose(loaded.unet.conv_in.bias, components.unet.conv_in.bias + 0.1, atol=1e-6)
+
+
+def test_what_images_say_of_their_model(components, tmp_path):
+    folder = FolderStorage(tmp_path / "images")
+    plan = make_plan(str(tmp_path / "base"), "f" * 64, ["a"], 1, 0, Sampling(steps=1))
+    assert plan["model"] == "base"
+    write_images(components, plan, [0], folder)
+    text = Image.open(tmp_path / "images" / "00000.png").text
+    assert (text["model"], text["model_fingerprint"]) == ("base", "f" * 64)
+    assert str(tmp_path) not in str(text)

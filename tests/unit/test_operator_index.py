@@ -149,5 +149,9 @@ def test_an_output_is_held_by_who_came_first_or_has_begun():
         "kind": "Study",
         "metadata": {"name": "s", "namespace": "lab", "uid": "u", "resourceVersion": "1"},
     }
+    for same in ("s3://bucket//x", "s3://bucket/./x", "s3://bucket/x/"):
+        other = tell("other", 5, same)
+        assert index.output_writer(other, "s3://bucket/x") == first, same
+        assert index.output_writer(first, same) is None
     study = index.see_object(made | {"spec": {"study": {"output": "s3://bucket/x"}}}, deleted=False)
     assert index.output_writer(first, "s3://bucket/x") == study

@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from medsd_ray.addresses import canonical
 from medsd_ray.operator.manifests.naming import owner_of
 
 MOST_EVENTS = 200
@@ -194,6 +195,7 @@ class Index:
 
     def output_writer(self, key: Key, output: str) -> Key | None:
         """Another object that writes to this output, is not finished, and has begun or was there first."""
+        output = canonical(output)
         own = self.objects.get(key)
         return next(
             (
@@ -242,7 +244,7 @@ def _output(obj: Object) -> str:
     """As the spec says it, which may not be valid."""
     spec = obj.get("spec") or {}
     values = spec.get("run") or spec.get("study") or spec
-    return str(values.get("output") or "").rstrip("/") if isinstance(values, dict) else ""
+    return canonical(str(values.get("output") or "")) if isinstance(values, dict) else ""
 
 
 def _key(obj: Object) -> Key | None:

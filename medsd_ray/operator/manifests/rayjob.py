@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from medsd_ray.addresses import canonical
 from medsd_ray.documents import to_yaml
 from medsd_ray.operator.manifests import pods
 from medsd_ray.operator.manifests.naming import attempt_labels, attempt_name, owner_reference
@@ -171,5 +172,5 @@ def report_of(spec: JobSpec) -> str | None:
 
 def output_of(spec: JobSpec) -> str:
     if isinstance(spec, EvaluationSpec):
-        return spec.output.rstrip("/")
-    return (spec.study if isinstance(spec, StudyJobSpec) else spec.run).output.rstrip("/")
+        return canonical(spec.output)
+    return canonical((spec.study if isinstance(spec, StudyJobSpec) else spec.run).output)
