@@ -9,6 +9,7 @@ import typer
 from medsd_ray.cli.options import GpuForEachWorker, ModelOption
 
 SourceKind = Literal["folder", "dicom", "openi", "phantom"]
+FramesTaken = Literal["first", "middle", "all"]
 
 
 def prepare(
@@ -38,6 +39,13 @@ def prepare(
     yes_label: Annotated[
         list[str] | None, typer.Option(help="The same, though values may look like dates, numbers or names")
     ] = None,
+    frames: Annotated[
+        FramesTaken | None,
+        typer.Option(help="Which to take of DICOM files and TIFFs that hold several; refused without it"),
+    ] = None,
+    skip_bad: Annotated[
+        str, typer.Option(help="Samples that may be unusable before the exit code is 2, such as 20 or 1%")
+    ] = "0",
 ) -> None:
     """Turn images and reports into shards (WebDataset tar), split by patient.
 
@@ -57,6 +65,8 @@ def prepare(
         images=images,
         label_columns=label_column or (),
         yes_labels=yes_label or (),
+        frames=frames,
+        skip_bad=skip_bad,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 LISTED = 20
-"""Bad samples that have a line each; of a flood the rest is only counted."""
+"""Bad samples, and odd ones, that have a line each; of a flood the rest is only counted."""
 
 
 class BadSampleLog:
@@ -40,6 +40,21 @@ class BadSampleLog:
         if self.count < 2:
             return ""
         return " (listed above)" if self.count <= LISTED else f" ({LISTED} of them listed above)"
+
+
+class OddityLog:
+    """Lists on standard error which files were odd, and how, while the work goes on."""
+
+    def __init__(self) -> None:
+        self._said = 0
+
+    def add(self, line: str) -> None:
+        """`line` says where it is and what is odd; of a flood the index has the number."""
+        self._said += 1
+        if self._said <= LISTED:
+            note(f"warning: {line}")
+        elif self._said == LISTED + 1:
+            note(f"… more than {LISTED} such warnings; the rest is only counted")
 
 
 def note(line: str) -> None:

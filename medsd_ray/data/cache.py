@@ -79,10 +79,10 @@ class ShardCache:
         try:
             if self.folder is None:
                 assert isinstance(self.store, FolderStorage)
-                path = self.store.root / shard.name
-                if path.is_file() and not _whole(path, shard):
+                path = self.store.file(shard.name)
+                if not _whole(path, shard):
                     raise _corrupt(where)
-                return path.resolve(strict=True)
+                return path
             return self._download(shard, where)
         except FileNotFoundError as error:
             raise InputError(

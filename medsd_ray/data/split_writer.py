@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from medsd_ray.data.bad_samples import BadSampleLog
+from medsd_ray.data.bad_samples import BadSampleLog, OddityLog
 from medsd_ray.data.free_text import signs_of_identity
 from medsd_ray.data.shards import INDEX, Sample, ShardWriter
-from medsd_ray.data.sources.pixels import resize
+from medsd_ray.data.sources.decoding_room import decoding_room
+from medsd_ray.data.sources.pixels import ONE_VALUE, resize
 from medsd_ray.data.sources.source import BadSample, Record
 from medsd_ray.progress_line import ProgressLine
 from medsd_ray.storage import Storage
 
 READ_AHEAD = 32
-"""Samples that are decoded, or wait for it, while earlier ones are written."""
+"""Samples, at most, that are decoded, or wait for it, while earlier ones are written."""
+READ_AHEAD_BYTES = 2**28
+"""What their images take at most."""
 MOST_KEYS = 100
 """Samples of a warning that the index names."""
 MOST_VALUES = 30
@@ -43,6 +46,7 @@ def write_splits(
     size: int | None,
     max_bytes: int,
     bad_samples: BadSampleLog,
+    oddities: OddityLog,
 ) -> dict[str, dict]:
     """Writes every split that has no index yet, and goes on with one that is unfinished.
 
@@ -53,6 +57,7 @@ def write_splits(
         size: The images' height and width in pixels; None for text.
         max_bytes: The size of a shard at most.
         bad_samples: Told of each record that cannot be used.
+        oddities: Told of each whose file is odd.
 
     Returns:
         Split -> what its index.json says.
@@ -68,7 +73,7 @@ def write_splits(
                 progress.skip(len(records))
                 continue
             writer = ShardWriter(split_store, max_bytes, kind, split, **meta)
-            _write_split(writer, records, size, pool, progress, bad_samples)
+            _write_split(writer, records, size, pool, progress, bad_samples, oddities)
     return {split: store.child(split).read_json(INDEX) for split in splits}
 
 
@@ -79,6 +84,7 @@ def _write_split(
     pool: ThreadPoolExecutor,
     progress: ProgressLine,
     bad_samples: BadSampleLog,
+    oddities: OddityLog,
 ) -> None:
     counts = SplitCounts()
     for written in writer.notes:
@@ -91,12 +97,14 @@ def _write_split(
             counts.skipped += 1
             bad_samples.add(f"{record.record.where}: {outcome}")
         else:
-            sample, warnings = outcome
+            sample, warnings, odd = outcome
+            for oddity in odd:
+                oddities.add(f"{record.record.where}: {oddity}")
             note = {
                 "key": sample.key,
                 "patient": record.patient,
                 "labels": sample.labels,
-                "warnings": warnings,
+                "warnings": [*warnings, *odd],
             }
             writer.write(sample, note)
             counts.add(note)
@@ -105,18 +113,19 @@ def _write_split(
     writer.finish()
 
 
-Outcome = tuple[Sample, list[str]] | BadSample
-"""A sample and what it is to be warned of, or why there is none."""
+Outcome = tuple[Sample, list[str], list[str]] | BadSample
+"""A sample, what it is to be warned of and what is odd about its file, or why there is none."""
 
 
 def _read_ahead(
     pool: ThreadPoolExecutor, records: Iterator[PseudonymousRecord], size: int | None
 ) -> Iterator[tuple[PseudonymousRecord, Outcome]]:
     """Samples in order, a few read ahead on other threads: decoding leaves Python's lock to others."""
+    ahead = READ_AHEAD if not size else max(2, min(READ_AHEAD, READ_AHEAD_BYTES // (3 * size * size)))
     waiting: deque[tuple[PseudonymousRecord, Future[Outcome]]] = deque()
     for record in records:
         waiting.append((record, pool.submit(read_sample, record, size)))
-        if len(waiting) >= READ_AHEAD:
+        if len(waiting) >= ahead:
             first, outcome = waiting.popleft()
             yield first, outcome.result()
     for record, outcome in waiting:
@@ -124,18 +133,22 @@ def _read_ahead(
 
 
 def read_sample(record: PseudonymousRecord, size: int | None) -> Outcome:
-    """The sample without identity and what it is to be warned of, or why it cannot be used. Its image has
-    `size` x `size` pixels.
+    """The sample without identity, what it is to be warned of and what is odd, or why it cannot be used. Its
+    image has `size` x `size` pixels.
     """
-    try:
-        content = record.record.read()
-    except BadSample as error:
-        return error
-    image = None if content.image is None or size is None else resize(content.image, size)
+    with decoding_room.visit():  # until the large image has become a small one
+        try:
+            content = record.record.read()
+        except BadSample as error:
+            return error
+        image = None if content.image is None or size is None else resize(content.image, size)
     text = "\n".join([content.caption, *map(str, content.labels.values())])
     warnings = [*content.warnings, *(f"{sign} in the report or labels" for sign in signs_of_identity(text))]
+    odd = [*content.oddities]
+    if image is not None and image.min() == image.max():
+        odd.append(ONE_VALUE)
     sample = Sample(record.key, image, content.caption, record.patient, dict(content.labels), content.mask)
-    return sample, warnings
+    return sample, warnings, odd
 
 
 @dataclass

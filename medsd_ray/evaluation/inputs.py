@@ -9,7 +9,6 @@ number of channels.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import dataclass, field, replace
 
@@ -17,11 +16,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from medsd_ray.data.shards import INDEX, iter_samples, list_splits, read_index
+from medsd_ray.data.sources.image_files import SUFFIXES, open_image
+from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
 from medsd_ray.runs.names import GENERATED
 from medsd_ray.storage import Storage, open_storage
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -66,26 +65,34 @@ def concatenate(sets: list[ImageSet]) -> ImageSet:
 
 @dataclass
 class _UnsizedImages:
-    """An ImageSet whose images may still differ in size: each is (h, w) or (h, w, 3), uint8."""
+    """An ImageSet whose images may still differ in size: each is (h, w) or (h, w, 3), uint8.
 
+    Where `size` (height, width) is known already, images are brought to it as they come, so that large ones
+    do not fill the memory.
+    """
+
+    size: tuple[int, int] | None = None
     images: list[np.ndarray] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    """What they had at first, (height, width)."""
 
     def add(
         self, image: np.ndarray, key: str, caption: str = "", group: str = "", label: str | None = None
     ) -> None:
+        height, width = image.shape[:2]
+        self.sizes.add((height, width))
+        if self.size not in (None, (height, width)):
+            image = _fitted(image, self.size, 3 if image.ndim == 3 else 1)
+            image = image if image.shape[2] == 3 else image[..., 0]
         self.images.append(image)
         self.keys.append(key)
         self.captions.append(caption)
         self.groups.append(group or key)
         self.labels.append(label)
-
-    @property
-    def sizes(self) -> set[tuple[int, int]]:
-        return {image.shape[:2] for image in self.images}
 
     @property
     def coloured(self) -> bool:
@@ -127,13 +134,13 @@ def read_inputs(real: str, generated: str, base: str | None, label: str) -> Inpu
     sizes.
     """
     made, manifest = _read_generated(generated)
-    before = _read_generated(base)[0] if base else None
-    splits = _read_real(real, label)
     if len(made.sizes) > 1:
         raise InputError(
             f"{generated}: images of several sizes {sorted(made.sizes)}; evaluate one size at a time"
         )
     (size,) = made.sizes
+    before = _read_generated(base, size)[0] if base else None
+    splits = _read_real(real, label, size)
     channels = 3 if any(raw.coloured for raw in splits.values()) else 1
     notes = []
     for name, raw in [*splits.items(), ("base", before)]:
@@ -158,14 +165,14 @@ def read_inputs(real: str, generated: str, base: str | None, label: str) -> Inpu
 
 def read_made(url: str, size: tuple[int, int], channels: int) -> ImageSet:
     """Generated images at `size` (height, width). Raises InputError as `read_inputs` does."""
-    return _read_generated(url)[0].stacked(size, channels)
+    return _read_generated(url, size)[0].stacked(size, channels)
 
 
 def read_real(real: str, label: str, size: tuple[int, int] | None = None) -> dict[str, ImageSet]:
     """The real images by split, at `size` (height, width), or that of the first. Raises InputError as
     `read_inputs` does.
     """
-    splits = _read_real(real, label)
+    splits = _read_real(real, label, size)
     channels = 3 if any(raw.coloured for raw in splits.values()) else 1
     size = size or next(iter(splits.values())).images[0].shape[:2]
     return {name: raw.stacked(size, channels) for name, raw in splits.items()}
@@ -187,19 +194,13 @@ def _fitted(image: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarr
 
 
 def decode(data: bytes, where: str) -> np.ndarray:
-    """An image file's pixels: (h, w) or (h, w, 3), uint8. Raises InputError where it is broken or has 16
-    bits.
+    """An image file's pixels as `prepare` reads them: (h, w) or (h, w, 3), uint8. Raises InputError where it
+    cannot be read.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise InputError(
-                    f"{where}: {picture.mode} pixels, only 8-bit images are compared; run `medsd prepare` "
-                    "first"
-                )
-            return np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{where}: not a whole image ({error}); make it anew or remove it") from error
+        return open_image(data)
+    except BadSample as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _folder_images(store: Storage) -> list[str]:
@@ -210,8 +211,8 @@ def _folder_images(store: Storage) -> list[str]:
     ]
 
 
-def _read_generated(url: str) -> tuple[_UnsizedImages, dict]:
-    store, raw = open_storage(url), _UnsizedImages()
+def _read_generated(url: str, size: tuple[int, int] | None = None) -> tuple[_UnsizedImages, dict]:
+    store, raw = open_storage(url), _UnsizedImages(size)
     try:
         manifest = store.read_json(GENERATED)
         entries = [(str(e["file"]), str(e.get("prompt", ""))) for e in manifest.pop("images")]
@@ -233,10 +234,10 @@ def _read_generated(url: str) -> tuple[_UnsizedImages, dict]:
     return raw, manifest
 
 
-def _read_real(url: str, label: str) -> dict[str, _UnsizedImages]:
+def _read_real(url: str, label: str, size: tuple[int, int] | None) -> dict[str, _UnsizedImages]:
     store = open_storage(url)
     if not store.exists(INDEX):
-        return {"all": _read_real_folder(store, url)}
+        return {"all": _read_real_folder(store, url, size)}
     splits = {}
     for split in list_splits(url):
         kind = read_index(url, split).kind
@@ -245,7 +246,7 @@ def _read_real(url: str, label: str) -> dict[str, _UnsizedImages]:
                 f"{url}: {kind} shards ({split}); evaluate compares images, so give what `medsd prepare` "
                 "wrote"
             )
-        raw = _UnsizedImages()
+        raw = _UnsizedImages(size)
         for sample in iter_samples(url, split):
             if sample.image is not None:
                 value = sample.labels.get(label)
@@ -263,8 +264,8 @@ def _read_real(url: str, label: str) -> dict[str, _UnsizedImages]:
     return splits
 
 
-def _read_real_folder(store: Storage, url: str) -> _UnsizedImages:
-    raw = _UnsizedImages()
+def _read_real_folder(store: Storage, url: str, size: tuple[int, int] | None) -> _UnsizedImages:
+    raw = _UnsizedImages(size)
     for key in _folder_images(store):
         raw.add(decode(store.read(key), f"{url}/{key}"), key)
     if not raw.images:

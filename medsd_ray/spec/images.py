@@ -75,12 +75,13 @@ SEED = Setting(
     lowest=0,
     highest=2**31 - 1,
 )
-NUM_IMAGES = Setting("num_images", 64, "images in all; prompts take turns", lowest=1)
-NUM_INSERTED = Setting("num_images", 16, "images to change, or pairs to make", lowest=1)
-BATCH_SIZE = Setting("batch_size", 16, "images a worker takes at a time; does not change them", lowest=1)
+NUM_IMAGES = Setting("num_images", 64, "images in all; prompts take turns", lowest=1, highest=10_000_000)
+NUM_INSERTED = Setting("num_images", 16, "images to change, or pairs to make", lowest=1, highest=100_000)
+BATCH_SIZE = Setting(
+    "batch_size", 16, "images a worker takes at a time; does not change them", lowest=1, highest=100_000
+)
 
-# `medsd generate` and `insert` make as many as they are asked for; in a study or an object of Kubernetes
-# numbers have bounds.
+# In a study or an object of Kubernetes numbers have bounds that are closer.
 MOST_IMAGES, MOST_IN_A_BATCH = 100_000, 1024
 
 

@@ -17,19 +17,24 @@ from medsd_ray.storage.base import (
 )
 from medsd_ray.storage.folder import FolderStorage
 from medsd_ray.storage.opening import absolute, open_storage, pyarrow_filesystem
+from medsd_ray.storage.regular_file import IrregularError, OutsideError, path_below, regular_file
 from medsd_ray.storage.s3 import S3Storage
 
 __all__ = [
     "COMPLETE",
     "FileInfo",
     "FolderStorage",
+    "IrregularError",
+    "OutsideError",
     "S3Storage",
     "Storage",
     "absolute",
     "entry_of_bytes",
     "entry_of_file",
     "open_storage",
+    "path_below",
     "pyarrow_filesystem",
+    "regular_file",
     "sha256_file",
     "to_json",
 ]

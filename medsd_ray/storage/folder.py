@@ -10,8 +10,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from medsd_ray.errors import InputError, RefusedError
+from medsd_ray.errors import RefusedError
 from medsd_ray.storage.base import FileInfo, Storage
+from medsd_ray.storage.regular_file import path_below, regular_file
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 REFUSALS = NO_SPACE | {
@@ -29,10 +30,13 @@ class FolderStorage(Storage):
         self.url = str(root)
 
     def _path(self, key: str) -> Path:
-        path = (self.root / key).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise InputError(f"{key!r} leads out of {self.root}: keys stay below their folder")
-        return path
+        return path_below(self.root, key)
+
+    def file(self, key: str) -> Path:
+        """The path of a file that can be read. Raises FileNotFoundError where there is none, InputError where
+        it is no regular file below the folder.
+        """
+        return regular_file(self._path(key))
 
     @contextlib.contextmanager
     def _whole(self, path: Path) -> Iterator[Path]:
@@ -49,7 +53,7 @@ class FolderStorage(Storage):
                 part.unlink(missing_ok=True)
 
     def read(self, key: str, most: int | None = None) -> bytes:
-        with self._path(key).open("rb") as file:
+        with self.file(key).open("rb") as file:
             return file.read() if most is None else file.read(most + 1)
 
     def write(self, key: str, data: bytes) -> None:
@@ -58,7 +62,7 @@ class FolderStorage(Storage):
 
     def download(self, key: str, path: Path, *, parallel: bool = True) -> None:
         with self._whole(path) as part:
-            shutil.copyfile(self._path(key), part)
+            shutil.copyfile(self.file(key), part)
 
     def upload(self, path: Path, key: str) -> None:
         with self._whole(self._path(key)) as part:
@@ -73,15 +77,15 @@ class FolderStorage(Storage):
 
     def level(self, folder: str = "") -> tuple[list[str], dict[str, FileInfo]]:
         folders, files = [], {}
-        with (
-            contextlib.suppress(FileNotFoundError, NotADirectoryError),
-            os.scandir(self._path(folder)) as entries,
-        ):
+        here = self._path(folder)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(here) as entries:
             for entry in entries:
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif not entry.name.endswith(".part"):
-                    with contextlib.suppress(FileNotFoundError):  # replaced or deleted since it was listed
+                # A link in a circle, or what was replaced or deleted since it was listed.
+                with contextlib.suppress(OSError, RuntimeError):
+                    if entry.is_dir():
+                        if not entry.is_symlink() or not here.is_relative_to(Path(entry.path).resolve()):
+                            folders.append(entry.name)
+                    elif entry.is_file() and not entry.name.endswith(".part"):
                         stat = entry.stat()
                         stamp = f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
                         files[entry.name] = FileInfo(stamp, stat.st_size, stat.st_mtime)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import socket
 from pathlib import Path
@@ -231,3 +232,15 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path: Path):
         port = taken.getsockname()[1]
         assert_refused(medsd("dashboard", tmp_path, "--port", port), str(port), "in use", "--port")
     assert "Example: medsd dashboard " in medsd("dashboard", "--help").stdout
+
+
+def test_links_in_a_circle_and_pipes_break_nothing(tmp_path: Path):
+    write_run(tmp_path / "runs/one", make_trial(0))
+    (tmp_path / "runs/circle").symlink_to(tmp_path / "runs/circle")
+    (tmp_path / "runs/up").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "runs/pipe")
+    (tmp_path / "odd").mkdir()
+    os.mkfifo(tmp_path / "odd/study.json")
+    page = client(tmp_path)
+    answer = page.get("/api/overview")
+    assert answer.status_code == 200 and [one["at"] for one in answer.json()["runs"]] == ["runs/one"]

@@ -4,140 +4,18 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless, generate_uid
+from dicoms import RAMP, dicom, save
 
 from medsd_ray.data.prepare import prepare
 from medsd_ray.data.pseudonyms import KEY_VARIABLE
 from medsd_ray.data.shards import iter_samples
-from medsd_ray.data.sources.dicom import caption, scan, to_image
+from medsd_ray.data.sources.dicom import caption, scan
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
-
-RAMP = np.tile(np.arange(256, dtype=np.uint16) * 16, (64, 1))  # 12 bits
-EIGHT = np.tile(np.arange(256), (64, 1))  # the same, as 8 bits
-
-
-def dicom(pixels: np.ndarray = RAMP, **tags: Any) -> Dataset:
-    """An image of stored values `pixels`; `tags` add to it or replace what it has."""
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = CTImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
-    data.PatientID, data.Modality = "P1", "DX"
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.Rows, data.Columns = pixels.shape[:2]
-    data.BitsAllocated = pixels.dtype.itemsize * 8
-    data.BitsStored, data.HighBit = (12, 11) if pixels.dtype.itemsize == 2 else (8, 7)
-    data.PixelRepresentation = int(pixels.dtype.kind == "i")
-    data.PixelData = pixels.tobytes()
-    for name, value in tags.items():
-        setattr(data, name, value)
-    return data
-
-
-def save(data: Dataset, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data.save_as(path, enforce_file_format=True)
-    return path
-
-
-def shown(data: Dataset, tmp_path: Path) -> np.ndarray:
-    return to_image(pydicom.dcmread(save(data, tmp_path / "one.dcm"))).astype(int)
-
-
-def test_without_a_window_the_range_comes_from_the_values(tmp_path: Path):
-    assert np.abs(shown(dicom(), tmp_path) - EIGHT).max() <= 3
-
-
-def test_monochrome1_is_inverted(tmp_path: Path):
-    one = shown(dicom(PhotometricInterpretation="MONOCHROME1"), tmp_path)
-    np.testing.assert_array_equal(one, 255 - shown(dicom(), tmp_path))
-
-
-def linear(values: np.ndarray, center: float, width: float) -> np.ndarray:
-    """PS3.3 C.11.2.1.2.1, for an output from 0 to 255."""
-    inner = ((values - (center - 0.5)) / (width - 1) + 0.5) * 255
-    return np.where(
-        values <= center - 0.5 - (width - 1) / 2,
-        0,
-        np.where(values > center - 0.5 + (width - 1) / 2, 255, inner),
-    )
-
-
-def test_the_first_window_counts_after_rescaling(tmp_path: Path):
-    window = {"WindowCenter": [40, 0], "WindowWidth": [400, 80]}
-    image = shown(dicom(RescaleSlope=2, RescaleIntercept=-1024, **window), tmp_path)
-    assert np.abs(image - linear(RAMP * 2.0 - 1024, 40, 400)).max() <= 1
-    assert image.min() == 0 and image.max() == 255
-
-
-def test_signed_values(tmp_path: Path):
-    values = RAMP.astype(np.int16) - 2048
-    image = shown(dicom(values, WindowCenter=0, WindowWidth=1000), tmp_path)
-    assert np.abs(image - linear(values, 0, 1000)).max() <= 1
-
-
-@pytest.mark.parametrize("function", ["LINEAR_EXACT", "SIGMOID"])
-def test_other_window_functions(tmp_path: Path, function: str):
-    image = shown(dicom(WindowCenter=2048, WindowWidth=1024, VOILUTFunction=function), tmp_path)
-    if function == "SIGMOID":  # PS3.3 C.11.2.1.3.1
-        expected = 255 / (1 + np.exp(-4 * (RAMP - 2048.0) / 1024))
-    else:  # PS3.3 C.11.2.1.3.2
-        expected = ((RAMP - 2048.0) / 1024 + 0.5).clip(0, 1) * 255
-    assert np.abs(image - expected).max() <= 1
-
-
-def test_a_window_without_width_counts_for_nothing(tmp_path: Path):
-    np.testing.assert_array_equal(
-        shown(dicom(WindowCenter=5, WindowWidth=0), tmp_path), shown(dicom(), tmp_path)
-    )
-
-
-@pytest.mark.parametrize(("bits", "rescaled"), [(16, False), (8, False), (12, True)])
-def test_a_voi_lut_goes_before_a_window(tmp_path: Path, bits: int, rescaled: bool):
-    """Its entries are the square of the value, as many as there are values, which 8-bit arithmetic cannot
-    number.
-    """
-    top = 2**bits - 1
-    curve = np.rint((np.arange(4096) / 4095) ** 2 * top).astype(np.uint16)
-    item = Dataset()
-    item.LUTDescriptor, item.LUTData = [4096, 0, bits], curve.tolist()
-    item["LUTDescriptor"].VR = item["LUTData"].VR = "US"
-    tags = {"RescaleSlope": 1, "RescaleIntercept": 0} if rescaled else {}
-    image = shown(dicom(VOILUTSequence=[item], WindowCenter=1, WindowWidth=2, **tags), tmp_path)
-    assert np.abs(image - (RAMP / 4095.0) ** 2 * 255).max() <= 1.5
-
-
-def test_a_modality_lut(tmp_path: Path):
-    item = Dataset()
-    item.LUTDescriptor, item.LUTData, item.ModalityLUTType = [4096, 0, 16], list(range(40950, -10, -10)), "US"
-    item["LUTDescriptor"].VR = item["LUTData"].VR = "US"
-    assert np.abs(shown(dicom(ModalityLUTSequence=[item]), tmp_path) - (255 - EIGHT)).max() <= 3
-
-
-def test_color_and_compression(tmp_path: Path):
-    rgb = np.stack([EIGHT, 255 - EIGHT, EIGHT // 2], -1).astype(np.uint8)
-    data = dicom(rgb, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
-    np.testing.assert_array_equal(shown(data, tmp_path), rgb)
-    packed = dicom()
-    packed.compress(RLELossless)
-    np.testing.assert_array_equal(shown(packed, tmp_path), shown(dicom(), tmp_path))
-
-
-def test_a_compression_that_nothing_here_decodes_is_named(tmp_path: Path):
-    data = dicom()
-    data.compress(RLELossless)
-    data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
-    with pytest.raises(BadSample, match=r"JPEG Lossless.* decompress it first") as caught:
-        shown(data, tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 def test_each_bad_file_has_its_line_and_the_rest_is_kept(tmp_path: Path):
@@ -261,3 +139,26 @@ def test_the_patient_tag_can_be_chosen(tmp_path: Path):
     assert [record.patient for record in scan(str(tmp_path), "StudyID").records] == ["S7"]
     with pytest.raises(InputError, match="'Nonsense' is no DICOM keyword"):
         scan(str(tmp_path), "Nonsense")
+
+
+def test_nothing_of_the_identity_comes_with_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Each is a sample of the same patient; what is odd is said with the file's name, and stored without."""
+    monkeypatch.setenv(KEY_VARIABLE, "a key for this test")
+    for patient in range(4):
+        tags = IDENTITY | {"PatientID": f"MRN-7788{patient}", "NumberOfFrames": 3, "Rows": 64}
+        frames = np.concatenate([np.roll(RAMP, 32 * k, 1) for k in range(3)])
+        data = dicom(frames, WindowCenter="NaN", WindowWidth=100, **tags)
+        save(data, tmp_path / f"in/{patient}-Zwingli.dcm")
+    out = tmp_path / "out"
+    prepare(str(tmp_path / "in"), str(out), kind="dicom", size=16, splits="0.5,0.25,0.25", frames="all")
+    samples = [s for split in ("train", "validation", "test") for s in iter_samples(str(out), split)]
+    assert len({s.key for s in samples}) == 12 and len({s.patient for s in samples}) == 4
+    assert len({s.image.tobytes() for s in samples if s.image is not None}) == 3
+    everything = b"\n".join(p.read_bytes() for p in out.rglob("*") if p.is_file())
+    for value in ("Zwingli", "MRN-7788", "Grossmuenster", "ACC99812", "19480101", "dcm"):
+        assert value.lower().encode() not in everything.lower()
+    said = capsys.readouterr().err
+    assert "2-Zwingli.dcm, frame 3: a window or LUT that cannot be used" in said
+    assert "12 samples have a window or LUT that cannot be used" in said

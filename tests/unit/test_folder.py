@@ -15,7 +15,8 @@ from PIL import Image
 
 from medsd_ray.data.labels import HARMLESS, LabelColumns
 from medsd_ray.data.sources.folder import scan
-from medsd_ray.data.sources.pixels import open_image, resize, to_8bit
+from medsd_ray.data.sources.image_files import open_image
+from medsd_ray.data.sources.pixels import resize, to_8bit
 from medsd_ray.data.sources.source import BadSample, Source
 from medsd_ray.errors import InputError
 

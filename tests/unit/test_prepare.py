@@ -15,6 +15,7 @@ from PIL import Image
 from medsd_ray.data.prepare import parse_bytes, prepare
 from medsd_ray.data.pseudonyms import KEY_VARIABLE, key_file
 from medsd_ray.data.shards import SPLITS, Sample, ShardWriter, iter_samples, list_splits
+from medsd_ray.data.sources.pixels import ONE_VALUE
 from medsd_ray.errors import InputError
 
 HEADER = ["image", "patient_id", "finding", "report"]
@@ -310,3 +311,64 @@ def test_real_x_rays(test_data: Path, tmp_path: Path):
     urls = sorted(str(path) for path in (tmp_path / "out" / "train").glob("*.tar"))
     others = list(webdataset.WebDataset(urls, shardshuffle=False).decode("l8"))
     assert [other["__key__"] for other in others] == [sample.key for sample in parts["train"]]
+
+
+def with_bad_samples(source: Path, count: int) -> Path:
+    for name, *_ in rows()[:count]:
+        (source / name).write_bytes(b"no image")
+    return source
+
+
+@pytest.mark.parametrize(("allowed", "refused"), [("3", "2"), ("7.5%", "7.4%"), ("100%", "0"), ("40", "0%")])
+def test_bad_samples_up_to_a_limit_are_left_out(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], allowed: str, refused: str
+):
+    with_bad_samples(source, 3)
+    make(source, tmp_path / "within", skip_bad=allowed)
+    assert "warning: 3 samples could not be used (listed above)" in capsys.readouterr().err
+    with pytest.raises(InputError, match="3 samples could not be used"):
+        make(source, tmp_path / "beyond", skip_bad=refused)
+    assert contents(tmp_path / "within") == contents(tmp_path / "beyond")
+    assert root(tmp_path / "within")["skipped"] == 3
+    assert sum(len(part) for part in samples(tmp_path / "within").values()) == IMAGES - 3
+
+
+@pytest.mark.parametrize("text", ["-1", "101%", "many", "", "1e9", "9" * 5000])
+def test_a_limit_of_bad_samples_that_is_none(source: Path, tmp_path: Path, text: str):
+    with pytest.raises(InputError, match=r"--skip-bad .* give a number of samples, such as 20, or a share"):
+        make(source, tmp_path / "out", skip_bad=text)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"size": 10**9}, "--size 1000000000: give a multiple of 8 from 8 to 4096"),
+        ({"size": 4104}, "give a multiple of 8"),
+        ({"shard_size": "9" * 400}, "--shard-size '9999"),
+        ({"shard_size": "17GiB"}, "at most 16GiB"),
+        ({"kind": "phantom", "source": "1" + "0" * 12}, "at most 10,000,000"),
+        ({"kind": "phantom", "source": "9" * 5000}, "at most 10,000,000"),
+        ({"kind": "phantom", "source": "5", "frames": "all"}, "--frames is for --kind folder or dicom"),
+    ],
+)
+def test_sizes_from_outside_have_bounds(source: Path, tmp_path: Path, more: dict, words: str):
+    with pytest.raises(InputError, match=words) as caught:
+        make(more.pop("source", source), tmp_path / "out", **more)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_of_one_value_is_said_with_its_name(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name, *_ in rows()[:2]:
+        Image.fromarray(np.full((24, 16), 7, np.uint8)).save(source / name)
+    make(source, tmp_path / "out")
+    said = capsys.readouterr().err
+    for name, *_ in rows()[:2]:
+        assert f"{name}: an image of one value" in said
+    assert "warning: 2 samples have an image of one value" in said
+    assert root(tmp_path / "out")["warnings"] == {ONE_VALUE: 2}
+    for secret in (rows()[0][0], "MRN0"):
+        assert all(secret.encode() not in data for data in contents(tmp_path / "out").values())

@@ -137,3 +137,34 @@ def test_addresses(tmp_path: Path):
 def test_checksum_is_sha256(tmp_path: Path):
     (tmp_path / "abc").write_text("abc")  # FIPS 180-2, appendix B.1
     assert sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_only_regular_files_are_read(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "here").write_bytes(b"1")
+    store = FolderStorage(tmp_path)
+    for key, words in {
+        "pipe": "not a regular file",
+        "zero": "below",
+        "circle": "circle",
+        "a": "circle",
+    }.items():
+        for read in (store.read, store.file, lambda key: store.download(key, tmp_path / "copy")):
+            with pytest.raises(InputError, match=words):
+                read(key)
+    assert store.list() == ["here"]
+    folders, files = store.level()
+    assert (folders, list(files)) == ([], ["here"])
+
+
+def test_a_folder_that_leads_back_to_itself_is_not_entered_again(tmp_path: Path):
+    (tmp_path / "runs/one").mkdir(parents=True)
+    (tmp_path / "runs/one/up").symlink_to(tmp_path / "runs")
+    (tmp_path / "runs/one/self").symlink_to(tmp_path / "runs/one")
+    (tmp_path / "runs/other").symlink_to(tmp_path / "runs/one")
+    store = FolderStorage(tmp_path)
+    assert store.level("runs")[0] == ["one", "other"] and store.level("runs/one")[0] == []

@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from medsd_ray.data.labels import LabelColumns
-from medsd_ray.data.sources.pixels import open_image
+from medsd_ray.data.sources.frames import Frames, named
+from medsd_ray.data.sources.image_files import SUFFIXES, frames_to_take, open_image
 from medsd_ray.data.sources.source import BadSample, Content, Record, Source, stamp
-from medsd_ray.data.sources.table import TABLE, NamedFiles, Table, names_in, read_rows
+from medsd_ray.data.sources.table import TABLE, NamedFiles, Row, Table, names_in, read_rows
 from medsd_ray.errors import InputError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def existing_folder(source: str) -> Path:
@@ -26,13 +25,16 @@ def existing_folder(source: str) -> Path:
     return folder
 
 
-def scan(source: str, split_by: str, labels: LabelColumns = LabelColumns()) -> Source:
+def scan(
+    source: str, split_by: str, labels: LabelColumns = LabelColumns(), frames: Frames | None = None
+) -> Source:
     """The rows of SOURCE/metadata.csv whose file is there; pixels are read later.
 
     Args:
         source: A local folder.
         split_by: The column that names the patient.
         labels: The columns that are asked for as labels.
+        frames: Which pages to take of a file that has several; such a file is refused where it is None.
 
     Raises:
         InputError: There is no such folder, no usable table in it, or a column cannot be a label.
@@ -47,18 +49,12 @@ def scan(source: str, split_by: str, labels: LabelColumns = LabelColumns()) -> S
             continue
         try:
             path = files.find(row.image)
+            name = files.relative(path)
+            if (first := lines.setdefault(name, row.line)) != row.line:
+                raise BadSample(f"already on line {first}; keep one of them")
+            found.records += _records(path, name, row, table.labels(row), frames)
         except BadSample as error:
             found.problems.append(f"{row.where}: {error}")
-            continue
-        name = files.relative(path)
-        if (first := lines.setdefault(name, row.line)) != row.line:
-            found.problems.append(f"{row.where}: already on line {first}; keep one of them")
-            continue
-        of_row = table.labels(row)
-        mark = stamp(path.stat().st_size, row.report, of_row)
-        found.records.append(
-            Record(name, row.patient, row.where, mark, partial(_read, path, row.report, of_row))
-        )
     if left := unnamed(map(files.relative, image_files(folder)), names_in(table.rows)):
         found.notes.append(f"{left} images are left out: {TABLE} has no row for them")
     return found
@@ -80,5 +76,21 @@ def unnamed(files: Iterable[str], named: set[str]) -> int:
     return sum(name not in named for name in files)
 
 
-def _read(path: Path, report: str, labels: dict[str, str]) -> Content:
-    return Content(open_image(path), report, labels)
+def _records(path: Path, name: str, row: Row, labels: dict[str, str], frames: Frames | None) -> list[Record]:
+    """A record for each page that is taken of a row's file."""
+    taken, count = frames_to_take(path, frames)
+    mark = stamp(path.stat().st_size, row.report, labels, *([list(taken)] if count > 1 else []))
+    return [
+        Record(
+            named(name, n, count),
+            row.patient,
+            row.where,
+            mark,
+            partial(_read, path, None if frames is None else n, row.report, labels),
+        )
+        for n in taken
+    ]
+
+
+def _read(path: Path, page: int | None, report: str, labels: dict[str, str]) -> Content:
+    return Content(open_image(path, page), report, labels)

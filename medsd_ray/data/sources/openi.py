@@ -14,7 +14,8 @@ from xml.parsers import expat
 
 from medsd_ray.data.labels import LabelColumns, labels_of
 from medsd_ray.data.sources.folder import existing_folder
-from medsd_ray.data.sources.pixels import open_image
+from medsd_ray.data.sources.image_files import open_image
+from medsd_ray.data.sources.regular import check_file
 from medsd_ray.data.sources.source import BadSample, Content, Record, Source, stamp
 from medsd_ray.data.sources.table import normal_name
 
@@ -147,6 +148,7 @@ def _reports(folder: Path, found: Source) -> dict[str, Report]:
     for path in sorted(folder.rglob("*.xml")):
         where = path.relative_to(folder).as_posix()
         try:
+            check_file(folder, path)
             report = parse(_bytes(path))
             if report.patient in seen:
                 raise BadSample("another file has the same uId; keep one of them")
@@ -180,7 +182,9 @@ def _bytes(path: Path) -> bytes:
 
 def _image_files(folder: Path) -> dict[str, Path]:
     """Image files by the name that parentImage gives them."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_symlink())
+    files = sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_symlink() and p.is_file()
+    )
     return {normal_name(path.stem): path for path in reversed(files)}
 
 

@@ -24,6 +24,8 @@ SIDES = ("left", "right", "bilateral")
 EXTENTS = ("small", "large")
 STYLES = ("radiograph", "negative", "sketch", "silhouette", "soft", "grainy", "hatched", "faint", "textured")
 EFFUSION_SHARE = 0.5
+MOST = 10_000_000
+"""Phantoms in one data set."""
 
 
 def scan(source: str, size: int, seed: int) -> Source:
@@ -35,10 +37,13 @@ def scan(source: str, size: int, seed: int) -> Source:
         seed: Of the drawings.
 
     Raises:
-        InputError: `source` is no number, or 0.
+        InputError: `source` is no number from 1 to MOST.
     """
-    if not source.isdecimal() or not int(source):
-        raise InputError(f"SOURCE {source!r}: for --kind phantom give how many to draw, such as 2000")
+    if not source.isdecimal() or len(source) > len(str(MOST)) or not 0 < int(source) <= MOST:
+        raise InputError(
+            f"SOURCE {source[:40]!r}: for --kind phantom give how many to draw, such as 2000; at most "
+            f"{MOST:,}"
+        )
 
     def draw(index: int) -> Content:
         sample = phantom_sample(seed, index, size)

@@ -1,26 +1,20 @@
-"""Image files and raw pixel values as 8-bit grayscale or RGB."""
+"""Raw pixel values of any kind as 8-bit grayscale or RGB of the right size."""
 
 from __future__ import annotations
 
-import struct
-import warnings
-import zlib
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from medsd_ray.data.sources.source import BadSample
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-
-
 MAX_PIXELS = 2**27  # 134 million: 16 times a radiograph's, and small enough not to fill the memory
+MAX_LEVELS = 2**16
+CHUNK = 2**22  # pixels at a time where a computation needs several times their memory
 
-
-warnings.filterwarnings(
-    "ignore", category=Image.DecompressionBombWarning
-)  # Pillow's own limit; check_pixels says it in words
+ONE_VALUE = "an image of one value, all black or all of one gray"
+"""What the user is told of a picture that shows nothing."""
 
 
 def check_pixels(height: int, width: int) -> None:
@@ -31,58 +25,119 @@ def check_pixels(height: int, width: int) -> None:
         )
 
 
-def to_8bit(values: np.ndarray) -> np.ndarray:
-    """Raw values of any range to uint8: from the 0.5th percentile (0) to the 99.5th (255).
+class Levels:
+    """The different values of an image, so that what is computed of each is computed once.
+
+    An image of 16 bits has at most 65,536 of them, however large it is. Where there are more (32 bits, float)
+    the levels are the pixels themselves.
+    """
+
+    def __init__(self, pixels: np.ndarray, ignored: np.ndarray | None = None) -> None:
+        """Counts them.
+
+        Args:
+            pixels: Any shape, whole numbers or floats.
+            ignored: bool, the same shape: pixels that do not count, such as padding.
+
+        Raises:
+            BadSample: A pixel that counts is no number.
+        """
+        self.pixels, self.first = pixels, 0
+        self.counts: np.ndarray | None = None
+        """How many pixels have each level; None where the levels are the pixels."""
+        self.weights = None if ignored is None else ~ignored.reshape(-1)
+        if pixels.dtype.kind in "iu":
+            self.first = int(pixels.min())
+            span = int(pixels.max()) - self.first + 1
+            if span <= MAX_LEVELS:
+                self.values = np.arange(self.first, self.first + span, dtype=np.float64)
+                self.counts = np.zeros(span, np.int64)
+                for at, part in self._parts():
+                    kept = part if self.weights is None else part[self.weights[at]]
+                    self.counts += np.bincount(kept, minlength=span)
+                return
+        self.values = pixels.astype(np.float64).reshape(-1)
+        counted = self.values if self.weights is None else self.values[self.weights]
+        if not np.isfinite(counted).all():
+            raise BadSample("pixel values that are no numbers; write the image anew")
+
+    def _parts(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """(slice, its levels' numbers from 0) of the flat pixels, a chunk at a time."""
+        flat = self.pixels.reshape(-1)
+        for start in range(0, flat.size, CHUNK):
+            at = slice(start, start + CHUNK)
+            yield at, flat[at].astype(np.int64) - self.first
+
+    def percentiles(self, shown: np.ndarray, low: float, high: float) -> tuple[float, float]:
+        """Two percentiles, from 0 to 100, of what the pixels are shown as, as `numpy.percentile` has them.
+
+        `shown` has a value for each level. (0, 0) where no pixel counts.
+        """
+        if self.counts is None:
+            counted = shown if self.weights is None else shown[self.weights]
+            found = np.percentile(counted, [low, high]) if counted.size else (0.0, 0.0)
+            return float(found[0]), float(found[1])
+        order = np.argsort(shown, kind="stable")
+        order = order[self.counts[order] > 0]
+        if not order.size:
+            return 0.0, 0.0
+        values, ends = shown[order], np.cumsum(self.counts[order])
+
+        def percentile(share: float) -> float:
+            place = share / 100 * (ends[-1] - 1)
+            below, above = (values[np.searchsorted(ends, rank, side="right")] for rank in _around(place))
+            return float(below + (above - below) * (place % 1))
+
+        return percentile(low), percentile(high)
+
+    def paint(self, shown: np.ndarray) -> np.ndarray:
+        """The image, uint8, of each level's shade."""
+        if self.counts is None:
+            return shown.reshape(self.pixels.shape)
+        image = np.empty(self.pixels.size, np.uint8)
+        for at, part in self._parts():
+            image[at] = shown[part]
+        return image.reshape(self.pixels.shape)
+
+
+def _around(place: float) -> tuple[int, int]:
+    return int(np.floor(place)), int(np.ceil(place))
+
+
+def stretched(levels: Levels, shown: np.ndarray) -> np.ndarray:
+    """Shades, uint8, of what the levels are shown as: from the 0.5th percentile (0) to the 99.5th (255).
 
     Files with more than 8 bits rarely use their whole range (12 bits in 16), so the range comes from the
     values.
     """
-    values = values.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise BadSample("pixel values that are no numbers; write the image anew")
-    low, high = np.percentile(values, [0.5, 99.5])
+    low, high = levels.percentiles(shown, 0.5, 99.5)
     if high <= low:  # nearly all pixels are equal
-        low, high = values.min(), values.max()
-    return scale(values, float(low), float(high))
+        low, high = levels.percentiles(shown, 0, 100)
+    return scale(shown, low, high)
+
+
+def to_8bit(values: np.ndarray) -> np.ndarray:
+    """Raw values of any range to uint8, as `stretched` has it. Raises BadSample where one is no number."""
+    levels = Levels(values)
+    return levels.paint(stretched(levels, levels.values))
 
 
 def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Values to uint8, `low` and below to 0, `high` and above to 255; all 0 where low is high."""
     span = high - low or 1.0
-    return np.rint((values.astype(np.float32) - low).clip(0, span) * (255 / span)).astype(np.uint8)
+    shades = np.empty(values.shape, np.uint8)
+    flat, out = values.reshape(-1), shades.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        at = slice(start, start + CHUNK)
+        part = (np.nan_to_num(flat[at].astype(np.float64), nan=low) - low).clip(0, span)
+        out[at] = np.rint(part * (255 / span))
+    return shades
 
 
-def plain(image: Image.Image) -> np.ndarray:
-    """A PIL image of any mode as uint8, (height, width) where it is grayscale in fact, else (height, width,
-    3).
-    """
-    if image.mode.startswith("I") or image.mode == "F":
-        return to_8bit(np.asarray(image))
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-    rgb = np.asarray(image.convert("RGB"))
+def without_colour(rgb: np.ndarray) -> np.ndarray:
+    """(height, width) of (height, width, 3) where the three are the same, else as it is."""
     gray = (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all()
-    return rgb[..., 0] if gray else rgb
-
-
-def open_image(path: Path) -> np.ndarray:
-    """An image file as uint8, as `plain` gives it. Raises BadSample where it cannot be read whole."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            check_pixels(image.height, image.width)
-            return plain(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise BadSample("there is no such file; add it or drop the row") from error
-    except UnidentifiedImageError as error:
-        raise BadSample(f"not an image that can be read; give one of {', '.join(FORMATS)}") from error
-    except Image.DecompressionBombError as error:
-        raise BadSample(f"more than the {MAX_PIXELS:,} pixels that are read; make it smaller") from error
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
-        raise BadSample(
-            f"a damaged image ({str(error).splitlines()[0][:80]}); copy it again or drop the row"
-        ) from error
+    return np.ascontiguousarray(rgb[..., 0]) if gray else rgb
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -32,6 +32,8 @@ class Content:
     """uint8, (height, width), 255 inside what the caption names."""
     warnings: tuple[str, ...] = ()
     """What the user should look at before the sample is shared."""
+    oddities: tuple[str, ...] = ()
+    """What was odd about the file, so that the image may not be what it should: said with the file's name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from medsd_ray.data.labels import LabelColumns, labels_of
+from medsd_ray.data.sources.regular import check_file
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
+from medsd_ray.storage import path_below, regular_file
 
 TABLE = "metadata.csv"
 
@@ -49,6 +50,7 @@ class Table:
     def __init__(self, folder: Path, patient: str | None):
         self.path, self.patient = folder / TABLE, patient
         try:
+            regular_file(path_below(folder, TABLE))
             with self.path.open(newline="", encoding="utf-8-sig") as file:
                 self.header = [_composed(cell) for cell in next(csv.reader(file, strict=True), [])]
         except csv.Error as error:
@@ -182,27 +184,22 @@ class NamedFiles:
         self.folder = folder
         self._spellings: dict[Path, dict[str, str]] = {}
 
-    @cached_property
-    def _root(self) -> Path:
-        return self.folder.resolve()
-
     def find(self, name: str) -> Path:
-        """The file. Raises BadSample where it is missing or the name leads out, by a link too."""
+        """The regular file. Raises BadSample where it is missing or the name leads out, by a link too."""
         pure = PurePosixPath(normal_name(name))
+        if pure.is_absolute() or ".." in pure.parts:
+            raise BadSample("leads out of the folder; keep images below metadata.csv")
         try:
             path = self._spelled(pure)
-            if pure.is_absolute() or ".." in pure.parts or not path.resolve().is_relative_to(self._root):
-                raise BadSample("leads out of the folder; keep images below metadata.csv")
-            if not path.is_file():
-                raise BadSample("there is no such file; add it or drop the row")
         except (OSError, ValueError) as error:  # a name that no file can have
             raise BadSample("not the name of a file; mend the row") from error
+        check_file(self.folder, path)
         return path
 
     def _spelled(self, pure: PurePosixPath) -> Path:
         """The path as the file system spells it."""
         path = self.folder / pure
-        if pure.is_absolute() or ".." in pure.parts or path.exists():
+        if path.exists():
             return path
         at = self.folder
         for part in pure.parts:
