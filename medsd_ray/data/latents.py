@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from medsd_ray.data.shards import Index
+from medsd_ray.documents import MOST_JSON_BYTES, json_object, parse_json
 from medsd_ray.errors import InputError
 from medsd_ray.storage import Storage
 
@@ -62,6 +63,26 @@ def sample_size(store: Storage, index: Index) -> tuple[int, int]:
         except (FileNotFoundError, SafetensorError) as error:
             raise InputError(f"{store.url}/{name}: not a latent shard ({error}); run encode again") from error
     return shape[-2], shape[-1]
+
+
+def read_captions(store: Storage, shard: str) -> list[str]:
+    """The captions of a latent shard, from its header alone: the tensors, nearly all of it, are not fetched.
+
+    Raises InputError where it is missing or no latent shard.
+    """
+    where = f"{store.url}/{shard}"
+    try:
+        # safetensors: eight bytes with the header's length, then the header, then the tensors.
+        length = int.from_bytes(store.read(shard, 7), "little")
+        if length > MOST_JSON_BYTES:
+            raise ValueError(f"a header of {length} bytes")
+        header = json_object(store.read(shard, 7 + length)[8:])
+        captions = parse_json(header["__metadata__"]["captions"])
+        if not isinstance(captions, list) or not all(isinstance(one, str) for one in captions):
+            raise ValueError("captions that are no list of texts")
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: not a latent shard ({error}); run encode again") from error
+    return captions
 
 
 class LatentReader:

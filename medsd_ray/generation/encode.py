@@ -34,7 +34,14 @@ from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
 from medsd_ray.models.resolve import model_fingerprint
-from medsd_ray.models.tokens import token_ids
+from medsd_ray.models.tokens import (
+    LongCaptions,
+    cut_in_words,
+    long_captions,
+    merged,
+    token_ids,
+    tokenizer_fingerprint,
+)
 from medsd_ray.progress_line import ProgressLine
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.storage import Storage, absolute, entry_of_bytes, open_storage
@@ -93,6 +100,10 @@ def encode(
     for split, (_, index) in splits.items():
         _finish(out.child(split), split, index, meta, index.meta["size"] // vae_scale_factor(components.vae))
     _write_root(out, meta)
+    for split in splits:
+        index = parse_index(out.child(split).read_json(INDEX), f"{dest}/{split}")
+        if said := cut_in_words(index.meta.get("captions", {})):
+            print(f"{dest}/{split}: {said}")
     print(f"{dest}: {', '.join(f'{index.samples} {split}' for split, (_, index) in splits.items())}, encoded")
 
 
@@ -120,6 +131,7 @@ class Encoder:
             "scaling_factor": self.components.vae.config["scaling_factor"],
             "text_embeddings": self.text_embeddings,
             "empty_embedding": self._embed([""])[0].tolist() if self.text_embeddings else None,
+            "tokenizer_fingerprint": tokenizer_fingerprint(self.components.tokenizer),
         }
 
     def run(self, task: Task) -> int | InputError:
@@ -139,7 +151,9 @@ class Encoder:
         store = self.out.child(task.split)
         store.write(name, data)
         shard = Shard(name, len(samples), **entry_of_bytes(data))
-        store.write_json(_note(task.number), {"source": task.shard.sha256, "shard": asdict(shard)})
+        captions = long_captions(self.components.tokenizer, [sample.caption for sample in samples])
+        note = {"source": task.shard.sha256, "shard": asdict(shard), "captions": asdict(captions)}
+        store.write_json(_note(task.number), note)
         return len(samples)
 
     @torch.inference_mode()
@@ -234,7 +248,12 @@ def _finish(store: Storage, split: str, index: Index, meta: dict, size: int) -> 
     if store.exists(INDEX):
         return
     notes = [store.read_json(_note(number)) for number in range(len(index.shards))]
-    own = {"sources": [shard.sha256 for shard in index.shards], "sample_size": [size, size]}
+    own: dict[str, Any] = {
+        "sources": [shard.sha256 for shard in index.shards],
+        "sample_size": [size, size],
+    }
+    if all("captions" in note for note in notes):  # an earlier version began without them
+        own["captions"] = merged(LongCaptions(**note["captions"]) for note in notes).counts
     write_index(store, Index("latent", split, tuple(Shard(**note["shard"]) for note in notes), meta | own))
     store.delete_tree(NOTES)
 

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from medsd_ray.data.shards import Index, open_split
 from medsd_ray.errors import InputError
@@ -79,6 +80,8 @@ def check_inputs(run: RunSpec) -> CheckedRun:
 
     adapted = load_adapted(run)
     latents = check_latents(run, run.data.train, train, index) if stage.shard_kind == "latent" else None
+    if latents and (said := cut_captions(run, open_storage(train[0]), index, adapted.tokenizer)):
+        print(f"{run.data.train}: {said}", flush=True)
     if latents and latents.sample_size != (size := adapted.sample_size):
         print(
             f"{run.data.train}: latents of {_by(latents.sample_size)}, where {run.model} makes {_by(size)}; "
@@ -123,6 +126,30 @@ def check_latents(run: RunSpec, where: str, split: tuple[str, str], index: Index
             )
     size = sample_size(open_storage(split[0]), index)
     return LatentMeta(meta["scaling_factor"], meta["empty_embedding"] if frozen_text else None, size)
+
+
+def cut_captions(run: RunSpec, store: Storage, index: Index, tokenizer: Any) -> str:
+    """What to say of captions that the run's text encoder cuts; '' where there are none.
+
+    Args:
+        run: The run.
+        store: The split of latents.
+        index: Its index, which says it for the model that encoded them.
+        tokenizer: Of the text encoder that is trained, which may have words or a length of its own: then the
+            captions are read from the shards. None where the text encoder is frozen.
+    """
+    from medsd_ray.data.latents import read_captions
+    from medsd_ray.models.load import load_components
+    from medsd_ray.models.tokens import cut_in_words, long_captions, merged, tokenizer_fingerprint
+
+    meta = index.meta
+    if "captions" in meta and (
+        tokenizer is None or tokenizer_fingerprint(tokenizer) == meta["tokenizer_fingerprint"]
+    ):
+        return cut_in_words(meta["captions"])
+    tokenizer = tokenizer or load_components(run.model, only=("tokenizer",)).tokenizer
+    parts = (long_captions(tokenizer, read_captions(store, shard.name)) for shard in index.shards)
+    return cut_in_words(merged(parts).counts)
 
 
 def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> None:
