@@ -186,7 +186,7 @@ def png_notes(data: bytes) -> dict[str, str]:
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             return {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"no PNG: {error}") from error
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from medsd_ray.data.latents import OPEN_SHARDS
+from medsd_ray.data.shard_png import read_png
 from medsd_ray.data.tar import Member, members
 from medsd_ray.errors import InputError
 
@@ -45,9 +43,8 @@ class ImageReader:
             file.seek(member.offset)
             data = file.read(member.size)
         try:
-            image = Image.open(io.BytesIO(data))
-            values = torch.from_numpy(np.array(image if image.mode == "L" else image.convert("RGB")))
-        except OSError as error:
+            values = torch.from_numpy(read_png(data))
+        except ValueError as error:
             raise InputError(f"{path}: image {row} cannot be read ({error}); run prepare again") from error
         scaled = (
             values.float().div_(127.5).sub_(1)

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from PIL import Image
 
+from medsd_ray.data.shard_png import read_png
 from medsd_ray.data.tar import read_tar
 from medsd_ray.errors import InputError
 from medsd_ray.storage import Storage, entry_of_bytes, open_storage
@@ -267,8 +268,8 @@ def decode_sample(key: str, fields: dict[str, bytes], where: str) -> Sample:
     """
     try:
         note = json.loads(fields["json"])
-        image = np.asarray(Image.open(io.BytesIO(fields["png"]))) if "png" in fields else None
-        mask = np.asarray(Image.open(io.BytesIO(fields["mask.png"]))) if "mask.png" in fields else None
+        image = read_png(fields["png"]) if "png" in fields else None
+        mask = read_png(fields["mask.png"]) if "mask.png" in fields else None
         return Sample(key, image, fields["txt"].decode(), note["patient"], note["labels"], mask)
     except (KeyError, ValueError, OSError) as error:
         raise InputError(f"{where}: sample {key} cannot be read ({error}); run prepare again") from error

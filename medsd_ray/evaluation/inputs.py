@@ -154,13 +154,25 @@ def read_inputs(real: str, generated: str, base: str | None, label: str) -> Inpu
                 f"{kind} of {was} were resized (with antialiasing) to the generated images' "
                 f"{size[1]}x{size[0]}."
             )
-    return Inputs(
+    found = Inputs(
         real={name: raw.stacked(size, channels) for name, raw in splits.items()},
         generated=made.stacked(size, channels),
         base=before.stacked(size, channels) if before else None,
         manifest=manifest,
         notes=notes,
     )
+    said = [_of_one_value(images) for images in (found.generated, found.base, *found.real.values()) if images]
+    notes.extend(line for line in said if line)
+    return found
+
+
+def _of_one_value(images: ImageSet) -> str | None:
+    """What to say of images that show nothing; None where there are none."""
+    flat = images.pixels.min(axis=(1, 2, 3)) == images.pixels.max(axis=(1, 2, 3))
+    if not flat.any():
+        return None
+    first = images.keys[int(flat.argmax())]
+    return f"{int(flat.sum())} of {len(images)} images are of one value, such as all black; {first} is the first."
 
 
 def read_made(url: str, size: tuple[int, int], channels: int) -> ImageSet:

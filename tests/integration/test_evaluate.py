@@ -316,7 +316,7 @@ def test_bad_input_is_one_clear_line(inputs: Inputs, tmp_path: Path):
     good = (str(inputs.shards), str(inputs.generated))
     for real, made, options, words in [
         (good[0], str(tmp_path / "empty"), {}, "no images here"),
-        (good[0], str(broken), {}, "cut.png: not a whole image"),
+        (good[0], str(broken), {}, "cut.png: a damaged image"),
         (good[0], str(unfinished), {}, "00001.png: named in generated.json but not there"),
         (str(latent), good[1], {}, "latent shards"),
         (str(tmp_path / "empty"), good[1], {}, "neither shards"),

@@ -18,7 +18,7 @@ from medsd_ray.data.sources.jpeg import has_all_of_its_image, jpeg_size
 from medsd_ray.data.sources.pixels import Levels
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.inputs import decode, read_real
+from medsd_ray.evaluation.inputs import decode, read_inputs, read_real
 
 RAMP = np.add.outer(np.arange(48), np.arange(64)) * 2  # 0 to 220, no symmetry
 TWELVE = (RAMP * 16).astype(np.uint16)
@@ -122,6 +122,27 @@ def test_all_verbs_turn_an_image_as_its_exif_says(tmp_path: Path, orientation: i
         assert np.abs(whole - expected).max() <= 2
     for shown in (open_image(data), decode(data, "here")):
         assert np.abs(shown.astype(int) - expected).max() <= 2
+
+
+def test_an_image_of_one_value_is_said_of_what_is_compared(tmp_path: Path):
+    for kind, values in {"real": (1, 2), "made": (3, 0)}.items():
+        (tmp_path / kind).mkdir()
+        for index, value in enumerate(values):
+            pixels = RAMP if value != 0 else np.full_like(RAMP, 9)
+            (tmp_path / kind / f"{index}.png").write_bytes(
+                file(Image.fromarray(pixels.astype(np.uint8)), "PNG")
+            )
+    notes = read_inputs(str(tmp_path / "real"), str(tmp_path / "made"), None, "finding").notes
+    assert notes == ["1 of 2 images are of one value, such as all black; 1.png is the first."]
+
+
+def test_large_images_are_brought_to_size_as_they_come(tmp_path: Path):
+    for kind, pixels in {"real": np.kron(RAMP, np.ones((4, 4))), "made": RAMP}.items():
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "0.png").write_bytes(file(Image.fromarray(pixels.astype(np.uint8)), "PNG"))
+    inputs = read_inputs(str(tmp_path / "real"), str(tmp_path / "made"), None, "finding")
+    assert np.abs(inputs.real["all"].pixels[0, ..., 0].astype(int) - RAMP).max() <= 2
+    assert "256x192 were resized" in inputs.notes[0]
 
 
 def test_all_verbs_put_what_is_transparent_on_black():

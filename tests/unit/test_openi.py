@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -155,6 +156,20 @@ def test_one_sample_for_each_image(reports: Path, tmp_path: Path):
     assert "1 images are left out: no report names them" in found.notes
     with pytest.raises(InputError, match="no such folder"):
         scan(str(reports), str(tmp_path / "absent"))
+
+
+def test_only_regular_files_below_the_folders_are_read(reports: Path, tmp_path: Path):
+    images = tmp_path / "images"
+    images.mkdir()
+    os.mkfifo(reports / "pipe.xml")
+    (reports / "zero.xml").symlink_to("/dev/zero")
+    (reports / "circle.xml").symlink_to(reports / "circle.xml")
+    (reports / "loop").symlink_to(reports)
+    os.mkfifo(images / "CXR1_a.png")
+    found = scan(str(reports), str(images))
+    said = dict(problem.split(": ", 1) for problem in found.problems if ".xml: no " not in problem)
+    assert "not a regular file" in said["pipe.xml"] and "leads out" in said["zero.xml"]
+    assert "not the name of a file" in said["circle.xml"] and not found.records
 
 
 def test_the_published_reports(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,14 +5,26 @@ whole.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
+from PIL import Image
 
-from medsd_ray.data.shards import Sample, ShardWriter, iter_samples, list_splits, open_split, read_index
+from medsd_ray.data.shards import (
+    Sample,
+    ShardWriter,
+    decode_sample,
+    iter_samples,
+    list_splits,
+    open_split,
+    read_index,
+)
 from medsd_ray.errors import InputError
 from medsd_ray.storage import open_storage
 
@@ -152,6 +164,35 @@ def test_a_changed_byte_is_noticed(tmp_path: Path):
     path.unlink()
     with pytest.raises(InputError, match=r"shard-00000\.tar: missing"):
         list(iter_samples(str(tmp_path), "train"))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def claims(data: bytes, width: int, height: int) -> bytes:
+    """The PNG with another size in its header (PNG 11.2.2)."""
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (png(np.zeros((8, 8), np.uint16)), "16 bits"),
+        (claims(png(np.zeros((8, 8), np.uint8)), 9000, 9000), "9000x9000 pixels"),
+        (claims(png(np.zeros((8, 8), np.uint8)), 2**31 - 1, 2**31 - 1), "PNG of|pixels"),
+        (png(RNG.integers(0, 255, (64, 64)).astype(np.uint8))[:900], "cannot be read"),
+        (b"GIF89a" + bytes(50), "cannot be read"),
+    ],
+)
+def test_an_image_of_a_shard_is_a_png_of_8_bits(tmp_path: Path, data: bytes, words: str):
+    fields = {"png": data, "txt": b"Clear.", "json": b'{"patient": "p", "labels": {}}'}
+    with pytest.raises(InputError, match=words) as caught:
+        decode_sample("a", fields, "shard.tar")
+    assert "shard.tar: sample a cannot be read" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
