@@ -77,12 +77,17 @@ def read_captions(store: Storage, shard: str) -> list[str]:
         if length > MOST_JSON_BYTES:
             raise ValueError(f"a header of {length} bytes")
         header = json_object(store.read(shard, 7 + length)[8:])
-        captions = parse_json(header["__metadata__"]["captions"])
-        if not isinstance(captions, list) or not all(isinstance(one, str) for one in captions):
-            raise ValueError("captions that are no list of texts")
+        return _texts(header["__metadata__"]["captions"])
     except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not a latent shard ({error}); run encode again") from error
-    return captions
+
+
+def _texts(data: str) -> list[str]:
+    """The texts of a list in JSON. Raises ValueError for anything else."""
+    found = parse_json(data)
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ValueError("captions that are no list of texts")
+    return found
 
 
 class LatentReader:
@@ -108,14 +113,24 @@ class LatentReader:
             self._open.move_to_end(path)
             parts, captions = self._open[path]
             tensors = {name: part[row] for name, part in parts.items()}
-        except (SafetensorError, KeyError) as error:  # KeyError: a header without captions
+        except (SafetensorError, KeyError, IndexError, ValueError) as error:
             raise InputError(f"{path}: not a latent shard ({error}); run encode again") from error
         return tensors | ({"input_ids": self.tokenize([captions[row]])[0]} if self.tokenize else {})
 
     def _read(self, path: Path) -> tuple[dict[str, Any], list[str]]:
+        """The shard's tensors and captions. Raises ValueError or SafetensorError for no shard."""
         file: Any = safe_open(path, framework="pt")
         unwanted = {"text_embeddings"} if self.tokenize else set()
         parts = {
             name: file.get_tensor(name) for name in set(file.keys()) - unwanted
         }  # views of the mapped file
-        return parts, json.loads((file.metadata() or {})["captions"]) if self.tokenize else []
+        dimensions = {"mean": 4, "logvar": 4, "text_embeddings": 3}
+        for name, part in parts.items():
+            if part.ndim != dimensions.get(name) or not part.is_floating_point():
+                raise ValueError(f"{name} is {part.dtype} of shape {tuple(part.shape)}")
+        if {"mean", "logvar"} - parts.keys() or parts["mean"].shape != parts["logvar"].shape:
+            raise ValueError("no mean and logvar of one shape")
+        captions = _texts((file.metadata() or {})["captions"]) if self.tokenize else []
+        if len({*map(len, parts.values()), *([len(captions)] if self.tokenize else [])}) != 1:
+            raise ValueError("not as many captions as rows")
+        return parts, captions

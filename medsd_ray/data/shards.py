@@ -18,9 +18,12 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from PIL import Image
 
+from medsd_ray.data.index_schema import SampleNote, SplitIndex, WrittenShard
 from medsd_ray.data.shard_png import read_png
 from medsd_ray.data.tar import read_tar
+from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
+from medsd_ray.schemas import first_fault
 from medsd_ray.storage import Storage, entry_of_bytes, open_storage
 
 FORMAT = "medsd-shards/1"
@@ -104,19 +107,21 @@ def parse_index(value: dict, where: str) -> Index:
     """The index that a split's index.json says; `where` is its address, for messages. Raises InputError where
     it is no index of a split.
     """
-    try:
-        if value["format"] != FORMAT:
-            raise InputError(
-                f"{where}: format {value['format']!r} is not {FORMAT}; make the shards anew with this medsd"
-            )
-        shards = tuple(
-            Shard(s["name"], int(s["samples"]), int(s["bytes"]), s["sha256"]) for s in value["shards"]
+    made = value.get("format")
+    if isinstance(made, str) and made != FORMAT:
+        raise InputError(
+            f"{where}: format {made[:40]!r} is not {FORMAT}; make the shards anew with this medsd"
         )
-        own = {"format", "kind", "split", "samples", "bytes", "shards"}
-        meta = {name: part for name, part in value.items() if name not in own}
-        return Index(value["kind"], value["split"], shards, meta)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: not an index of shards ({error}); run prepare or encode again") from error
+    if fault := first_fault(SplitIndex, value):
+        raise InputError(f"{where}: not an index of shards ({fault}); run prepare or encode again")
+    own = {"format", "kind", "split", "samples", "bytes", "shards"}
+    meta = {name: part for name, part in value.items() if name not in own}
+    return Index(value["kind"], value["split"], tuple(map(parse_shard, value["shards"])), meta)
+
+
+def parse_shard(entry: dict) -> Shard:
+    """A shard as an index or a note names it, which has passed `index_schema.ShardEntry`."""
+    return Shard(entry["name"], entry["samples"], entry["bytes"], entry["sha256"])
 
 
 def open_split(url: str, split: str) -> tuple[Storage, Index]:
@@ -198,7 +203,7 @@ class ShardWriter:
         self.shards: list[Shard] = []
         self.notes: list[dict] = []
         while (sidecar := self._read_sidecar()) and store.exists(sidecar["shard"]["name"]):
-            self.shards.append(Shard(**sidecar["shard"]))
+            self.shards.append(parse_shard(sidecar["shard"]))
             self.notes += sidecar["notes"]
         self._start()
 
@@ -207,9 +212,13 @@ class ShardWriter:
 
     def _read_sidecar(self) -> dict | None:
         try:
-            return self.store.read_json(self._sidecar())
+            value = self.store.read_json(self._sidecar())
         except FileNotFoundError:
             return None
+        if fault := first_fault(WrittenShard, value):
+            where = f"{self.store.url}/{self._sidecar()}"
+            raise InputError(f"{where}: damaged ({fault}); remove {self.store.url}")
+        return value
 
     def _start(self) -> None:
         self._buffer, self._notes = io.BytesIO(), []
@@ -267,7 +276,9 @@ def decode_sample(key: str, fields: dict[str, bytes], where: str) -> Sample:
     one is missing or damaged.
     """
     try:
-        note = json.loads(fields["json"])
+        note = json_object(fields["json"])
+        if fault := first_fault(SampleNote, note):
+            raise ValueError(f"json: {fault}")
         image = read_png(fields["png"]) if "png" in fields else None
         mask = read_png(fields["mask.png"]) if "mask.png" in fields else None
         return Sample(key, image, fields["txt"].decode(), note["patient"], note["labels"], mask)

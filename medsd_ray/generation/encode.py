@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medsd_ray.addresses import shown
+from medsd_ray.data.index_schema import EncodedShard
 from medsd_ray.data.latents import to_bytes
 from medsd_ray.data.shards import (
     FORMAT,
@@ -26,6 +27,7 @@ from medsd_ray.data.shards import (
     list_splits,
     open_split,
     parse_index,
+    parse_shard,
     read_shard,
     write_index,
 )
@@ -44,6 +46,7 @@ from medsd_ray.models.tokens import (
 )
 from medsd_ray.progress_line import ProgressLine
 from medsd_ray.ray_tasks import run_tasks
+from medsd_ray.schemas import first_fault
 from medsd_ray.storage import Storage, absolute, entry_of_bytes, open_storage
 from medsd_ray.storage.outputs import Complete, Foreign, New, claim
 
@@ -191,6 +194,8 @@ def _check(store: Storage, index: Index, components: Components) -> None:
             "wrote"
         )
     factor = vae_scale_factor(components.vae)
+    if "size" not in index.meta:
+        raise InputError(f"{store.url}/{INDEX}: no size of the images in it; run prepare again")
     if index.meta["size"] % factor:
         raise InputError(
             f"{store.url}: {index.meta['size']} px images do not divide by the VAE's {factor}; prepare "
@@ -243,18 +248,28 @@ def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:
         raise InputError(f"{wrong[min(wrong)]}{more}")
 
 
+def _read_note(store: Storage, number: int) -> dict:
+    note = store.read_json(_note(number))
+    if fault := first_fault(EncodedShard, note):
+        raise InputError(
+            f"{store.url}/{_note(number)}: damaged ({fault}); remove {store.url} and encode again"
+        )
+    return note
+
+
 def _finish(store: Storage, split: str, index: Index, meta: dict, size: int) -> None:
     """Writes the split's index; `size` is the latents' height and width."""
     if store.exists(INDEX):
         return
-    notes = [store.read_json(_note(number)) for number in range(len(index.shards))]
+    notes = [_read_note(store, number) for number in range(len(index.shards))]
     own: dict[str, Any] = {
         "sources": [shard.sha256 for shard in index.shards],
         "sample_size": [size, size],
     }
     if all("captions" in note for note in notes):  # an earlier version began without them
         own["captions"] = merged(LongCaptions(**note["captions"]) for note in notes).counts
-    write_index(store, Index("latent", split, tuple(Shard(**note["shard"]) for note in notes), meta | own))
+    shards = tuple(parse_shard(note["shard"]) for note in notes)
+    write_index(store, Index("latent", split, shards, meta | own))
     store.delete_tree(NOTES)
 
 

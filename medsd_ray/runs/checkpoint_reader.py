@@ -17,12 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
-from medsd_ray.runs.checkpoints import FORMAT, newest_usable
+from medsd_ray.runs.checkpoints import FORMAT, check_description, newest_usable
 from medsd_ray.runs.fragments import Piece, assemble
 from medsd_ray.runs.names import CHECKPOINT, optimizer_file, weights_file
 from medsd_ray.storage import Storage
@@ -57,12 +57,14 @@ class CheckpointReader:
             raise InputError(f"{store.url}: not a complete checkpoint; use an earlier one")
         self.files = files
         self.description = self._describe()
-        try:
-            fragments = self.description["fragments"].items()
-            self.shapes = {name: tuple(f["shape"]) for name, f in fragments}
-            self.pieces = {name: [Piece(name, *piece) for piece in f["pieces"]] for name, f in fragments}
-        except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"{store.url}/{CHECKPOINT} is damaged; use an earlier checkpoint") from error
+        fragments = self.description.get("fragments", {}).items()
+        self.shapes = {name: tuple(f["shape"]) for name, f in fragments}
+        self.pieces = {name: [Piece(name, *piece) for piece in f["pieces"]] for name, f in fragments}
+        for name, shape in self.shapes.items():  # before memory is taken for what is not there
+            if math.prod(shape) > sum(piece.length for piece in self.pieces[name]):
+                raise InputError(
+                    f"{store.url}/{CHECKPOINT} is damaged ({name} is not whole); use an earlier checkpoint"
+                )
 
     def _describe(self) -> dict[str, Any]:
         try:
@@ -75,6 +77,7 @@ class CheckpointReader:
             raise InputError(
                 f"{self.store.url}: not a {FORMAT} checkpoint; was it written by another version of medsd?"
             )
+        check_description(description, f"{self.store.url}/{CHECKPOINT}")
         return description
 
     def _fetch(self, name: str) -> Path:
@@ -115,11 +118,14 @@ class CheckpointReader:
             file = weights_file(piece.rank) if kind in WEIGHTS else optimizer_file(piece.rank)
             if file not in self._open:
                 self._open[file] = safe_open(self._fetch(file), framework="pt")
-            return self._open[file].get_slice(piece.key(kind))[lo:hi]
+            found = self._open[file].get_slice(piece.key(kind))
+            if found.get_shape() != [piece.length] or found.get_dtype() != "F32":
+                raise ValueError(f"{piece.key(kind)} is {found.get_dtype()} of shape {found.get_shape()}")
+            return found[lo:hi]
 
         try:
             return assemble(self.pieces[name], start, end, part)
-        except (KeyError, ValueError) as error:
+        except (KeyError, SafetensorError, ValueError) as error:
             raise InputError(
                 f"{self.store.url}: {kind} of {name} is not whole ({error}); use an earlier checkpoint"
             ) from error

@@ -10,8 +10,10 @@ from typing import TypeVar
 from medsd_ray.addresses import last_part, shown
 from medsd_ray.documents import MOST_YAML_BYTES, parse_yaml
 from medsd_ray.errors import InputError
+from medsd_ray.runs.checkpoint_schema import Description
 from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, CHECKPOINTS, RUN_SPEC, checkpoint_folder
 from medsd_ray.runs.notices import warn_once
+from medsd_ray.schemas import first_fault
 from medsd_ray.storage import COMPLETE, FolderStorage, Storage, open_storage
 
 Checkpoint = TypeVar("Checkpoint")
@@ -112,15 +114,22 @@ def describe_checkpoint(store: Storage) -> dict:
     """
     try:
         description = store.read_json(CHECKPOINT)
-        if not isinstance(description["model"], str):
-            raise TypeError
     except FileNotFoundError as error:
         raise InputError(
             f"{store.url}: no {CHECKPOINT} here; give a run's output or one of its checkpoints"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise InputError(f"{store.url}/{CHECKPOINT} is damaged; use another checkpoint") from error
+    check_description(description, f"{store.url}/{CHECKPOINT}")
+    if absent := {"model", "components"} - description.keys():
+        raise InputError(f"{store.url}/{CHECKPOINT} is damaged (no {min(absent)}); use another checkpoint")
     return _with_whole_addresses(description, store)
+
+
+def check_description(description: dict, where: str) -> None:
+    """Raises InputError, with `where` in it, for what is no checkpoint.json."""
+    if fault := first_fault(Description, description):
+        raise InputError(f"{where} is damaged ({fault}); use another checkpoint")
 
 
 def _with_whole_addresses(description: dict, store: Storage) -> dict:

@@ -112,6 +112,9 @@ def check_latents(run: RunSpec, where: str, split: tuple[str, str], index: Index
     from medsd_ray.data.latents import sample_size  # it imports torch
 
     meta = index.meta
+    needed = ("model", "vae_fingerprint", "text_encoder_fingerprint", "scaling_factor", "empty_embedding")
+    if absent := [name for name in needed if name not in meta]:
+        raise InputError(f"{where}: no {absent[0]} in the index of these latents; encode again")
     frozen_text = not run.components.text_encoder.trained
     if frozen_text and meta["empty_embedding"] is None:
         raise InputError(
