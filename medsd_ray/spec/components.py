@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medsd_ray.spec.rules import Rule, SpecModel
-from medsd_ray.spec.types import LearningRate, Text, keyed
+from medsd_ray.spec.types import Address, LearningRate, Text, keyed
 
 
 class Method(StrEnum):
@@ -30,13 +30,13 @@ class Lora(SpecModel):
     """
 
     rank: int = Field(default=16, ge=1, le=1024, description="rank of the update B·A")
-    alpha: float = Field(default=16.0, gt=0, description="the update is scaled by alpha / rank")
+    alpha: float = Field(default=16.0, gt=0, le=1e6, description="the update is scaled by alpha / rank")
 
 
 class Swap(SpecModel):
     """Another text encoder in place of the model's own, see models/methods/swap.py."""
 
-    model: Text = Field(
+    model: Address = Field(
         description="any transformers AutoModel with its tokenizer: folder, s3:// or hub name; checkpoints "
         "refer to it"
     )

@@ -7,6 +7,7 @@ field, as `run.py` declares it, and the study inside a Study that of STUDY.yaml 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -16,7 +17,7 @@ from medsd_ray.spec.images import GUIDANCE_SCALE, MOST_IMAGES, NUM_IMAGES, SEED,
 from medsd_ray.spec.rules import Rule, SpecModel
 from medsd_ray.spec.run import Resources, RunSpec
 from medsd_ray.spec.study import StudySpec
-from medsd_ray.spec.types import Name, Seconds, Subdomain, Text
+from medsd_ray.spec.types import Address, Name, Seconds, Subdomain, Text
 
 GROUP, VERSION = "medsd.io", "v1alpha1"
 
@@ -29,10 +30,18 @@ PLURALS = {"FineTune": "finetunes", "Study": "studies", "Evaluation": "evaluatio
 Prompt = Annotated[Text, Field(pattern=r"^[^\r\n]*[^\s][^\r\n]*$")]  # one line, not blank
 
 
+IN_S3 = "{}.matches('^s3://[^/]')"
+"""In CEL: an address in S3, with a bucket."""
+
+
+def _in_s3(address: str) -> bool:
+    return re.match("s3://[^/]", address) is not None
+
+
 class Report(SpecModel):
     """Images to generate and to measure against real ones."""
 
-    real: Text = Field(description="image shards that `medsd prepare` wrote; s3://")
+    real: Address = Field(description="image shards that `medsd prepare` wrote; s3://")
     prompts: Annotated[list[Prompt], Field(min_length=1, max_length=64)] = Field(
         description="what to generate images of, one line each; they take turns"
     )
@@ -106,14 +115,14 @@ class FineTuneSpec(Job):
 
     rules = (
         Rule(
-            "self.run.output.startsWith('s3://')",
+            IN_S3.format("self.run.output"),
             "run.output must be an s3:// address: a pod's own folder is gone with it",
-            lambda spec: spec.run.output.startswith("s3://"),
+            lambda spec: _in_s3(spec.run.output),
         ),
         Rule(
-            "self.run.data.train.startsWith('s3://')",
+            IN_S3.format("self.run.data.train"),
             "run.data.train must be an s3:// address",
-            lambda spec: spec.run.data.train.startswith("s3://"),
+            lambda spec: _in_s3(spec.run.data.train),
         ),
     )
 
@@ -121,10 +130,10 @@ class FineTuneSpec(Job):
 class EvaluationSpec(Job):
     """Generate and evaluate, of a model that is there already."""
 
-    model: Text = Field(description="a run's output, a checkpoint or a pipeline; s3:// or a hub name")
-    base: Text | None = Field(default=None, description="the model before adaptation, as a reference")
+    model: Address = Field(description="a run's output, a checkpoint or a pipeline; s3:// or a hub name")
+    base: Address | None = Field(default=None, description="the model before adaptation, as a reference")
     report: Report
-    output: Text = Field(description="s3:// address for the images and the report")
+    output: Address = Field(description="s3:// address for the images and the report")
     numWorkers: int = Field(
         default=1,
         ge=1,
@@ -134,9 +143,9 @@ class EvaluationSpec(Job):
 
     rules = (
         Rule(
-            "self.output.startsWith('s3://')",
+            IN_S3.format("self.output"),
             "output must be an s3:// address: a pod's own folder is gone with it",
-            lambda spec: spec.output.startswith("s3://"),
+            lambda spec: _in_s3(spec.output),
         ),
     )
 
@@ -150,14 +159,14 @@ class StudyJobSpec(Job):
 
     rules = (
         Rule(
-            "self.study.output.startsWith('s3://')",
+            IN_S3.format("self.study.output"),
             "study.output must be an s3:// address: a pod's own folder is gone with it",
-            lambda spec: spec.study.output.startswith("s3://"),
+            lambda spec: _in_s3(spec.study.output),
         ),
         Rule(
-            "self.study.shards.startsWith('s3://')",
+            IN_S3.format("self.study.shards"),
             "study.shards must be an s3:// address",
-            lambda spec: spec.study.shards.startswith("s3://"),
+            lambda spec: _in_s3(spec.study.shards),
         ),
         Rule(
             "self.study.space.all(path, !path.startsWith('resources'))",

@@ -33,9 +33,10 @@ class Rule:
 
 
 class SpecModel(BaseModel):
-    """A part of the spec: it takes only the fields that it declares, never changes, and obeys its rules."""
+    """A part of the spec: it takes only the fields that it declares and finite numbers, never changes,
+    and obeys its rules."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     @model_validator(mode="after")

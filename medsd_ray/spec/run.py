@@ -13,7 +13,7 @@ from pydantic import Field
 
 from medsd_ray.spec.components import Components
 from medsd_ray.spec.rules import Rule, SpecModel
-from medsd_ray.spec.types import DnsLabel, LearningRate, Positive, Seed, Text, Workers
+from medsd_ray.spec.types import Address, Beta, DnsLabel, LearningRate, Positive, Seed, Text, Weight, Workers
 
 MAX_BATCH = 1_000_000
 
@@ -21,13 +21,13 @@ MAX_BATCH = 1_000_000
 class Data(SpecModel):
     """The shards that a run learns from: images for the VAE, latents for the text encoder and the U-Net."""
 
-    train: Text = Field(
+    train: Address = Field(
         description="shards: the root that prepare or encode wrote, or one split of it; folder or s3://"
     )
-    validation: Text | None = Field(
+    validation: Address | None = Field(
         default=None, description="where absent, `validation` beside the training split if there is one"
     )
-    cache: Text | None = Field(
+    cache: Address | None = Field(
         default=None, description="local folder for fetched shards; a temporary one where absent"
     )
 
@@ -39,7 +39,7 @@ class Objective(SpecModel):
         default=None, description="the model's own where absent"
     )
     snr_gamma: float | None = Field(
-        default=5.0, gt=0, description="min-SNR weighting (Hang et al. 2023); null: none"
+        default=5.0, gt=0, le=1e6, description="min-SNR weighting (Hang et al. 2023); null: none"
     )
     noise_offset: float = Field(
         default=0.0,
@@ -56,9 +56,9 @@ class Objective(SpecModel):
 class VaeObjective(SpecModel):
     """What the VAE learns: |x - x̂| + kl_weight·KL + edge_weight·|∇x - ∇x̂|; see training/vae_objective.py."""
 
-    kl_weight: float = Field(default=0.02, ge=0, description="times the KL divergence per pixel value")
-    edge_weight: float = Field(
-        default=1.0, ge=0, description="times the absolute difference of the images' gradients"
+    kl_weight: Weight = Field(default=0.02, description="times the KL divergence per pixel value")
+    edge_weight: Weight = Field(
+        default=1.0, description="times the absolute difference of the images' gradients"
     )
 
 
@@ -67,10 +67,10 @@ class Prior(SpecModel):
     class.
     """
 
-    data: Text = Field(
+    data: Address = Field(
         description="latent shards of class images: what generate, prepare and encode made; folder or s3://"
     )
-    weight: float = Field(default=1.0, gt=0, description="times the loss on the class images")
+    weight: float = Field(default=1.0, gt=0, le=1e6, description="times the loss on the class images")
 
 
 class Offload(SpecModel):
@@ -100,11 +100,11 @@ class Training(SpecModel):
     )
     learning_rate: LearningRate = Field(default=1e-4, description="peak")
     warmup_steps: int = Field(default=0, ge=0, description="linear, then cosine down to zero at max_steps")
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's, decoupled from the gradient")
-    adam_betas: tuple[float, float] = Field(
+    weight_decay: Weight = Field(default=0.01, description="AdamW's, decoupled from the gradient")
+    adam_betas: tuple[Beta, Beta] = Field(
         default=(0.9, 0.999), description="decay of AdamW's first and second moments"
     )
-    gradient_clipping: float | None = Field(default=1.0, gt=0, description="global norm; null: none")
+    gradient_clipping: float | None = Field(default=1.0, gt=0, le=1e6, description="global norm; null: none")
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=2,
         description="what DeepSpeed's ZeRO divides among the workers; 0: nothing, 1: optimizer state, 2: "
@@ -240,7 +240,7 @@ class RunSpec(SpecModel):
     seed: Seed = Field(
         default=0, description="of initial weights, of the order of the samples, and of the noise"
     )
-    model: Text = Field(
+    model: Address = Field(
         default="medsd-small", description="pipeline folder, checkpoint, s3://, hub name, or medsd-small"
     )
     data: Data
@@ -251,7 +251,7 @@ class RunSpec(SpecModel):
     training: Training
     checkpoint: Checkpoint = Checkpoint()
     resources: Resources = Resources()
-    output: Text = Field(description="folder or s3:// for checkpoints, logs and samples of this run")
+    output: Address = Field(description="folder or s3:// for checkpoints, logs and samples of this run")
 
     rules = (
         Rule(

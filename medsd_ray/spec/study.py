@@ -26,7 +26,7 @@ from medsd_ray.spec.images import (
 from medsd_ray.spec.rules import Rule, SpecModel
 from medsd_ray.spec.run import Training
 from medsd_ray.spec.space import Dimension, ordered, repeated
-from medsd_ray.spec.types import DnsLabel, Positive, Seed, Text
+from medsd_ray.spec.types import Address, DnsLabel, Positive, Seed, Text
 
 MOST_COMBINATIONS = 4096
 
@@ -133,8 +133,8 @@ class StudySpec(SpecModel):
     """A search over a run's template: what is tried, how, and what makes one trial better than another."""
 
     name: DnsLabel = Field(description="a DNS label")
-    output: Text = Field(description="folder or s3:// for all that the study writes")
-    shards: Text = Field(description="image shards that prepare wrote; folder or s3://")
+    output: Address = Field(description="folder or s3:// for all that the study writes")
+    shards: Address = Field(description="image shards that prepare wrote; folder or s3://")
     run: dict[str, Any] = Field(
         description="template: a run without name, data, output and seed, which the study gives"
     )

@@ -16,6 +16,15 @@ Seed = Annotated[int, Field(ge=SEED.lowest, le=SEED.highest)]
 
 Text = Annotated[str, Field(max_length=1024)]  # as long as a key of S3 may be
 
+Address = Annotated[Text, Field(min_length=1, pattern=r"\S")]
+"""Of a folder, `s3://`, or a model's name: something must be there to be found."""
+
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+"""Of a term of a loss or an update: finite also in 32 bits, times what it weighs."""
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""A share that an average keeps at each step; at 1 it would never move."""
+
 Workers = Annotated[int, Field(ge=1, le=4096)]
 
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]

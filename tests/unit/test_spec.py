@@ -155,6 +155,23 @@ def test_a_key_that_is_there_twice_is_refused_with_both_lines(file: Path):
         load_run(file, ["components={a: 1, a: 2}"])
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "training.weight_decay", "training.gradient_clipping", "training.learning_rate", "training.ema.decay",
+        "objective.snr_gamma", "objective.noise_offset", "objective.conditioning_dropout",
+        "vae_objective.kl_weight", "vae_objective.edge_weight",
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none_are_refused(field: str, number: float):
+    assert field in refusal(run_with(field, number))
+    for betas in ([number, 0.9], [0.9, number]):
+        assert "training.adam_betas" in refusal(run_with("training.adam_betas", betas))
+    assert "alpha" in refusal(run_with("components.unet", {"method": "lora", "lora": {"alpha": number}}))
+    assert "prior.weight" in refusal(run_with("prior", {"data": "x", "weight": number}))
+
+
 @pytest.mark.parametrize("text", ["1e-4", "0.0001", "1.0e-4", "1E-04"])
 def test_a_number_in_any_form_is_a_number(file: Path, text: str):
     assert load_run(file, [f"training.learning_rate={text}"]).training.learning_rate == 1e-4
