@@ -10,6 +10,7 @@ from medsd_ray.errors import InputError, RunError
 from medsd_ray.runs.checkpoints import newest_complete
 from medsd_ray.runs.names import REPORT, REPORT_DATA
 from medsd_ray.storage import COMPLETE, Storage, open_storage
+from medsd_ray.storage.outputs import is_empty, left_by_file_manager
 
 
 def download(
@@ -26,7 +27,7 @@ def download(
     The last three options are those of `export`, whose report is the run's own where absent. Raises
     InputError where `dest` is not empty or there is nothing complete to fetch.
     """
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+    if dest.exists() and (not dest.is_dir() or not is_empty(open_storage(dest))):
         raise InputError(f"{dest}: there already; choose another DEST or remove this one")
     if what != "export" and (report or without_memorisation_check or raw):
         raise InputError("--report, --without-memorisation-check and --raw belong to --what export")
@@ -64,6 +65,9 @@ def fetch(source: Storage, dest: Path) -> None:
     try:
         source.download_tree(part, files)
         part.chmod(0o755)
+        for left in dest.iterdir() if dest.is_dir() else ():  # else it cannot be replaced
+            if left_by_file_manager(left.name):
+                left.unlink()
         part.replace(dest)
     except FileNotFoundError as error:
         raise RunError(

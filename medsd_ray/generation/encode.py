@@ -45,6 +45,7 @@ from medsd_ray.models.tokens import (
     tokenizer_fingerprint,
 )
 from medsd_ray.progress_line import ProgressLine
+from medsd_ray.ray_cluster import check_address
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.schemas import first_fault
 from medsd_ray.storage import Storage, absolute, entry_of_bytes, open_storage
@@ -87,6 +88,8 @@ def encode(
     for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
         if value < 1:
             raise InputError(f"{name} is {value}; choose 1 or more")
+    if num_workers > 1:
+        check_address()
     out = absolute(open_storage(dest))
     splits = {split: open_split(shards, split) for split in list_splits(shards)}
     # The noise schedule too: a model that cannot be trained is refused before it has encoded anything.

@@ -24,6 +24,7 @@ from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.progress_line import ProgressLine
+from medsd_ray.ray_cluster import check_address
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.runs.names import GENERATED
 from medsd_ray.spec.images import BATCH_SIZE, NUM_IMAGES, SEED, Sampling
@@ -67,6 +68,8 @@ def generate(
         raise InputError(f"num_workers is {num_workers}; choose 1 or more")
     if not prompts:
         raise InputError("there is no prompt; give --prompt TEXT or --prompts FILE")
+    if num_workers > 1:
+        check_address()
     store = absolute(open_storage(out))
     plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling)
     if not _begin(store, plan):

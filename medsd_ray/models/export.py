@@ -28,6 +28,7 @@ from medsd_ray.runs.checkpoints import describe_checkpoint, run_of, trained
 from medsd_ray.runs.names import MANIFEST, REPORT_DATA
 from medsd_ray.spec.shown_addresses import without_local_paths
 from medsd_ray.storage import Storage, open_storage
+from medsd_ray.storage.outputs import is_empty
 
 LEAST_WORDS = 3
 
@@ -59,7 +60,7 @@ def export(
             f"{checkpoint}: not a run's output and no checkpoint; a pipeline folder needs no export"
         )
     store = open_storage(dest)
-    if store.list():
+    if not is_empty(store):
         raise InputError(f"{dest}: not empty; choose another DEST or remove this one")
     descriptions = [describe_checkpoint(s) for s in resolve(checkpoint).checkpoints]
     descriptions = [
@@ -219,8 +220,8 @@ Its text encoder is no CLIP, which diffusers' pipeline would need: it takes prom
     from transformers import AutoModel, AutoTokenizer
 
     pipeline = StableDiffusionPipeline.from_pretrained("this folder", text_encoder=None, tokenizer=None)
-    encoder = AutoModel.from_pretrained("this folder/text_encoder").eval()
-    tokenizer = AutoTokenizer.from_pretrained("this folder/tokenizer")
+    encoder = AutoModel.from_pretrained("this folder/text_encoder", trust_remote_code=False).eval()
+    tokenizer = AutoTokenizer.from_pretrained("this folder/tokenizer", trust_remote_code=False)
     learnt = load_file("this folder/text_encoder/projection.safetensors")
 
     @torch.no_grad()

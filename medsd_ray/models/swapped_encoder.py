@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medsd_ray.errors import InputError
-from medsd_ray.models.weights import load_partial_state
+from medsd_ray.models.weights import load_partial_state, without_own_code
 
 PROJECTION = "projection.safetensors"
 
@@ -55,18 +55,24 @@ def hidden_states(encoder: Any, ids: Tensor, pad_id: int) -> Tensor:
 
 
 def load_tokenizer(folder: Path) -> Any:
+    """Raises InputError where it needs code of its own."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with without_own_code(folder):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def load_encoder(folder: Path) -> Any:
-    """Without its pooler, whose output no token sees. Raises InputError where weights are missing."""
+    """Without its pooler, whose output no token sees. Raises InputError where weights are missing, or where
+    code of its own is needed.
+    """
     from transformers import AutoModel
 
-    encoder, info = AutoModel.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-    )
+    with without_own_code(folder):
+        encoder, info = AutoModel.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            dtype=torch.float32, output_loading_info=True,
+        )  # fmt: skip
     if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
         raise InputError(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}; copy it anew")
     if getattr(encoder, "pooler", None) is not None:

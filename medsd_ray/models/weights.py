@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,22 @@ def quiet_libraries() -> None:
         logging.set_verbosity_error()
 
 
+@contextlib.contextmanager
+def without_own_code(path: Path | str) -> Iterator[None]:
+    """Says in words of ours that a model needs code of its own. What loads it in the block is called with
+    `trust_remote_code=False`: without it, transformers would ask on the terminal whether to run the code.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise InputError(
+            f"{path}: this model brings code of its own (auto_map in its configuration), which medsd never "
+            "runs; choose one whose architecture transformers has"
+        ) from error
+
+
 def load_module(kind: Any, path: Path, stem: str, **options) -> nn.Module:
     """A module from a component's folder, all its weights present. Half precision files serve where no others
     are.
@@ -33,6 +51,7 @@ def load_module(kind: Any, path: Path, stem: str, **options) -> nn.Module:
             )
         raise InputError(f"{path}: there is no {stem}.safetensors; copy or convert the model whole")
     variant = "fp16" if set(half) == set(plain) else None
+    # diffusers' and transformers' own classes, which run no code of a folder.
     module, info = kind.from_pretrained(
         path,
         use_safetensors=True,

@@ -21,6 +21,8 @@ from medsd_ray.evaluation.figures.accuracy import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
 from medsd_ray.evaluation.report.format import png_bytes
 from medsd_ray.reader_study.study import FORMAT, IMAGES, KEY, STUDY
+from medsd_ray.storage import open_storage
+from medsd_ray.storage.outputs import is_empty
 
 HELD_OUT = ("test", "validation")  # the first split that is there: readers see what no model was trained on
 
@@ -70,7 +72,7 @@ def new_study(
         raise InputError(
             f"{out}: a reader study is kept in a folder of the machine that serves it; give --out a folder"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or not is_empty(open_storage(folder))):
         raise InputError(f"{out}: not an empty folder; choose another --out, so that no answers are lost")
     if num_images is not None and num_images < 2:
         raise InputError(f"num_images is {num_images}; choose 2 or more, half of them real")

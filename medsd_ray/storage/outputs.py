@@ -78,7 +78,17 @@ def claim(
             return Foreign(name, differing)
         whole = name == record if begun else store.complete() is not None
         return Complete(value) if whole else Unfinished()
-    return Foreign(None) if any(store.list(prefix) for prefix in within) else New()
+    return New() if all(is_empty(store, prefix) for prefix in within) else Foreign(None)
+
+
+def is_empty(store: Storage, prefix: str = "") -> bool:
+    """Whether there is no file under a prefix but what a file manager puts into folders that it shows."""
+    return all(left_by_file_manager(key.rpartition("/")[2]) for key in store.list(prefix))
+
+
+def left_by_file_manager(name: str) -> bool:
+    """Whether a file of this name is one that file managers leave behind."""
+    return name in (".DS_Store", ".directory", "Thumbs.db", "desktop.ini") or name.startswith("._")
 
 
 def read_finished(store: Storage, record: str, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from medsd_ray.data.shards import Index, open_split
 from medsd_ray.errors import InputError
 from medsd_ray.models.resolve import model_fingerprint
-from medsd_ray.ray_cluster import ensure_ray
+from medsd_ray.ray_cluster import cluster_address, ensure_ray
 from medsd_ray.runs.checkpoints import newest_usable, saved_steps
 from medsd_ray.runs.names import RUN_SPEC
 from medsd_ray.spec.run import RunSpec
@@ -181,7 +180,7 @@ def check_gpus(run: RunSpec) -> None:
     import ray
 
     available, wanted = int(ray.cluster_resources().get("GPU", 0)), run.resources.num_workers
-    if run.resources.use_gpu and available < wanted and not os.environ.get("RAY_ADDRESS"):
+    if run.resources.use_gpu and available < wanted and not cluster_address():
         raise InputError(
             f"resources: {wanted} workers with a GPU each, but this machine has {available}; "
             "set use_gpu to false"

@@ -10,7 +10,6 @@ tune/                                  Ray Tune's own notes, while it runs
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from typing import Any
 
@@ -18,7 +17,7 @@ from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.evaluation.messages import print_line
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.generation.prompts import prompts_of_shards
-from medsd_ray.ray_cluster import ensure_ray
+from medsd_ray.ray_cluster import cluster_address, ensure_ray
 from medsd_ray.runs.names import BEST_RUN, STOP, STUDY_SPEC, STUDY_TABLE
 from medsd_ray.spec import plan
 from medsd_ray.spec.load import dump_study
@@ -60,15 +59,15 @@ def tune(study: StudySpec, resume: bool = False, auto_resume: bool = False) -> d
     if auto_resume and there and (finished := finished_study(output, study)):
         print_line(markdown.report(study, finished))
         return finished
+    concurrent = start_ray(study)  # first, so that nothing is written where there is none
     output.write(STUDY_SPEC, dump_study(study).encode())
     output.delete(STOP)
     record = StudyRecord(study, output, versions())
     try:
         record.save("running")
-        concurrent = start_ray(study)
         # What is made before the trials has the machine to itself. On a cluster, what is free is not for
         # medsd to say.
-        judged = prepare(study, record, together=1 if os.environ.get("RAY_ADDRESS") else concurrent)
+        judged = prepare(study, record, together=1 if cluster_address() else concurrent)
         search(record, judged, concurrent)
     except (KeyboardInterrupt, Interrupted):
         record.save("interrupted")
@@ -89,7 +88,7 @@ def start_ray(study: StudySpec) -> int:
     wanted = study.search.max_concurrent
     ensure_ray(wanted * max(of_trial.sizes[-1] * of_trial.cpus_per_worker for of_trial in resources))
     gpus = max(of_trial.num_workers if of_trial.use_gpu else 0 for of_trial in resources)
-    if not gpus or os.environ.get("RAY_ADDRESS"):  # a cluster may yet grow
+    if not gpus or cluster_address():  # a cluster may yet grow
         return wanted
     return max(1, min(wanted, int(ray.cluster_resources().get("GPU", 0)) // gpus))
 

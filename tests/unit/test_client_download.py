@@ -66,6 +66,7 @@ def test_what_is_not_there_and_a_folder_in_use_are_refused(s3: str, tmp_path: Pa
 def test_the_report_is_fetched_into_an_empty_folder(s3: str, tmp_path: Path):
     upload(f"{s3}/report", {"report.html": "<html>", "report.json": "{}"}, tmp_path / "source")
     (tmp_path / "dest").mkdir()
+    (tmp_path / "dest" / ".DS_Store").touch()  # as a file manager leaves it
     download(s3, tmp_path / "dest", "report")
     assert files(tmp_path / "dest") == ["COMPLETE", "report.html", "report.json"]
 

@@ -14,7 +14,16 @@ from medsd_ray.evaluation import evaluate
 from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.runs.record import RunRecord
 from medsd_ray.storage import COMPLETE, FolderStorage, entry_of_bytes, entry_of_file
-from medsd_ray.storage.outputs import Complete, Foreign, New, Unfinished, claim, finish, read_finished
+from medsd_ray.storage.outputs import (
+    Complete,
+    Foreign,
+    New,
+    Unfinished,
+    claim,
+    finish,
+    is_empty,
+    read_finished,
+)
 
 PLAN = {"model": "medsd-small", "seed": 1}
 
@@ -53,6 +62,14 @@ def test_the_record_decides_where_it_is_written_last(store: FolderStorage):
     assert state(PLAN | {"seed": 2}) == Foreign(".progress/plan.json", ("seed",))
     store.write_json("index.json", {"plan": PLAN, "samples": 3})
     assert state(PLAN) == Complete({"plan": PLAN, "samples": 3})
+
+
+def test_what_file_managers_leave_is_nothing(store: FolderStorage):
+    for name in (".DS_Store", "sub/._a.png", "Thumbs.db", "desktop.ini", ".directory"):
+        store.write(name, b"x")
+    assert is_empty(store) and claim(store, PLAN, "plan.json") == New()
+    store.write("sub/.hidden", b"x")
+    assert not is_empty(store) and claim(store, PLAN, "plan.json") == Foreign(None)
 
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b"{}", b'{"settings": 1}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,40 @@ def test_what_is_no_text_encoder_is_refused(tmp_path: Path, options: dict, how: 
     with pytest.raises(InputError, match=words) as caught:
         swapped(write_encoder(tmp_path, **options), **how)
     assert "\n" not in str(caught.value)
+
+
+def with_code(folder: Path, file: str, own: dict[str, Any]) -> Path:
+    """An encoder's folder whose configuration asks for code beside it; a file `ran` tells that it was run."""
+    write_encoder(folder)
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | own))
+    ran = folder.parent / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\nC = M = T = object\n")
+    return ran
+
+
+def test_a_model_that_needs_code_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    own = {"model_type": "of_its_own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}
+    ran = with_code(tmp_path / "encoder", "config.json", own)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    with pytest.raises(InputError, match=r"brings code of its own .* which medsd never runs"):
+        swapped(str(tmp_path / "encoder"))
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "own"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "own.M"}}),
+        ("tokenizer_config.json", {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": ["own.T", None]}}),
+    ],
+)
+def test_code_beside_a_model_that_transformers_knows_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, own: dict[str, Any]
+):
+    ran = with_code(tmp_path / "encoder", file, own)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    assert swapped(str(tmp_path / "encoder")).text_encoder is not None
+    assert not ran.exists()
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path):

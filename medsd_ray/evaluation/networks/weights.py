@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.networks.batches import device
 from medsd_ray.models.resolve import ENCODER_FILES, cached
+from medsd_ray.models.weights import without_own_code
 from medsd_ray.storage import open_storage
 
 
@@ -98,8 +99,10 @@ def load_encoder(folder: str | Path, kind: Any, processors: Any, *, owner: str, 
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder; give that of {owner}")
     try:
-        model = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-        processor = processors.from_pretrained(folder, local_files_only=True)
+        with without_own_code(folder):
+            own: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            model = kind.from_pretrained(folder, use_safetensors=True, **own).eval()
+            processor = processors.from_pretrained(folder, **own)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{folder}: not {what} with safetensors weights and a processor ({first_line(error)})"
