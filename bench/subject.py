@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from common import CACHE
 
@@ -32,15 +33,15 @@ def model(layout: str) -> str:
 
 
 def _save(layout: str, folder: Path) -> None:
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers import DDPMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from medsd_ray.base_model.architecture import build_tokenizer
     from medsd_ray.models.components import Components
     from medsd_ray.models.save import save_pipeline
 
-    # diffusers' annotations say tuple[str] where tuples of any length are meant, and a tokenizer's ids of
-    # special tokens are annotated as anything: hence what the type checker is told to ignore.
+    # A tokenizer's ids of special tokens are annotated as anything: hence what the type checker is told to
+    # ignore.
     wide = layout == "sd2"  # OpenCLIP ViT-H's text tower, less its last layer, in place of CLIP ViT-L's
     width, layers, heads = (1024, 23, 16) if wide else (768, 12, 12)
     tokenizer = build_tokenizer()
@@ -58,30 +59,11 @@ def _save(layout: str, folder: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
         pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
     )
-    down, up = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     components = Components(
-        vae=AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),  # pyright: ignore[reportArgumentType]
-            layers_per_block=2,
-            latent_channels=4,
-            sample_size=512,
-            down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
-            up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
-        ),
+        vae=vae(),
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
-        unet=UNet2DConditionModel(
-            sample_size=64,
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=(320, 640, 1280, 1280),
-            layers_per_block=2,
-            down_block_types=down,
-            up_block_types=up,
-            cross_attention_dim=width,
-            attention_head_dim=(5, 10, 20, 20) if wide else 8,  # pyright: ignore[reportArgumentType]
-            use_linear_projection=wide,
-        ),
+        unet=unet(layout),
         scheduler=DDPMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -91,6 +73,50 @@ def _save(layout: str, folder: Path) -> None:
         ),
     )
     save_pipeline(components, folder)
+
+
+# diffusers' annotations say tuple[str] where tuples of any length are meant: hence what the type checker is
+# told to ignore.
+
+
+def unet(layout: str) -> Any:
+    """A U-Net of random weights in the layout of SD 1.x (860 M parameters) or SD 2 base (866 M), on the
+    device that is torch's default.
+    """
+    from diffusers import UNet2DConditionModel
+
+    if layout == "small":
+        from medsd_ray.models.load import load_components
+
+        return load_components("medsd-small", only=("unet",)).unet
+    wide = layout == "sd2"
+    down, up = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    return UNet2DConditionModel(
+        sample_size=64,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(320, 640, 1280, 1280),
+        layers_per_block=2,
+        down_block_types=down,
+        up_block_types=up,
+        cross_attention_dim=1024 if wide else 768,
+        attention_head_dim=(5, 10, 20, 20) if wide else 8,  # pyright: ignore[reportArgumentType]
+        use_linear_projection=wide,
+    )
+
+
+def vae() -> Any:
+    """A VAE of random weights in Stable Diffusion's layout, 84 M parameters."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),  # pyright: ignore[reportArgumentType]
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+    )
 
 
 def shards(count: int, size: int, shard_size: str = "1MiB") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ def batches(
     micro_batch_size: int,
     rank: int,
     world_size: int,
+    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda sample: sample,
 ) -> Iterator[list[dict[str, Tensor]]]:
     """Reads a worker's share of each step, ahead of need by a thread.
 
@@ -34,10 +35,10 @@ def batches(
         micro_batch_size: Samples of a forward pass on a worker; the last one of a step may have fewer.
         rank: This worker's number.
         world_size: The number of workers.
+        prepare: What the thread makes of each micro batch, as `ShardedDataset.batch` gives it.
 
     Yields:
-        For each step in [first_step, last_step) the worker's micro batches, as `ShardedDataset.batch` gives
-        them.
+        For each step in [first_step, last_step) the worker's micro batches, prepared.
 
     Raises:
         InputError: A shard is missing or damaged. What the thread raises is raised here.
@@ -60,7 +61,7 @@ def batches(
                 share = batch_positions(step, global_batch_size, rank, world_size)
                 put(
                     [
-                        dataset.batch(share[at : at + micro_batch_size])
+                        prepare(dataset.batch(share[at : at + micro_batch_size]))
                         for at in range(0, len(share), micro_batch_size)
                     ]
                 )

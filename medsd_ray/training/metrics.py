@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -10,26 +14,50 @@ WARM_UP_STEPS = 3
 
 
 class ThroughputMeter:
-    """Images per second of the steps alone, without validation, samples and saving."""
+    """Images per second of the steps alone, without validation, samples and saving.
 
-    def __init__(self, global_batch_size: int):
-        self.batch = global_batch_size
-        self._all: list[float] = []
-        self._closed = 0
+    A GPU's steps are only set going by the host, so the device is waited for where a figure is taken, and
+    there alone.
+    """
 
-    def add(self, seconds: float) -> None:
-        self._all.append(seconds)
+    def __init__(self, global_batch_size: int, device: torch.device):
+        self.batch, self.device = global_batch_size, device
+        self._began = time.monotonic()
+        self._steps, self._seconds = 0, 0.0
+        self._at_window = self._warm = (0, 0.0)
+
+    def step_done(self) -> None:
+        self._steps += 1
+        if self._steps == WARM_UP_STEPS:
+            self._warm = self._read()
+
+    @contextlib.contextmanager
+    def paused_if(self, condition: bool) -> Iterator[None]:
+        """What is done within does not count, where `condition` holds."""
+        if condition:
+            self._read()
+        yield
+        if condition:
+            self._began = time.monotonic()
 
     def window(self) -> tuple[float, float]:
         """Images per second and seconds per step since the last call."""
-        seconds, self._closed = self._all[self._closed :], len(self._all)
-        mean = sum(seconds) / len(seconds)
+        (steps, seconds), self._at_window = self._at_window, self._read()
+        mean = max(self._at_window[1] - seconds, 1e-9) / (self._at_window[0] - steps)
         return self.batch / mean, mean
 
     def steady(self) -> float | None:
-        """Images per second over all steps but the first; None where there are too few."""
-        seconds = self._all[WARM_UP_STEPS:]
-        return self.batch * len(seconds) / sum(seconds) if seconds else None
+        """Images per second from the end of the warm-up to the last window; None where that is nothing."""
+        steps, seconds = (now - warm for now, warm in zip(self._at_window, self._warm, strict=True))
+        return self.batch * steps / seconds if self._steps >= WARM_UP_STEPS and steps > 0 else None
+
+    def _read(self) -> tuple[int, float]:
+        """Steps and their seconds up to now."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.monotonic()
+        self._seconds, self._began = self._seconds + now - self._began, now
+        return self._steps, self._seconds
 
 
 class LossWindow:
@@ -42,9 +70,10 @@ class LossWindow:
             2, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device
         )
 
-    def add(self, loss: Tensor) -> None:
-        """`loss` is the mean of one micro batch; all have the same size."""
-        self.sums += torch.stack([loss.to(self.sums.dtype), torch.ones_like(self.sums[0])])
+    def add(self, losses: Tensor) -> None:
+        """`losses` (micro batches,) are the means of a step's micro batches; all have the same size."""
+        losses = losses.to(self.sums.dtype)
+        self.sums += torch.stack([losses.sum(), torch.ones_like(losses).sum()])
 
     def close(self) -> Tensor:
         """(sum of losses, number of micro batches) since the last call."""

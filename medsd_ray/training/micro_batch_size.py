@@ -9,7 +9,8 @@ from medsd_ray.data.loader import batches
 from medsd_ray.errors import InputError
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.collectives import Collectives
-from medsd_ray.training.engine import autocast
+from medsd_ray.training.device_batches import to_device
+from medsd_ray.training.engine import DTYPES
 from medsd_ray.training.stages.stage import StageModule
 
 
@@ -29,8 +30,15 @@ def choose_micro_batch_size(
     divisors = [size for size in range(share, 0, -1) if share % size == 0]
     if collectives.device.type == "cpu":
         return next(size for size in divisors if size <= 64)
+    # Tried in the run's precision, without compiling for each size.
+    float32 = {name: p.detach().clone() for name, p in stage.named_parameters()}
     stage.to(collectives.device)
-    fitting = next((size for size in divisors if _fits(run, stage, dataset, size, collectives)), 0)
+    for parameter in stage.parameters():
+        parameter.data = parameter.data.to(DTYPES[training.precision or "fp32"])
+    with torch.compiler.set_stance("force_eager"):
+        fitting = next((size for size in divisors if _fits(run, stage, dataset, size, collectives)), 0)
+    for name, parameter in stage.named_parameters():
+        parameter.data = float32[name]
     smallest = -int(collectives.max(-fitting)[0])
     if not smallest:
         raise InputError(
@@ -56,16 +64,13 @@ def _fits(
             world_size=1,
         )
         for (sample,) in steps:
-            batch = stage.largest(stage.prepare(sample, "train", device))
-            with autocast(run.training, device):
-                loss = stage(batch)
-            loss.backward()
-        # The gradients are there now; Adam's moments and the master weights, 12 bytes a parameter at most,
-        # are yet to come.
+            stage(stage.largest(to_device(stage.prepare(sample, "train"), device))).backward()
+        # The gradients are there now; Adam's moments, the masters and in half precision their float32
+        # gradients, 16 bytes a parameter at most, are yet to come.
         to_come = (
             0
             if run.training.offload.optimizer
-            else 12 * sum(p.numel() for p in stage.parameters() if p.requires_grad)
+            else 16 * sum(p.numel() for p in stage.parameters() if p.requires_grad)
         )
         return (
             torch.cuda.max_memory_allocated(device) + to_come

@@ -65,7 +65,7 @@ def restore(engine: Engine, owned_ranges: OwnedRanges, ema: Ema | None, reader: 
     """
     description = reader.description
     engine.restore_moments(reader.read, description["updates"])
-    engine.loss_scale.scale, engine.loss_scale.good_steps = description["loss_scale"]
+    engine.loss_scale.restore(*description["loss_scale"])
     if ema:
         kind = "ema" if description["ema"] else "weight"
         for (piece, _), average in zip(owned_ranges, ema.averages, strict=True):

@@ -34,13 +34,14 @@ class Snapshot:
         """
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
+        updated = self.engine.updates() > 0
         for index, (piece, owned) in enumerate(self.owned_ranges):
             weights |= self._copy(piece.key("weight"), owned.view(owned.tensor))
             if self.ema:
                 weights |= self._copy(piece.key("ema"), self.ema.averages[index])
             live = (
                 self.engine.moments(owned)
-                if self.engine.updates
+                if updated
                 else {kind: torch.zeros(owned.length) for kind in MOMENTS}
             )
             for kind, tensor in live.items():
@@ -76,8 +77,8 @@ def checkpoint_description(
         "format": FORMAT,
         "step": step,
         "position": step * run.training.global_batch_size,
-        "updates": engine.updates,
-        "loss_scale": [engine.loss_scale.scale, engine.loss_scale.good_steps],
+        "updates": engine.updates(),
+        "loss_scale": list(engine.loss_scale.state()),
         "ema": ema,
         "validation_loss": validation_loss,
         "model": shown(checked.model),

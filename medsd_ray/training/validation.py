@@ -9,6 +9,7 @@ import torch
 from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.data.loader import batches
 from medsd_ray.training.collectives import Collectives
+from medsd_ray.training.device_batches import to_device
 from medsd_ray.training.engine import Engine
 from medsd_ray.training.stages.stage import StageModule
 
@@ -53,11 +54,8 @@ class Validation:
             # All workers make as many forward passes, as ZeRO 3 needs; one that is left with no sample
             # discards it.
             chosen = wanted if wanted.any() else torch.arange(len(wanted)) == 0
-            loss = self.engine(
-                self.stage.prepare(
-                    {k: v[chosen] for k, v in sample.items()}, "validation", self.collectives.device
-                )
-            )
+            batch = self.stage.prepare({k: v[chosen] for k, v in sample.items()}, "validation")
+            loss = self.engine(to_device(batch, self.collectives.device))
             if wanted.any():
                 count = int(wanted.sum())
                 total += torch.tensor([float(loss) * count, count], dtype=torch.float64)

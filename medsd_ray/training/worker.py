@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.checkpoint_writer import CheckpointWriter
 from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.compile_cache import CompileCache
+from medsd_ray.training.compute_dtype import compute_dtypes
 from medsd_ray.training.datasets import open_dataset, with_prior
+from medsd_ray.training.device_batches import on_device, pinned
 from medsd_ray.training.ema import Ema
-from medsd_ray.training.engine import Engine
+from medsd_ray.training.engine import Engine, build_engine
 from medsd_ray.training.learning_rate import learning_rate_factor, peak_learning_rates
 from medsd_ray.training.metrics import LossWindow, ThroughputMeter
 from medsd_ray.training.micro_batch_size import choose_micro_batch_size
@@ -84,7 +86,8 @@ class Trainer:
             if found:
                 load_weights(self.stage, found)
             self.micro = choose_micro_batch_size(run, self.stage, self.dataset, self.collectives)
-            self.engine = Engine(self.stage.to(device), run, peak_learning_rates(run), self.micro, device)
+            peaks = peak_learning_rates(run)
+            self.engine: Engine = build_engine(self.stage.to(device), run, peaks, self.micro, device)
             self.owned_ranges = self.engine.owned_ranges()
             views = [owned.view(owned.tensor) for _, owned in self.owned_ranges]
             self.ema = Ema(views, self.training.ema.decay) if self.training.ema else None
@@ -122,62 +125,82 @@ class Trainer:
         self.shown = held_out or shown
 
         # What the loop keeps from one step to the next.
-        self.throughput, self.window = ThroughputMeter(self.training.global_batch_size), LossWindow(device)
-        self.skipped, self.reported = 0, time.monotonic()
+        self.throughput, self.window = (
+            ThroughputMeter(self.training.global_batch_size, device),
+            LossWindow(device),
+        )
+        self.compute_dtypes: dict[str, str] | None = None
+        self.reported = time.monotonic()
 
     def train(self) -> None:
         """Every step up to the last, or up to the one in which a stop was asked for; ends with a
         checkpoint.
         """
-        steps = batches(
-            self.dataset, first_step=self.first, last_step=self.training.max_steps,
-            global_batch_size=self.training.global_batch_size, micro_batch_size=self.micro,
-            rank=self.collectives.rank, world_size=self.collectives.world_size,
-        )  # fmt: skip
-        stop, began = False, time.monotonic()
-        for step, micro_batches in enumerate(steps, start=self.first):
-            norm = self.step(step, micro_batches)
-            self.throughput.add(time.monotonic() - began)
+        stop = False
+        for step, micro_batches in enumerate(self.steps(), start=self.first):
+            self.step(step, micro_batches)
             done = step + 1
             stop, to_ray = self.signals()
             last = stop or done == self.training.max_steps
             if last or done % self.training.log_every == 0:
-                self.log(done, norm, to_ray or last)
-            validation_loss = self.validate(done)
-            self.draw(done)
-            if last or is_due(done, self.run.checkpoint.every_steps):
-                self.save(done, validation_loss)
+                self.log(done, to_ray or last)
+            with self.throughput.paused_if(self.interludes(done, last)):
+                validation_loss = self.validate(done)
+                self.draw(done)
+                if last or is_due(done, self.run.checkpoint.every_steps):
+                    self.save(done, validation_loss)
             if stop:
                 break
-            began = time.monotonic()
         self.finish(interrupted=stop)
 
-    def step(self, step: int, micro_batches: list[dict[str, Tensor]]) -> Any:
-        """Forward and backward on each micro batch, then one update. Returns the gradient's norm before
-        clipping.
+    def steps(self) -> Iterator[list[dict[str, Tensor]]]:
+        """The micro batches of each step to come, on the device. The loader's thread draws noise and
+        timesteps.
         """
+        return on_device(
+            batches(
+                self.dataset, first_step=self.first, last_step=self.training.max_steps,
+                global_batch_size=self.training.global_batch_size, micro_batch_size=self.micro,
+                rank=self.collectives.rank, world_size=self.collectives.world_size,
+                prepare=lambda sample: pinned(self.stage.prepare(sample, "train"), self.device),
+            ),
+            self.device,
+        )  # fmt: skip
+
+    def interludes(self, done: int, last: bool) -> bool:
+        """Whether something other than training comes after a step."""
+        training, every = self.training, self.run.checkpoint.every_steps
+        return last or any(is_due(done, n) for n in (training.validate_every, training.sample_every, every))
+
+    def step(self, step: int, micro_batches: list[dict[str, Tensor]]) -> None:
+        """Forward and backward on each micro batch, then one update. On a GPU it is only set going: nothing
+        here waits for the device, but once, before the first step.
+        """
+        if self.compute_dtypes is None:
+            self.compute_dtypes = compute_dtypes(self.engine, micro_batches[0])
         # What a model draws for itself (dropout layers) is a function of the step too.
         seed = keyed_generator(
             self.run.seed, step * self.collectives.world_size + self.collectives.rank, "model"
         ).integers(2**63)
         torch.manual_seed(int(seed))
         factor = learning_rate_factor(step, self.training.warmup_steps, self.training.max_steps)
-        for index, sample in enumerate(micro_batches, start=1):
-            loss = self.engine(self.stage.prepare(sample, "train", self.device))
-            self.engine.backward(loss)
-            self.window.add(loss.detach())
-            self.engine.end_micro_batch(factor, last=index == len(micro_batches))
+        self.window.add(self.engine.step(micro_batches, factor))
         if self.ema:
             self.ema.update(step)
-        self.skipped = 0 if self.engine.applied else self.skipped + 1
-        if self.skipped >= SKIPPED_AT_MOST and self.engine.loss_scale.scale <= 1:
+        self.throughput.step_done()
+
+    def check_convergence(self, done: int) -> None:
+        """Raises RunError where the last steps changed nothing, as their gradients were not finite. At log
+        lines alone, as the device waits.
+        """
+        skipped = self.engine.skipped()
+        if skipped >= SKIPPED_AT_MOST and self.engine.loss_scale.state()[0] <= 1:
             self.writer.wait()
             raise RunError(
-                f"training diverged: the gradient was not a finite number in {self.skipped} steps in a row, "
-                f"up to step {step + 1}; lower the learning rate or lengthen its warm-up (checkpoints from "
+                f"training diverged: the gradient was not a finite number in {skipped} steps in a row, "
+                f"up to step {done}; lower the learning rate or lengthen its warm-up (checkpoints from "
                 "before are kept)"
             )
-        return self.engine.norm
 
     def signals(self) -> tuple[bool, bool]:
         """Whether a stop was asked for, and whether a report to Ray Train is due: worker 0's word, at all
@@ -188,7 +211,8 @@ class Trainer:
         stop, to_ray = self.collectives.max(wants_stop, wants_report)
         return bool(stop), bool(to_ray)
 
-    def log(self, done: int, norm: Any, to_ray: bool) -> None:
+    def log(self, done: int, to_ray: bool) -> None:
+        self.check_convergence(done)
         factor = learning_rate_factor(done - 1, self.training.warmup_steps, self.training.max_steps)
         loss_sum, count = self.collectives.sum(self.window.close()).tolist()
         images_per_second, step_seconds = self.throughput.window()
@@ -196,7 +220,7 @@ class Trainer:
             "step": done,
             "position": done * self.training.global_batch_size,
             "loss": loss_sum / count,
-            "grad_norm": float(norm),
+            "grad_norm": float(self.engine.norm),
             "learning_rates": {name: peak * factor for name, peak in self.engine.peaks.items()},
             "images_per_second": round(images_per_second, 2),
             "eta_seconds": round((self.training.max_steps - done) * step_seconds, 1),
@@ -275,6 +299,11 @@ class Trainer:
             "master_weight_bytes_per_worker": max(m["master_weight_bytes"] for m in memory),
             "world_size": self.collectives.world_size,
             "zero_stage": self.training.zero_stage,
+            "precision": self.training.precision,
+            "compute_dtype": self.compute_dtypes,
+            "compile": self.training.compile,
+            "cuda_graph": self.engine.graphed,
+            "device": device_name(self.device),
             "micro_batch_size": self.micro,
             "global_batch_size": self.training.global_batch_size,
             "last_checkpoint_step": self.writer.last_step,
@@ -289,6 +318,11 @@ class Trainer:
         if self.reporter:
             with contextlib.suppress(Exception):  # the error that ended the run is the one to tell
                 self.reporter.close("failed")
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's kind, such as `NVIDIA H100 80GB HBM3`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def is_due(done: int, every: int | None) -> bool:

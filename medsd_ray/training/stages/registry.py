@@ -46,7 +46,7 @@ def build_stage(run: RunSpec, latents: LatentMeta | None) -> StageModule:
         if run.training.gradient_checkpointing:
             _checkpoint_gradients(module)
         if run.training.compile and name != "text_encoder":
-            _compile(module)
+            _compile(module, whole=bool(run.resources.use_gpu))
     return stage_of(run).build(components, run, latents)
 
 
@@ -59,9 +59,14 @@ def _checkpoint_gradients(module: nn.Module) -> None:
         module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
 
 
-def _compile(module: nn.Module) -> None:
-    """Compiles the blocks that a model repeats, each kind once; the whole module where it names none."""
-    if getattr(module, "_repeated_blocks", None):
+def _compile(module: nn.Module, whole: bool) -> None:
+    """Compiles a U-Net or a VAE. On a GPU as a `whole`, by shapes that never change, so that normalisation is
+    fused with what follows it and layouts are chosen for all of it; on a CPU the blocks that a model repeats,
+    each kind once.
+    """
+    if getattr(module, "_repeated_blocks", None) and not whole:
         module.compile_repeated_blocks()  # type: ignore[operator]
-    else:
-        module.compile()
+        return
+    # A VAE is called by its two halves, never as one.
+    for part in (module.encoder, module.decoder) if hasattr(module, "decoder") else (module,):
+        part.compile(dynamic=False if whole else None)  # type: ignore[operator]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from medsd_ray.data.dataset import ShardedDataset
@@ -72,9 +71,9 @@ class Stage(Protocol):
         """
         ...
 
-    def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
-        """A batch on `device` from what the loader gives. All that is random in it is a function of the run's
-        seed, `purpose` (`train` or `validation`) and each sample's position alone.
+    def prepare(self, sample: dict[str, Tensor], purpose: str) -> dict[str, Tensor]:
+        """A batch from what the loader gives, on the CPU, in the loader's thread. All that is random in it is
+        a function of the run's seed, `purpose` (`train` or `validation`) and each sample's position alone.
         """
         ...
 
@@ -83,7 +82,9 @@ class Stage(Protocol):
         ...
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """The mean loss of a prepared batch; a scalar, float32."""
+        """The mean loss of a prepared batch; a scalar, float32. The parameters may be of half precision: what
+        goes into a component is brought to its dtype here, and the loss is taken in float32.
+        """
         ...
 
 

@@ -82,7 +82,7 @@ class UnetStage(StageModule):
         """The VAE's, which the run does not change."""
         return self._scaling_factor
 
-    def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
+    def prepare(self, sample: dict[str, Tensor], purpose: str) -> dict[str, Tensor]:
         """A micro batch from the loader, noised. `purpose` "train" draws anew at each position; others drop
         no caption.
 
@@ -100,7 +100,7 @@ class UnetStage(StageModule):
             batch["input_ids"], batch["caption"] = torch.unique(
                 batch["input_ids"], dim=0, return_inverse=True
             )
-        return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        return batch
 
     def _noised(self, sample: dict[str, Tensor], purpose: str) -> dict[str, Tensor]:
         seed, objective, positions = self.run.seed, self.run.objective, sample["positions"]
@@ -143,7 +143,8 @@ class UnetStage(StageModule):
             condition = self.text_encoder(batch["input_ids"])[0][batch["caption"]]
         else:
             condition = batch["text_embeddings"]
-        prediction = self.unet(batch["noisy"], batch["timesteps"], condition).sample
+        dtype = self.unet.dtype
+        prediction = self.unet(batch["noisy"].to(dtype), batch["timesteps"], condition.to(dtype)).sample
         return weighted_mse(prediction, batch["wanted"], batch["weights"])
 
 

@@ -71,7 +71,7 @@ class VaeStage(StageModule):
         """
         return None if self._latent_variance is None else round(self._latent_variance.rsqrt().item(), 5)
 
-    def prepare(self, sample: dict[str, Tensor], purpose: str, device: torch.device) -> dict[str, Tensor]:
+    def prepare(self, sample: dict[str, Tensor], purpose: str) -> dict[str, Tensor]:
         """From pixel_values (B, 3, H, W) in [-1, 1] and positions (B,) to `pixels`, the images, and `noise`
         (B, C, h, w), the posterior's unit noise.
         """
@@ -79,7 +79,7 @@ class VaeStage(StageModule):
         factor = vae_scale_factor(self.vae)
         shape = (self.vae.config.latent_channels, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
         noise = keyed_noise(self.run.seed, sample["positions"], shape, f"{purpose}-posterior")
-        return {"pixels": pixels.to(device, non_blocking=True), "noise": noise.to(device, non_blocking=True)}
+        return {"pixels": pixels, "noise": noise}
 
     def largest(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """All batches of so many samples are of one size."""
@@ -89,13 +89,15 @@ class VaeStage(StageModule):
         """The mean loss of a prepared batch; a scalar, float32."""
         x, objective = batch["pixels"], self.run.vae_objective
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
-            posterior = self.vae.encode(x).latent_dist
+            posterior = self.vae.encode(x.to(self.vae.dtype)).latent_dist
+            posterior = type(posterior)(posterior.parameters.float())
         latent = posterior.mean + posterior.std * batch["noise"]
         if torch.is_grad_enabled() and not self.decoder_only:
             variance = latent.detach().float().var()
-            self._latent_variance = (
-                variance if self._latent_variance is None else self._latent_variance.lerp(variance, 0.05)
-            )
-        reconstruction = self.vae.decode(latent).sample.float()
+            if self._latent_variance is None:
+                self._latent_variance = variance.clone()
+            else:
+                self._latent_variance.lerp_(variance, 0.05)  # in place: a CUDA graph knows tensors by address
+        reconstruction = self.vae.decode(latent.to(self.vae.dtype)).sample.float()
         kl = torch.zeros(len(x), device=x.device) if self.decoder_only else posterior.kl()
         return vae_loss(x, reconstruction, kl, objective.kl_weight, objective.edge_weight)["loss"]
