@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import subject
 import torch
 
-from medsd_ray.data.loader import batches
 from medsd_ray.spec.load import parse_run
 from medsd_ray.training import checks, worker
+from medsd_ray.training.auto_settings import Machine, choose
 
 
 def join(options: dict[str, Any]) -> None:
@@ -23,7 +23,14 @@ def join(options: dict[str, Any]) -> None:
 
 def trainer(values: dict[str, Any], device: str) -> Any:
     """The Trainer of a run's spec; it starts from the newest checkpoint of the run's output."""
-    return worker.Trainer(checks.check_inputs(parse_run(values)), torch.device(device), lambda record: None)
+    values = values | {"resources": {"use_gpu": device == "cuda"}}
+    checked = checks.check_inputs(parse_run(values))
+    return worker.Trainer(choose(checked, _machine(device)), torch.device(device), lambda record: None)
+
+
+def _machine(device: str) -> Machine:
+    memory = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 0
+    return Machine(int(device == "cuda"), True, memory, psutil.virtual_memory().available)
 
 
 def stepping(trainer: Any) -> Callable[[], None]:
@@ -31,21 +38,14 @@ def stepping(trainer: Any) -> Callable[[], None]:
     checkpoints).
     """
     training = trainer.training
-    steps = batches(
-        trainer.dataset, first_step=trainer.first, last_step=training.max_steps,
-        rank=trainer.collectives.rank, world_size=trainer.collectives.world_size,
-        global_batch_size=training.global_batch_size, micro_batch_size=trainer.micro,
-    )  # fmt: skip
-    numbered = enumerate(steps, start=trainer.first)
+    numbered = enumerate(trainer.steps(), start=trainer.first)
 
     def step() -> None:
-        began = time.monotonic()
         number, micro_batches = next(numbered)
-        norm = trainer.step(number, micro_batches)
-        trainer.throughput.add(time.monotonic() - began)
+        trainer.step(number, micro_batches)
         _, to_ray = trainer.signals()
         if (number + 1) % training.log_every == 0:
-            trainer.log(number + 1, norm, to_ray)
+            trainer.log(number + 1, to_ray)
 
     return step
 

@@ -29,7 +29,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "torch.compile of the repeated blocks": {"compile": True},
     "channels_last activations": {"channels_last": True},
     "AdamW not fused": {"fused": False},
-    "bf16 autocast": {"precision": "bf16"},
+    "bf16 weights, float32 masters": {"precision": "bf16"},
     "explicit attention in place of SDPA": {"explicit_attention": True},
     "ZeRO stage 0": {"zero_stage": 0},
     "ZeRO stage 3": {"zero_stage": 3},
@@ -219,7 +219,7 @@ def ours(options: dict[str, Any]) -> Any:
     import stepper
     import torch
 
-    from medsd_ray.training import engine
+    from medsd_ray.training import zero_engine
     from medsd_ray.training.stages import registry as stages
 
     stepper.join(options)
@@ -232,7 +232,7 @@ def ours(options: dict[str, Any]) -> Any:
     values = subject.run(options["layout"], options["latents"], output, max_steps=100_000, **training)
     values["training"]["global_batch_size"] = options["batch"]
     if "fused" in options:
-        engine.build_optimizer = lambda groups, training, device: torch.optim.AdamW(
+        zero_engine.build_optimizer = lambda groups, training, device: torch.optim.AdamW(
             groups, fused=options["fused"], betas=training.adam_betas, weight_decay=training.weight_decay
         )
     if "cuda_graphs" in options:
@@ -264,9 +264,11 @@ def flops_per_image(trainer: Any, options: dict[str, Any]) -> float:
     """Of one forward and backward pass of the U-Net, by torch.utils.flop_counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    from medsd_ray.training.device_batches import to_device
+
     sample = trainer.dataset.batch(range(2))
     with FlopCounterMode(display=False) as counter:
-        trainer.engine.backward(trainer.engine(trainer.stage.prepare(sample, "train", trainer.device)))
+        trainer.engine(to_device(trainer.stage.prepare(sample, "train"), trainer.device)).backward()
     return counter.get_total_flops() / 2
 
 

@@ -18,12 +18,20 @@ import torch.multiprocessing as mp
 from medsd_ray.spec.load import dump_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import open_storage
+from medsd_ray.training.auto_settings import Machine, choose
+from medsd_ray.training.checked_run import CheckedRun
+from medsd_ray.training.checks import check_inputs
 
 
 def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def chosen(run: RunSpec) -> CheckedRun:
+    """The run, checked, with what it leaves open chosen for a CPU."""
+    return choose(check_inputs(run), Machine(gpus=0, has_bf16=False, gpu_memory=0, cpu_memory=8 * 10**9))
 
 
 def _serve(rank: int, world_size: int, port: int, orders: Any, answers: Any) -> None:
@@ -33,14 +41,13 @@ def _serve(rank: int, world_size: int, port: int, orders: Any, answers: Any) -> 
     }  # fmt: skip
     import torch.distributed as dist
 
-    from medsd_ray.training.checks import check_inputs
     from medsd_ray.training.worker import work
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     while (run := orders.get()) is not None:
         try:
-            work(check_inputs(run), torch.device("cpu"), lambda record: None)
+            work(chosen(run), torch.device("cpu"), lambda record: None)
             answers.put(None)
         except BaseException as error:
             answers.put((error, traceback.format_exc()))

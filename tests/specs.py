@@ -137,7 +137,10 @@ BAD: tuple[tuple[dict[str, Any], str], ...] = (
         {"training.offload": {"optimizer": True}, "training.zero_stage": 0},
         "offload.optimizer needs zero_stage 1, 2 or 3",
     ),
-    ({"training.offload": {"parameters": True}}, "offload.parameters needs zero_stage 3"),
+    (
+        {"training.offload": {"parameters": True}, "training.zero_stage": 2},
+        "offload.parameters needs zero_stage 3",
+    ),
     ({"training.sample_every": 10}, "sample_every needs sample_prompts"),
     ({"training.sample_prompts": ["x"] * 17}, "training.sample_prompts"),
     ({"training.max_steps": 0}, "training.max_steps"),

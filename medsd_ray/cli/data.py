@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medsd_ray.cli.options import GpuForEachWorker, ModelOption
+from medsd_ray.cli.options import ModelOption, Precision, UseGpu
 
 SourceKind = Literal["folder", "dicom", "openi", "phantom"]
 FramesTaken = Literal["first", "middle", "all"]
@@ -79,7 +79,8 @@ def encode(
     ] = True,
     batch_size: Annotated[int, typer.Option(help="Images per forward pass")] = 32,
     num_workers: Annotated[int, typer.Option(help="Ray workers")] = 1,
-    use_gpu: GpuForEachWorker = False,
+    use_gpu: UseGpu = None,
+    precision: Precision = None,
 ) -> None:
     """Encode image shards with a model's VAE and text encoder into latent shards, over Ray workers.
 
@@ -95,4 +96,5 @@ def encode(
         batch_size=batch_size,
         num_workers=num_workers,
         use_gpu=use_gpu,
+        precision=precision,
     )

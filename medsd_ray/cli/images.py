@@ -9,12 +9,13 @@ import typer
 
 from medsd_ray.cli.options import (
     ClassifierLabel,
-    GpuForEachWorker,
     GuidanceScale,
     ModelArgument,
+    Precision,
     RealImages,
     Scheduler,
     Steps,
+    UseGpu,
 )
 from medsd_ray.spec.images import (
     BATCH_SIZE,
@@ -44,7 +45,8 @@ def generate(
     steps: Steps = STEPS.default,
     batch_size: Annotated[int, typer.Option(help=BATCH_SIZE.help)] = BATCH_SIZE.default,
     num_workers: Annotated[int, typer.Option(help="Ray workers; does not change the images")] = 1,
-    use_gpu: GpuForEachWorker = False,
+    use_gpu: UseGpu = None,
+    precision: Precision = None,
 ) -> None:
     """Make images from prompts.
 
@@ -64,6 +66,7 @@ def generate(
         batch_size=batch_size,
         num_workers=num_workers,
         use_gpu=use_gpu,
+        precision=precision,
     )
 
 
@@ -98,7 +101,7 @@ def insert(
     guidance_scale: GuidanceScale = GUIDANCE_SCALE.default,
     scheduler: Scheduler = SCHEDULER.default,
     steps: Steps = STEPS.default,
-    use_gpu: Annotated[bool, typer.Option(help="On this machine's GPU")] = False,
+    use_gpu: UseGpu = None,
     detector: Annotated[
         str | None,
         typer.Option(

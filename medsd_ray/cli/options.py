@@ -35,7 +35,13 @@ ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
 GuidanceScale = Annotated[float, typer.Option(help=GUIDANCE_SCALE.help)]
 Scheduler = Annotated[str, typer.Option(help=SCHEDULER.help)]
 Steps = Annotated[int, typer.Option(help=STEPS.help)]
-GpuForEachWorker = Annotated[bool, typer.Option(help="One GPU for each worker")]
+UseGpu = Annotated[
+    bool | None,
+    typer.Option("--use-gpu/--no-use-gpu", help="One GPU for each worker; if there are GPUs where absent"),
+]
+Precision = Annotated[
+    str | None, typer.Option(help="fp32, bf16 or fp16; bf16 on a GPU and fp32 on a CPU where absent")
+]
 
 RealImages = Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")]
 GeneratedImages = Annotated[str, typer.Option(help="Folder that generate wrote")]

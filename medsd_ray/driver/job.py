@@ -120,7 +120,7 @@ def _report_steps(job: PodJob, folder: Path) -> list[Step]:
         "--guidance-scale", str(report.guidanceScale), "--steps", str(report.steps),
         # With one worker `generate` works in its own process: the head pod, which has no GPU and few cores.
         # Two are asked for instead; the second gets no work where it finds no room.
-        "--num-workers", str(max(2, workers)), *(["--use-gpu"] if use_gpu else []),
+        "--num-workers", str(max(2, workers)), "--use-gpu" if use_gpu else "--no-use-gpu",
     ]  # fmt: skip
     made = [Step("generate", ["generate", model, "--out", images, *how])]
     if base:

@@ -28,6 +28,7 @@ from medsd_ray.evaluation.versions import versions
 from medsd_ray.generation.edit import edit, editable
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sampling import image_size, sample_images
+from medsd_ray.gpus import use_gpus
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
@@ -77,7 +78,7 @@ def insert(
     num_images: int = NUM_INSERTED.default,
     seed: int = SEED.default,
     sampling: Sampling = Sampling(),
-    use_gpu: bool = False,
+    use_gpu: bool | None = None,
     detector: str | None = None,
     say: Say = print_line,
 ) -> dict:
@@ -100,7 +101,7 @@ def insert(
         num_images: Images to change, or pairs to make.
         seed: Of the noise and the classifier.
         sampling: Guidance, scheduler and steps.
-        use_gpu: Whether the model runs on this machine's GPU.
+        use_gpu: Whether the model runs on this machine's GPU; where None, if there is one.
         detector: Where the classifier is kept, to be trained once for many insertions.
         say: Is told where the computation stands, a line at a time.
 
@@ -133,7 +134,7 @@ def insert(
         say(f"{out}: complete, nothing to do\n{summary(known)}")
         return known
     components = load_components(model)
-    components.for_inference(use_gpu)
+    components.for_inference(use_gpus(use_gpu, 1))
     size = image_size(components)
     splits = read_real(real, label, size)
     region = _region(components, method, mask, real, prompt, size)

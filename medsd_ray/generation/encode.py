@@ -32,9 +32,11 @@ from medsd_ray.data.shards import (
     write_index,
 )
 from medsd_ray.errors import InputError
+from medsd_ray.gpus import use_gpus
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
 from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
+from medsd_ray.models.precision import inference_precision
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.models.tokens import (
     LongCaptions,
@@ -55,7 +57,7 @@ NOTES = ".progress"
 PLAN = f"{NOTES}/plan.json"
 # What latents must agree in to be of one kind. Not the model's address, nor floats, which differ a little by
 # machine.
-IDENTITY = ("vae_fingerprint", "text_encoder_fingerprint", "text_embeddings", "scaling_factor")
+IDENTITY = ("vae_fingerprint", "text_encoder_fingerprint", "text_embeddings", "scaling_factor", "precision")
 
 
 def encode(
@@ -66,7 +68,8 @@ def encode(
     text_embeddings: bool = True,
     batch_size: int = 32,
     num_workers: int = 1,
-    use_gpu: bool = False,
+    use_gpu: bool | None = None,
+    precision: str | None = None,
 ) -> None:
     """Encodes shards of images into shards of latents; what is complete in `dest` is left as it is.
 
@@ -78,7 +81,8 @@ def encode(
             training needs.
         batch_size: Images of a forward pass. Like `num_workers`, it changes the latents by rounding alone.
         num_workers: Ray workers; 1 encodes in this process.
-        use_gpu: Gives each worker a GPU.
+        use_gpu: Gives each worker a GPU; where None, if there are GPUs.
+        precision: fp32, bf16 or fp16; where None, bf16 on a GPU and fp32 on a CPU.
 
     Raises:
         InputError: The shards have no images, or images that the VAE cannot halve evenly; `dest` holds other
@@ -96,7 +100,9 @@ def encode(
     components = load_components(model, only=("vae", "text_encoder", "tokenizer", "scheduler"))
     for store, index in splits.values():
         _check(store, index, components)
-    encoder = Encoder(components, text_embeddings, batch_size, use_gpu, {}, out)
+    on_gpu = use_gpus(use_gpu, num_workers)
+    precision = inference_precision(precision, on_gpu)
+    encoder = Encoder(components, text_embeddings, batch_size, on_gpu, {}, out, precision)
     meta = _fingerprints(model, text_embeddings) | encoder.describe()
     tasks = []
     for split, (store, index) in splits.items():
@@ -130,12 +136,14 @@ class Encoder:
     use_gpu: bool
     sources: dict[str, Storage]
     out: Storage
+    precision: str = "fp32"
 
     def describe(self) -> dict:
         """What the index says of the latents: the VAE's scaling factor, the empty caption's embedding."""
         return {
             "scaling_factor": self.components.vae.config["scaling_factor"],
             "text_embeddings": self.text_embeddings,
+            "precision": self.precision,
             "empty_embedding": self._embed([""])[0].tolist() if self.text_embeddings else None,
             "tokenizer_fingerprint": tokenizer_fingerprint(self.components.tokenizer),
         }
@@ -144,7 +152,7 @@ class Encoder:
         """Writes a latent shard and a note of it. Returns how many samples it has, or what is wrong with its
         source.
         """
-        self.components.for_inference(self.use_gpu)
+        self.components.for_inference(self.use_gpu, self.precision)
         try:
             samples = list(read_shard(self.sources[task.split], task.shard))
         except InputError as error:
@@ -165,8 +173,8 @@ class Encoder:
     @torch.inference_mode()
     def _encode(self, samples: list[Sample]) -> dict[str, Tensor]:
         vae: Any = self.components.vae  # diffusers annotates encode's result as a tuple
-        posterior = vae.encode(_pixels(samples).to(vae.device)).latent_dist
-        tensors = {"mean": posterior.mean.cpu(), "logvar": posterior.logvar.cpu()}
+        posterior = vae.encode(_pixels(samples).to(vae.device, vae.dtype)).latent_dist
+        tensors = {"mean": posterior.mean.float().cpu(), "logvar": posterior.logvar.float().cpu()}
         if self.text_embeddings:
             tensors["text_embeddings"] = self._embed([sample.caption for sample in samples])
         return tensors
@@ -180,7 +188,7 @@ class Encoder:
         input_ids, caption = torch.unique(
             token_ids(self.components.tokenizer, captions), dim=0, return_inverse=True
         )
-        return encoder(input_ids.to(encoder.device))[0].cpu()[caption]
+        return encoder(input_ids.to(encoder.device))[0].float().cpu()[caption]
 
 
 def _pixels(samples: list[Sample]) -> Tensor:
@@ -234,7 +242,8 @@ def _left_to_do(store: Storage, split: str, index: Index, meta: dict) -> list[Ta
 
 
 def _identity(values: dict) -> dict:
-    return {name: values.get(name) for name in (*IDENTITY, "sources")}
+    # An earlier version knew one precision.
+    return {"precision": "fp32"} | {name: values[name] for name in (*IDENTITY, "sources") if name in values}
 
 
 def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:

@@ -20,8 +20,10 @@ from medsd_ray.data.sources.table import TABLE
 from medsd_ray.errors import InputError
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sampling import sample_images
+from medsd_ray.gpus import use_gpus
 from medsd_ray.models.components import Components
 from medsd_ray.models.load import load_components
+from medsd_ray.models.precision import inference_precision
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.progress_line import ProgressLine
 from medsd_ray.ray_cluster import check_address
@@ -42,7 +44,8 @@ def generate(
     sampling: Sampling = Sampling(),
     batch_size: int = BATCH_SIZE.default,
     num_workers: int = 1,
-    use_gpu: bool = False,
+    use_gpu: bool | None = None,
+    precision: str | None = None,
 ) -> None:
     """Makes images from prompts. An output of the same call is completed, or left as it is where complete.
 
@@ -55,7 +58,8 @@ def generate(
         sampling: How the images are sampled.
         batch_size: Images that a worker takes at a time; it changes no image.
         num_workers: Ray workers; 1 generates in this process.
-        use_gpu: Gives each worker a GPU.
+        use_gpu: Gives each worker a GPU; where None, if there are GPUs.
+        precision: fp32, bf16 or fp16; where None, bf16 on a GPU and fp32 on a CPU. Images differ with it.
 
     Raises:
         InputError: A setting is out of its range, the model cannot be loaded, or `out` holds anything else.
@@ -71,7 +75,9 @@ def generate(
     if num_workers > 1:
         check_address()
     store = absolute(open_storage(out))
-    plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling)
+    on_gpu = use_gpus(use_gpu, num_workers)
+    precision = inference_precision(precision, on_gpu)
+    plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling, precision)
     if not _begin(store, plan):
         print(f"{out}: complete, nothing to do")
         return
@@ -80,10 +86,10 @@ def generate(
     present = set(store.list())
     todo = [image["index"] for image in plan["images"] if image["file"] not in present]
     chunks = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    worker = ImageWorker(components, plan, store, use_gpu)
+    worker = ImageWorker(components, plan, store, on_gpu)
     with ProgressLine(num_images, "images") as progress:
         progress.skip(num_images - len(todo))
-        for _, count in run_tasks(worker, chunks, num_workers, use_gpu):
+        for _, count in run_tasks(worker, chunks, num_workers, on_gpu):
             progress.add(count)
     store.write(TABLE, _table(plan))
     files = [GENERATED, TABLE, *(image["file"] for image in plan["images"])]
@@ -91,7 +97,13 @@ def generate(
 
 
 def make_plan(
-    model: str, fingerprint: str, prompts: list[str], num_images: int, seed: int, sampling: Sampling
+    model: str,
+    fingerprint: str,
+    prompts: list[str],
+    num_images: int,
+    seed: int,
+    sampling: Sampling,
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """What an output will hold, as `generated.json` records it."""
     width = max(5, len(str(num_images - 1)))
@@ -101,6 +113,7 @@ def make_plan(
         "model": shown(model),
         "model_fingerprint": fingerprint,
         "seed": seed,
+        "precision": precision,
         **asdict(sampling),
         "images": [
             {
@@ -150,14 +163,14 @@ class ImageWorker:
     use_gpu: bool
 
     def run(self, indices: list[int]) -> int:
-        self.components.for_inference(self.use_gpu)
+        self.components.for_inference(self.use_gpu, self.plan["precision"])
         return write_images(self.components, self.plan, indices, self.store)
 
 
 def _begin(store: Storage, plan: dict[str, Any]) -> bool:
     """Makes the output this plan's own; False where it is complete already."""
-    # An earlier version wrote a model's whole path.
-    settings_of = lambda value: value | {"model": shown(value["model"])}
+    # An earlier version wrote a model's whole path, and knew one precision.
+    settings_of = lambda value: {"precision": "fp32"} | value | {"model": shown(value["model"])}
     existing = claim(store, plan, GENERATED, settings_of=settings_of)
     if isinstance(existing, New):
         store.write_json(GENERATED, plan)

@@ -73,7 +73,7 @@ def _denoise(
     return pipeline(
         prompt=prompts,
         negative_prompt=[sampling.negative_prompt] * len(prompts),
-        latents=noise,
+        latents=noise.to(pipeline.device, pipeline.unet.dtype),
         guidance_scale=sampling.guidance_scale,
         num_inference_steps=sampling.steps,
         output_type="latent",

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from medsd_ray.errors import InputError
+from medsd_ray.models.precision import DTYPES
 from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.spec.components import COMPONENTS
 
@@ -42,12 +43,12 @@ class Components:
         # One number for a square, as diffusers' models have it.
         self.unet.register_to_config(sample_size=size[0] if size[0] == size[1] else list(size))
 
-    def for_inference(self, use_gpu: bool) -> None:
-        """Moves all parts to this process's GPU if asked, and the weights of convolutions to the memory
-        format in which they are fastest. Not for weights in training, which an optimizer holds as they lie.
-        Raises InputError where there is no GPU.
+    def for_inference(self, use_gpu: bool, precision: str = "fp32") -> None:
+        """Moves all parts to this process's GPU if asked, their weights to a `precision` (fp32, bf16 or
+        fp16), and those of convolutions to the memory format in which they are fastest. Not for weights in
+        training, which an optimizer holds as they lie. Raises InputError where there is no GPU.
         """
         if use_gpu and not torch.cuda.is_available():
             raise InputError("no GPU on this machine; leave --use-gpu out")
         for module in self.modules().values():
-            module.to("cuda" if use_gpu else None, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to("cuda" if use_gpu else None, DTYPES[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]

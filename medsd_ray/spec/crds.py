@@ -276,7 +276,12 @@ def _nullable(node: Schema, definitions: dict[str, Schema]) -> Schema:
     found: Schema = {**_resolved(kinds[0], definitions), "nullable": True, **node}
     if "enum" in found:  # the API server takes no null for one of these, even if null is in the list
         values = found.pop("enum")
-        found |= {"pattern": f"^({'|'.join(values)})$", "maxLength": max(map(len, values))}
+        if all(isinstance(value, int) for value in values):
+            if sorted(values) != list(range(min(values), max(values) + 1)):
+                raise ValueError(f"numbers with gaps have no bounds: {values}")
+            found |= {"minimum": min(values), "maximum": max(values)}
+        else:
+            found |= {"pattern": f"^({'|'.join(values)})$", "maxLength": max(map(len, values))}
     return found
 
 

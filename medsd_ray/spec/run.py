@@ -7,13 +7,24 @@ for how a YAML file becomes a `RunSpec`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from medsd_ray.spec.components import Components
 from medsd_ray.spec.rules import Rule, SpecModel
-from medsd_ray.spec.types import Address, Beta, DnsLabel, LearningRate, Positive, Seed, Text, Weight, Workers
+from medsd_ray.spec.types import (
+    Address,
+    Auto,
+    Beta,
+    DnsLabel,
+    LearningRate,
+    Positive,
+    Seed,
+    Text,
+    Weight,
+    Workers,
+)
 
 MAX_BATCH = 1_000_000
 
@@ -54,7 +65,9 @@ class Objective(SpecModel):
 
 
 class VaeObjective(SpecModel):
-    """What the VAE learns: |x - x̂| + kl_weight·KL + edge_weight·|∇x - ∇x̂|; see training/vae_objective.py."""
+    """What the VAE learns: |x - x̂| + kl_weight·KL + edge_weight·|∇x - ∇x̂|; see
+    training/vae_objective.py.
+    """
 
     kl_weight: Weight = Field(default=0.02, description="times the KL divergence per pixel value")
     edge_weight: Weight = Field(
@@ -105,22 +118,26 @@ class Training(SpecModel):
         default=(0.9, 0.999), description="decay of AdamW's first and second moments"
     )
     gradient_clipping: float | None = Field(default=1.0, gt=0, le=1e6, description="global norm; null: none")
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        default=2,
+    zero_stage: Annotated[Literal[0, 1, 2, 3] | None, Auto] = Field(
+        default=None,
         description="what DeepSpeed's ZeRO divides among the workers; 0: nothing, 1: optimizer state, 2: "
-        "gradients too, 3: parameters too",
+        "gradients too, 3: parameters too; where absent (auto), the lowest with which weights, gradients and "
+        "optimizer state fit in 60% of a worker's memory",
     )
     offload: Offload = Offload()
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="number format of the forward and backward passes; fp16 scales its loss"
+    precision: Annotated[Literal["fp32", "bf16", "fp16"] | None, Auto] = Field(
+        default=None,
+        description="number format of weights, activations and gradients, over float32 masters and optimizer "
+        "state; fp16 scales its loss; where absent (auto), bf16 on GPUs that have it, else fp32",
     )
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations in the backward pass: less memory, more time"
     )
-    compile: bool = Field(
-        default=False,
-        description="torch.compile of the U-Net's (or VAE's) repeated blocks; the output keeps what it "
-        "makes, for restarts",
+    compile: Annotated[bool | None, Auto] = Field(
+        default=None,
+        description="torch.compile of the U-Net or VAE (on a CPU of its repeated blocks); the output keeps "
+        "what it makes, for restarts; where absent (auto), on GPUs in runs of 500 steps or more, as it takes "
+        "minutes",
     )
     ema: Ema | None = Ema()
     log_every: Positive = Field(default=10, description="steps between records of the loss")
@@ -142,14 +159,14 @@ class Training(SpecModel):
             ),
         ),
         Rule(
-            "!self.offload.optimizer || self.zero_stage != 0",
+            "!self.offload.optimizer || !has(self.zero_stage) || self.zero_stage != 0",
             "offload.optimizer needs zero_stage 1, 2 or 3",
             lambda training: not training.offload.optimizer or training.zero_stage != 0,
         ),
         Rule(
-            "!self.offload.parameters || self.zero_stage == 3",
+            "!self.offload.parameters || !has(self.zero_stage) || self.zero_stage == 3",
             "offload.parameters needs zero_stage 3",
-            lambda training: not training.offload.parameters or training.zero_stage == 3,
+            lambda training: not training.offload.parameters or training.zero_stage in (None, 3),
         ),
         Rule(
             "!has(self.sample_every) || size(self.sample_prompts) > 0",
@@ -180,7 +197,11 @@ class Resources(SpecModel):
         description="elastic: starts with what there is from num_workers up, and takes more later; "
         "num_workers where absent",
     )
-    use_gpu: bool = Field(default=False, description="one GPU for each worker")
+    use_gpu: Annotated[bool | None, Auto] = Field(
+        default=None,
+        description="one GPU for each worker; where absent (auto), if Ray has GPUs; the operator sets it by "
+        "the pool",
+    )
     cpus_per_worker: Positive = Field(default=1, description="CPU cores for each worker")
     max_failures: int = Field(
         default=0, ge=0, description="restarts from the newest checkpoint after a lost worker"

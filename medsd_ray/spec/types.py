@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from medsd_ray.spec.images import SEED
 
@@ -31,6 +31,10 @@ DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 """A DNS label, as the names of a run, a study and a pod are."""
 
 Json = Annotated[Any, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+
+
+Auto = BeforeValidator(lambda value: None if value == "auto" else value)
+"""For a field that medsd chooses where it is absent: the word `auto` is the same as its absence."""
 
 
 # --- of Kubernetes' objects

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medsd_ray.spec.run import RunSpec
 
@@ -20,11 +20,19 @@ class LatentMeta:
 
 
 @dataclass(frozen=True)
+class ModelSize:
+    """Numbers of parameters that a worker holds, with the run's methods applied."""
+
+    trained: int
+    frozen: int
+
+
+@dataclass(frozen=True)
 class CheckedRun:
     """`run` names folders from the root; `model` is the model's address as the user wrote it, which a
     checkpoint keeps, so that a folder with models and runs can be moved. Data is (address, split).
     `fingerprints` has `model` and `data`, and `prior` and `text_encoder` where the run has a prior or swaps
-    the encoder.
+    the encoder. `reasons` say why what the run leaves open was chosen, by field (see auto_settings.py).
     """
 
     run: RunSpec
@@ -33,3 +41,5 @@ class CheckedRun:
     validation: tuple[str, str] | None
     latents: LatentMeta | None
     fingerprints: dict[str, str]
+    size: ModelSize = ModelSize(0, 0)
+    reasons: dict[str, str] = field(default_factory=dict)

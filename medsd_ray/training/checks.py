@@ -19,7 +19,9 @@ from medsd_ray.runs.names import RUN_SPEC
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage, Storage, open_storage
 from medsd_ray.training.absolute_paths import with_absolute_paths
-from medsd_ray.training.checked_run import CheckedRun, LatentMeta
+from medsd_ray.training.auto_settings import choose
+from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize
+from medsd_ray.training.machine import look_at_machine
 from medsd_ray.training.resume import check_same_run
 
 
@@ -40,10 +42,11 @@ def check_run(run: RunSpec, output: Storage, resume: bool) -> CheckedRun:
     """
     check_output(output, resume)
     checked = check_inputs(run)
-    check_newest_checkpoint(checked, output)
+    recorded = check_newest_checkpoint(checked, output)
     ensure_ray(run.resources.num_workers * run.resources.cpus_per_worker)
     check_gpus(run)
-    return dataclasses.replace(checked, run=with_absolute_paths(run))
+    chosen = choose(checked, look_at_machine(), recorded)
+    return dataclasses.replace(chosen, run=with_absolute_paths(chosen.run))
 
 
 def started(output: Storage) -> bool:
@@ -101,7 +104,10 @@ def check_inputs(run: RunSpec) -> CheckedRun:
         settings = getattr(run.components, name)
         if source_fingerprint := adaptation(name, settings).source_fingerprint:
             fingerprints[name] = source_fingerprint(settings)
-    return CheckedRun(run, run.model, train, validation, latents, fingerprints)
+    parameters = [p for module in adapted.modules().values() for p in module.parameters()]
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    size = ModelSize(trained, sum(p.numel() for p in parameters) - trained)
+    return CheckedRun(run, run.model, train, validation, latents, fingerprints, size)
 
 
 def check_latents(run: RunSpec, where: str, split: tuple[str, str], index: Index) -> LatentMeta:
@@ -154,15 +160,14 @@ def cut_captions(run: RunSpec, store: Storage, index: Index, tokenizer: Any) -> 
     return cut_in_words(merged(parts).counts)
 
 
-def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> None:
-    """Raises InputError where the newest checkpoint whose description is whole is of another run, or where
-    none is whole.
+def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> RunSpec | None:
+    """The run that wrote the newest checkpoint whose description is whole; None where there is no checkpoint.
 
     Its tensors are not read: worker 0 checks every file, says what is damaged, and may take an earlier
-    checkpoint.
+    checkpoint. Raises InputError where that checkpoint is of another run, or where none is whole.
     """
     if not saved_steps(output)[0]:
-        return
+        return None
     from medsd_ray.runs.checkpoint_reader import CheckpointReader  # it imports torch
 
     def described(store: Storage) -> CheckpointReader:
@@ -170,7 +175,8 @@ def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> None:
 
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
         if reader := newest_usable(output, described, warn=lambda text: None):
-            check_same_run(checked, reader.description, reader.store.url)
+            return check_same_run(checked, reader.description, reader.store.url)
+    return None
 
 
 def check_gpus(run: RunSpec) -> None:

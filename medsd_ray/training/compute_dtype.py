@@ -61,8 +61,9 @@ def compute_dtypes(engine: Engine, batch: dict[str, Tensor]) -> dict[str, str]:
         if seen != {engine.dtype}:
             names = " and ".join(sorted(_name(dtype) for dtype in seen))
             raise RunError(
-                f"precision {engine.training.precision} was asked for, but the {component} computes in {names} "
-                "here; set training.precision to fp32, or report this with the versions in manifest.json"
+                f"precision {engine.training.precision} was asked for, but the {component} computes in "
+                f"{names} here; set training.precision to fp32, or report this with the versions in "
+                "manifest.json"
             )
     return {component: _name(engine.dtype) for component in recorder.seen}
 

@@ -16,12 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from medsd_ray.models.precision import DTYPES
 from medsd_ray.runs.fragments import Piece, even_share
 from medsd_ray.spec.run import RunSpec, Training
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Of weights, gradients and activations, by a run's precision."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,13 @@ def manifest(run: RunSpec, checked: CheckedRun) -> dict[str, Any]:
         "spec": run.model_dump(mode="json"),
         "data_sha256": checked.fingerprints["data"],
         "model_sha256": checked.fingerprints["model"],
+        "chosen": {
+            "use_gpu": checked.run.resources.use_gpu,
+            "precision": checked.run.training.precision,
+            "compile": checked.run.training.compile,
+            "zero_stage": checked.run.training.zero_stage,
+            "reasons": checked.reasons,
+        },
         "code_sha256": code_fingerprint(),
         "image_digest": os.environ.get("MEDSD_IMAGE_DIGEST"),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},

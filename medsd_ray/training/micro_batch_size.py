@@ -7,10 +7,10 @@ import torch
 from medsd_ray.data.dataset import ShardedDataset, WithPrior
 from medsd_ray.data.loader import batches
 from medsd_ray.errors import InputError
+from medsd_ray.models.precision import DTYPES
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.device_batches import to_device
-from medsd_ray.training.engine import DTYPES
 from medsd_ray.training.stages.stage import StageModule
 
 

@@ -13,7 +13,7 @@ from medsd_ray.retries import with_retries
 from medsd_ray.runs.names import RAY_TRAIN, STOP
 from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import Storage, pyarrow_filesystem
-from medsd_ray.training.checked_run import CheckedRun, LatentMeta
+from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize
 from medsd_ray.training.failures import keep_running
 from medsd_ray.training.notices import forget, heard, new_topic, notify
 from medsd_ray.training.reporter import add_warning
@@ -106,6 +106,8 @@ def _plain(checked: CheckedRun) -> dict[str, Any]:
         "validation": checked.validation,
         "latents": checked.latents and dataclasses.asdict(checked.latents),
         "fingerprints": checked.fingerprints,
+        "size": dataclasses.asdict(checked.size),
+        "reasons": checked.reasons,
     }
 
 
@@ -122,8 +124,9 @@ def worker_entry(config: dict[str, Any]) -> None:
     latents = LatentMeta(**config["latents"]) if config["latents"] else None
     run = parse_run(config["spec"])
     checked = CheckedRun(
-        run, config["model"], config["train"], config["validation"], latents, config["fingerprints"]
-    )
+        run, config["model"], config["train"], config["validation"], latents, config["fingerprints"],
+        ModelSize(**config["size"]), config["reasons"],
+    )  # fmt: skip
     said: list[str] = []
 
     def say(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from medsd_ray.errors import InputError
+from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import CheckedRun
 
@@ -33,14 +34,18 @@ address.
 """
 
 
-def check_same_run(checked: CheckedRun, description: dict[str, Any], where: str) -> None:
-    """Raises InputError naming the first field in which the run is not the one that wrote a checkpoint."""
-    check_same_spec(checked.run, description["spec"], where)
+def check_same_run(checked: CheckedRun, description: dict[str, Any], where: str) -> RunSpec:
+    """The run that wrote a checkpoint. Raises InputError naming the first field in which `checked` is not
+    it.
+    """
+    then = parse_run(description["spec"], where)  # an earlier version's lacks the fields that came later
+    check_same_spec(checked.run, then.model_dump(mode="json"), where)
     for name, fingerprint in checked.fingerprints.items():
         if fingerprint != description["fingerprints"][name]:
             raise InputError(
                 f"--resume: the {name} is not the one that {where} was trained on; choose another output"
             )
+    return then
 
 
 def check_same_spec(run: RunSpec, spec: dict[str, Any], where: str) -> None:

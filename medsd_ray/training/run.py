@@ -15,6 +15,7 @@ from medsd_ray.runs.progress import read_metrics, read_progress
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import Storage, open_storage
+from medsd_ray.training.auto_settings import choices_in_words
 from medsd_ray.training.checks import check_run, started
 from medsd_ray.training.failures import as_user_error
 from medsd_ray.training.manifest import write_run
@@ -60,6 +61,8 @@ def train(
             return result
         resume = started(output)
     checked = check_run(run, output, resume)
+    if said := choices_in_words(checked):
+        print(said, flush=True)
     write_run(output, run, checked)
     seen = len(read_metrics(output)) if resume and on_record is None else 0
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as asked_to_stop:

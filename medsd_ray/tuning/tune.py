@@ -87,10 +87,11 @@ def start_ray(study: StudySpec) -> int:
     resources = [plan.resources(study, combination) for combination in combinations(study.space)]
     wanted = study.search.max_concurrent
     ensure_ray(wanted * max(of_trial.sizes[-1] * of_trial.cpus_per_worker for of_trial in resources))
-    gpus = max(of_trial.num_workers if of_trial.use_gpu else 0 for of_trial in resources)
-    if not gpus or cluster_address():  # a cluster may yet grow
+    gpus = max(of_trial.num_workers if of_trial.use_gpu is not False else 0 for of_trial in resources)
+    available = int(ray.cluster_resources().get("GPU", 0))
+    if not gpus or not available or cluster_address():  # a cluster may yet grow
         return wanted
-    return max(1, min(wanted, int(ray.cluster_resources().get("GPU", 0)) // gpus))
+    return max(1, min(wanted, available // gpus))
 
 
 def search(record: StudyRecord, judged: bool, concurrent: int) -> None:

@@ -20,11 +20,13 @@ from tiny import tiny_components
 
 from medsd_ray.models.save import save_pipeline
 from medsd_ray.spec.load import dump_run, parse_run
+from medsd_ray.training.auto_settings import Machine, choose
 from medsd_ray.training.checks import check_inputs
 from medsd_ray.training.worker import Trainer
 
 STEPS, HALF = 12, 6
 DEVICE = torch.device("cuda")
+MACHINE = Machine(gpus=1, has_bf16=True, gpu_memory=80 * 10**9, cpu_memory=64 * 10**9)
 NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -65,7 +67,7 @@ def trainer(root: Path, output: str, **training: Any) -> Trainer:
     )
     (root / output).mkdir(exist_ok=True)
     (root / output / "run.yaml").write_text(dump_run(run))
-    return Trainer(check_inputs(run), DEVICE, lambda record: None)
+    return Trainer(choose(check_inputs(run), MACHINE), DEVICE, lambda record: None)
 
 
 def trained(root: Path, output: str, **training: Any) -> torch.Tensor:

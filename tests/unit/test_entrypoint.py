@@ -70,7 +70,7 @@ def test_a_run_with_a_report(tmp_path: Path):
     how = [
         "--prompts", str(tmp_path / PROMPTS), "--num-images", "6", "--seed", "3", "--guidance-scale", "4.0",
         "--steps", "25",
-        "--num-workers", "4",
+        "--num-workers", "4", "--no-use-gpu",
     ]  # fmt: skip
     assert [step.words for step in made] == [
         ["train", str(tmp_path / RUN_SPEC), "--auto-resume"],

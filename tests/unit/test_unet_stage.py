@@ -52,7 +52,7 @@ def gradient(stage: UnetStage, batch: dict[str, Tensor]) -> tuple[float, Tensor]
 
 
 def test_a_caption_is_encoded_once_for_all_samples_that_have_it(stage: UnetStage, sample: dict[str, Tensor]):
-    batch = stage.prepare(sample, "train", torch.device("cpu"))
+    batch = stage.prepare(sample, "train")
     assert len(batch["input_ids"]) == 2
     assert torch.equal(batch["input_ids"][batch["caption"]], sample["input_ids"])
     apart = batch | {"input_ids": sample["input_ids"], "caption": torch.arange(len(CAPTIONS))}
@@ -68,6 +68,6 @@ def test_dropped_captions_are_one_too(stage: UnetStage, sample: dict[str, Tensor
     dropping = UnetStage(
         build_small(0), stage.run.model_copy(update={"objective": objective}), None, scaling_factor=1.0
     )
-    batch = dropping.prepare(sample, "train", torch.device("cpu"))
+    batch = dropping.prepare(sample, "train")
     assert torch.equal(batch["input_ids"], token_ids(stage.tokenizer, [""]))
     assert batch["caption"].tolist() == [0] * len(CAPTIONS)
