@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 # Commands of the clone first: `medsd`, and `ninja`, which DeepSpeed looks for on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo study study-phantoms study-xrays test test-unit test-integration programs lint format crds crds-check test-cluster test-image base-model
+.PHONY: help install demo study study-phantoms study-xrays test test-unit test-integration programs lint format crds crds-check test-cluster test-gpu test-image base-model
 
 help:
 	@echo "make demo [DATA=dir] [OUT=dir]   the whole pipeline on two CPU workers, and one page with its results"
@@ -22,6 +22,7 @@ help:
 	@echo "make programs                    build Kubernetes, Helm and an S3 server, which some tests need (Go; 20 minutes, once)"
 	@echo "make crds | crds-check           write k8s/crds and the chart's copy from the models, or fail where they are stale"
 	@echo "make test-cluster                the operator on a real Kubernetes (root; builds the programs first)"
+	@echo "make test-gpu                    training on this machine's GPU: precision, synchronisation, CUDA graphs"
 	@echo "make test-image                  build the Dockerfile with buildah and try it (root, 25 GB of disk)"
 	@echo "make base-model                  pretrain medsd-small again (75 minutes on two cores)"
 	@echo "make install [PYTHON=python3.11] only the virtual environment .venv"
@@ -59,6 +60,9 @@ programs:
 
 test-cluster: install
 	$(PYTEST) $(CLUSTER_TESTS)
+
+test-gpu: install
+	$(PYTEST) tests/gpu
 
 lint: install crds-check
 	$(BIN)/ruff check .

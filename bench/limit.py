@@ -36,13 +36,15 @@ SHORT = ("autocast", "masters", "channels_last", "blocks", "compiled", "graph")
 class Step:
     """One training step on fixed inputs: AdamW (fused) on float32 masters, the norm clipped on the device."""
 
-    def __init__(self, unet: nn.Module, layout: str, batch: int, device: str, settings: dict[str, bool]):
+    def __init__(self, unet: Any, layout: str, batch: int, device: str, settings: dict[str, bool]):
         side, width, tokens = SHAPES[layout]
         self.autocast, self.device = settings.get("autocast", False), device
         dtype = torch.float32 if self.autocast else torch.bfloat16
         unet = unet.to(device, torch.float32)
-        self.parameters = list(unet.parameters())
-        self.masters = self.parameters if self.autocast else [p.detach().clone() for p in self.parameters]
+        self.parameters: list[Tensor] = list(unet.parameters())
+        self.masters: list[Tensor] = (
+            self.parameters if self.autocast else [p.detach().clone() for p in self.parameters]
+        )
         unet.to(dtype)
         if settings.get("channels_last"):
             unet.to(memory_format=torch.channels_last)
@@ -71,9 +73,10 @@ class Step:
         with torch.no_grad():
             gradients: list[Tensor] = [p.grad for p in self.parameters if p.grad is not None]
             if self.masters is not self.parameters:
-                for master in self.masters:
-                    master.grad = torch.empty_like(master)
-                torch._foreach_copy_([m.grad for m in self.masters], gradients)
+                fresh = [torch.empty_like(master) for master in self.masters]
+                torch._foreach_copy_(fresh, gradients)
+                for master, gradient in zip(self.masters, fresh, strict=True):
+                    master.grad = gradient
             norm = nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None])
             nn.utils.clip_grads_with_norm_(self.masters, 1.0, norm)
             self.adam.step()
@@ -126,7 +129,7 @@ def profile(step: Callable[[], Tensor]) -> None:
             step()
         torch.cuda.synchronize()
     kernels: dict[str, list[float]] = {}
-    for event in found.events():
+    for event in found.events() or ():
         if event.device_type == torch.autograd.DeviceType.CUDA:
             kernels.setdefault(event.name[:110], []).append(event.device_time / 3)
     total = sum(map(sum, kernels.values()))

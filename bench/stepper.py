@@ -25,7 +25,7 @@ def trainer(values: dict[str, Any], device: str) -> Any:
     """The Trainer of a run's spec; it starts from the newest checkpoint of the run's output."""
     values = values | {"resources": {"use_gpu": device == "cuda"}}
     checked = checks.check_inputs(parse_run(values))
-    return worker.Trainer(choose(checked, _machine(device)), torch.device(device), lambda record: None)
+    return worker.Trainer(choose(checked, _machine(device)), torch.device(device), lambda record: None, print)
 
 
 def _machine(device: str) -> Machine:

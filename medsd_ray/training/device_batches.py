@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def on_device(steps: Iterable[list[Batch]], device: torch.device) -> Iterator[li
         yield _waited_for(*ahead)
 
 
-def _waited_for(micro_batches: list[Batch], copied: torch.cuda.Event) -> list[Batch]:
+def _waited_for(micro_batches: list[Batch], copied: Any) -> list[Batch]:
     current = torch.cuda.current_stream()
     current.wait_event(copied)
     for batch in micro_batches:

@@ -83,7 +83,7 @@ def _trainer(checked: CheckedRun, output: Storage, topic: str):
         scaling_config=ScalingConfig(
             num_workers=(sizes[0], sizes[-1]) if len(sizes) > 1 else sizes[0],
             elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
-            use_gpu=run.resources.use_gpu,
+            use_gpu=bool(run.resources.use_gpu),
             resources_per_worker=resources,
         ),
         torch_config=TorchConfig(backend="nccl" if run.resources.use_gpu else "gloo"),

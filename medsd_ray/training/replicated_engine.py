@@ -49,11 +49,13 @@ class ReplicatedEngine(Engine):
         super().__init__(module, run, peaks, device)
         self._module = module
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        self.parameters = [p for _, p in named]
+        self.parameters: list[Tensor] = [p for _, p in named]
 
         # Masters first, of the float32 weights; then the parameters become half, frozen ones too.
         half = self.dtype is not torch.float32
-        self.masters = [p.detach().clone(memory_format=torch.contiguous_format) for p in self.parameters]
+        self.masters: list[Tensor] = [
+            p.detach().clone(memory_format=torch.contiguous_format) for p in self.parameters
+        ]
         if half:
             for parameter in module.parameters():
                 if parameter.is_floating_point():

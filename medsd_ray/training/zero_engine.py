@@ -278,5 +278,6 @@ def _import_deepspeed(device: torch.device) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if device.type == "cpu":
         # It asks whether oneDNN has fp16 kernels; torch has its own where oneDNN has none.
-        get_accelerator().is_fp16_supported = lambda: True
+        accelerator: Any = get_accelerator()
+        accelerator.is_fp16_supported = lambda: True
     return deepspeed

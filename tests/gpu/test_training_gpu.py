@@ -67,7 +67,7 @@ def trainer(root: Path, output: str, **training: Any) -> Trainer:
     )
     (root / output).mkdir(exist_ok=True)
     (root / output / "run.yaml").write_text(dump_run(run))
-    return Trainer(choose(check_inputs(run), MACHINE), DEVICE, lambda record: None)
+    return Trainer(choose(check_inputs(run), MACHINE), DEVICE, lambda record: None, print)
 
 
 def trained(root: Path, output: str, **training: Any) -> torch.Tensor:

@@ -65,8 +65,8 @@ def test_the_short_form_of_a_component():
         ("training.precision", "fp8", "training.precision"),
         ("training.learning_rate", 0, "training.learning_rate"),
         (
-            "training.offload",
-            {"optimizer": True, "parameters": True},
+            "training",
+            {"max_steps": 9, "global_batch_size": 8, "zero_stage": 2, "offload": {"parameters": True}},
             "offload.parameters needs zero_stage 3",
         ),
         ("training.sample_every", 10, "needs sample_prompts"),
