@@ -172,7 +172,8 @@ def _of_one_value(images: ImageSet) -> str | None:
     if not flat.any():
         return None
     first = images.keys[int(flat.argmax())]
-    return f"{int(flat.sum())} of {len(images)} images are of one value, such as all black; {first} is the first."
+    count = int(flat.sum())
+    return f"{count} of {len(images)} images are of one value, such as all black; {first} is the first."
 
 
 def read_made(url: str, size: tuple[int, int], channels: int) -> ImageSet:

@@ -191,16 +191,3 @@ class Engine(ABC):
 def component_of(name: str) -> str:
     """The component of a parameter: the part of its name before the first dot."""
     return name.partition(".")[0]
-
-
-def build_engine(
-    module: nn.Module, run: RunSpec, peaks: dict[str, float], micro_batch_size: int, device: torch.device
-) -> Engine:
-    """The engine of a run's ZeRO stage; all workers call it."""
-    if run.training.zero_stage == 0:
-        from medsd_ray.training.replicated_engine import ReplicatedEngine
-
-        return ReplicatedEngine(module, run, peaks, device)
-    from medsd_ray.training.zero_engine import ZeroEngine
-
-    return ZeroEngine(module, run, peaks, micro_batch_size, device)

@@ -29,7 +29,8 @@ from medsd_ray.training.compute_dtype import compute_dtypes
 from medsd_ray.training.datasets import open_dataset, with_prior
 from medsd_ray.training.device_batches import on_device, pinned
 from medsd_ray.training.ema import Ema
-from medsd_ray.training.engine import Engine, build_engine
+from medsd_ray.training.engine import Engine
+from medsd_ray.training.engines import build_engine
 from medsd_ray.training.learning_rate import learning_rate_factor, peak_learning_rates
 from medsd_ray.training.metrics import LossWindow, ThroughputMeter
 from medsd_ray.training.micro_batch_size import choose_micro_batch_size
