@@ -22,7 +22,7 @@ from typing import BinaryIO, NoReturn
 
 from medsd_ray.driver.archive import archive
 from medsd_ray.driver.job import PodJob, Step, load_job, steps, write_inputs
-from medsd_ray.driver.protocol import DRIVER_PORT
+from medsd_ray.driver.protocol import DRIVER_PORT, POLL_TOKEN_SHA256
 from medsd_ray.driver.server import DriverState, serve
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.ray_cluster import CLUSTER
@@ -191,7 +191,8 @@ def run(path: Path) -> int:
             signal.SIG_UNBLOCK, {signal.SIGINT}
         )  # Ray starts its jobs with this signal blocked
         state = DriverState(todo[0].stage, stop=lambda: runner.stop(signal.SIGINT))
-        serve(state, int(os.environ.get("MEDSD_PORT", DRIVER_PORT)))
+        port = int(os.environ.get("MEDSD_PORT", DRIVER_PORT))
+        serve(state, port, os.environ.get(POLL_TOKEN_SHA256))
         output = open_storage(job.output)
         code = run_steps(job, todo, output, state, runner)
         if job.tells:

@@ -12,6 +12,11 @@ from medsd_ray.spec.status import Stage
 DRIVER_PORT = 8799
 """Of TCP, in the head pod. The chart opens it in its network policy: see tests/unit/test_chart_ray.py."""
 
+POLL_TOKEN_SHA256 = "MEDSD_POLL_TOKEN_SHA256"
+"""In the head pod's environment: SHA-256, in hexadecimal, of the token that a poll brings as `Authorization:
+Bearer`. A driver without it asks for no token: the operator has no key, or is older than this.
+"""
+
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 

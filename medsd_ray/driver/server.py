@@ -7,7 +7,10 @@ answer.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +31,9 @@ LONGEST_BODY = 4 << 20
 
 
 MOST_EVENTS, MOST_WARNINGS = 1000, 20
+
+MOST_CONNECTIONS, LONGEST_S = 16, 10.0
+"""At the same time; and seconds that one may last. The operator has one at a time, of milliseconds."""
 
 
 class DriverState:
@@ -98,51 +104,111 @@ class DriverState:
         return list(self._events.values())
 
 
-def serve(state: DriverState, port: int) -> None:
+class PollServer(ThreadingHTTPServer):
+    """Answers polls, a thread for each connection. What others do with the port is bounded: of more than
+    MOST_CONNECTIONS the oldest is cut off, and so is one that lasts longer than LONGEST_S.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, state: DriverState, port: int, token_sha256: str | None):
+        self.state, self.token_sha256 = state, token_sha256
+        self._open: dict[socket.socket, float] = {}
+        """Connections in the order in which they came, and when each did (seconds of the monotonic clock)."""
+        self._lock = threading.Lock()
+        super().__init__(("0.0.0.0", port), PollHandler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open[request] = time.monotonic()
+            for old in list(self._open)[: max(0, len(self._open) - MOST_CONNECTIONS)]:
+                self._cut_off(old)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Twice a second, by `serve_forever`."""
+        now = time.monotonic()
+        with self._lock:
+            for old in [one for one, since in self._open.items() if now - since > LONGEST_S]:
+                self._cut_off(old)
+
+    def _cut_off(self, request: socket.socket) -> None:
+        """Its thread finds the end of the connection, and closes it."""
+        self._open.pop(request, None)
+        with contextlib.suppress(OSError):  # it may have ended by itself
+            request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a connection that ends in between is its other side's affair."""
+
+    def knows(self, authorization: str) -> bool:
+        """Whether a request may poll, by its Authorization header."""
+        if self.token_sha256 is None:
+            return True
+        token = authorization.removeprefix("Bearer ").encode()
+        return hmac.compare_digest(hashlib.sha256(token).hexdigest(), self.token_sha256)
+
+
+class PollHandler(BaseHTTPRequestHandler):
+    """POST /poll and GET /healthz."""
+
+    server: PollServer
+    timeout = 5
+    """Seconds that a read waits."""
+
+    def do_GET(self) -> None:
+        if self.path == "/healthz":
+            return self._send(200, {"ok": True})
+        self._send(404, {"error": "GET /healthz"})
+
+    def do_POST(self) -> None:
+        state = self.server.state
+        if self.path != "/poll":
+            return self._send(404, {"error": "POST /poll"})
+        if not self.server.knows(self.headers.get("Authorization") or ""):
+            return self._send(401, {"error": "Authorization: Bearer and this attempt's token"})
+        try:
+            size = int(self.headers.get("Content-Length") or 0)
+            if not 0 <= size <= LONGEST_BODY:
+                raise ValueError(f"the body has more than {LONGEST_BODY} bytes")
+            state.take_poll(parse_json(self.rfile.read(size) or b"{}"))
+        except ValueError as error:
+            return self._send(400, {"error": str(error)})
+        answer = state.answer()
+        self._send(200, answer)
+        if answer["stage"] == "done":
+            state.end_polled.set()
+
+    def _send(self, code: int, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a line for each poll would bury the run's own."""
+
+
+def serve(state: DriverState, port: int, token_sha256: str | None = None) -> None:
     """Answers polls on all addresses of this machine, in threads, until the process ends.
 
     Args:
         state: What the polls are answered with.
         port: Of TCP.
+        token_sha256: SHA-256, in hexadecimal, of the token that a poll must bring; None: any is answered.
 
     Raises:
         RunError: The port is taken.
     """
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._send(200, {"ok": True}) if self.path == "/healthz" else self._send(
-                404, {"error": "GET /healthz"}
-            )
-
-        def do_POST(self) -> None:
-            if self.path != "/poll":
-                return self._send(404, {"error": "POST /poll"})
-            try:
-                size = int(self.headers.get("Content-Length") or 0)
-                if not 0 <= size <= LONGEST_BODY:
-                    raise ValueError(f"the body has more than {LONGEST_BODY} bytes")
-                state.take_poll(parse_json(self.rfile.read(size) or b"{}"))
-            except ValueError as error:
-                return self._send(400, {"error": str(error)})
-            answer = state.answer()
-            self._send(200, answer)
-            if answer["stage"] == "done":
-                state.end_polled.set()
-
-        def _send(self, code: int, value: Any) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing: a line for each poll would bury the run's own."""
-
     try:
-        server = ThreadingHTTPServer(("0.0.0.0", port), Handler)
+        server = PollServer(state, port, token_sha256)
     except OSError as error:
         raise RunError(
             f"port {port} cannot be listened on: {error.strerror}; set MEDSD_PORT to a free one"

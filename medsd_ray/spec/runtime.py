@@ -104,6 +104,9 @@ class RuntimeSpec(SpecModel):
     imagePullSecrets: Annotated[list[Subdomain], Field(max_length=8)] = Field(
         default=[], description="Secrets in the run's namespace with the credentials of the image's registry"
     )
+    allowedNamespaces: Annotated[list[Name], Field(max_length=1024)] | None = Field(
+        default=None, description="namespaces whose objects may name this Runtime; all of them where absent"
+    )
     rayVersion: Text = Field(default="2.60.0", description="of the image")
     serviceAccountName: Subdomain = Field(
         default="default", description="of head and workers, in the run's namespace; it needs no rights"

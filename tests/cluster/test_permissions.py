@@ -23,7 +23,7 @@ OPERATOR_MAY = {
     ("ray.io", "rayjobs"): READ | {"create", "delete"},
     ("ray.io", "rayclusters"): {"patch"},
     ("", "configmaps"): {"get", "create", "patch"},
-    ("", "pods"): READ,
+    ("", "pods"): {"list", "watch"},
     ("", "events"): READ | {"create", "patch"},
     ("", "namespaces"): {"list", "watch"},
     ("apiextensions.k8s.io", "customresourcedefinitions"): READ,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tomllib
 from pathlib import Path
@@ -39,7 +40,7 @@ NAMESPACED = {
     ("ray.io", "rayjobs"): READ | {"create", "delete"},
     ("ray.io", "rayclusters"): {"patch"},
     ("", "configmaps"): {"get", "create", "patch"},
-    ("", "pods"): READ,
+    ("", "pods"): {"list", "watch"},
     ("", "events"): READ | {"create", "patch"},
 }
 CLUSTER_WIDE = {
@@ -88,9 +89,10 @@ def test_lint():
     ("sets", "adds", "removes"),
     [
         ((), (), ()),
-        (EVERYTHING, ("RayCluster", "NetworkPolicy", "ServiceMonitor", "PodMonitor"), ()),
+        (EVERYTHING, ("RayCluster", "ServiceMonitor", "PodMonitor"), ()),
         (("rayCluster.enabled=true",), ("RayCluster",), ()),
-        (("networkPolicy.enabled=true",), ("NetworkPolicy",), ()),
+        (("networkPolicy.enabled=false",), (), ("NetworkPolicy",)),
+        (("operator.pollKey.secretName=own",), (), ("Secret",)),
         (("serviceMonitor.enabled=true", "serviceMonitor.labels.release=prom"), ("ServiceMonitor",), ()),
         (("podMonitor.enabled=true", "podMonitor.labels.release=prom"), ("PodMonitor",), ()),
         (("watchNamespaces={a,b}",), ("Role", "RoleBinding"), ()),
@@ -111,6 +113,8 @@ def test_each_switch(sets: tuple[str, ...], adds: tuple[str, ...], removes: tupl
         "Pod",
         "Job",
         "ConfigMap",
+        "NetworkPolicy",
+        "Secret",
     }
     assert {kind for kind, _, _ in names} == (default | set(adds)) - set(removes)
 
@@ -201,6 +205,46 @@ def test_the_operator():
         assert container[probe]["httpGet"] == {"path": "/healthz", "port": "health"}
     selector = deployment["selector"]["matchLabels"]
     assert selector.items() <= deployment["template"]["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_key_for_the_drivers_tokens_is_the_operators_alone(own: bool):
+    objects = render(*(["operator.pollKey.secretName=mine", "operator.pollKey.key=poll"] if own else []))
+    name, key = ("mine", "poll") if own else ("medsd-poll-key", "key")
+    with_key = {
+        where
+        for where, pod in pod_specs(objects).items()
+        if any(name in json.dumps(volume) for volume in pod["volumes"])
+    }
+    assert with_key == {"Deployment/medsd-operator"}
+    pod = pod_specs(objects)["Deployment/medsd-operator"]
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "poll-key")
+    (source,) = volume["projected"]["sources"]
+    assert source == {"secret": {"name": name, "items": [{"key": key, "path": "key"}]}}
+    (mount,) = (it for it in pod["containers"][0]["volumeMounts"] if it["name"] == "poll-key")
+    assert mount["readOnly"] is True
+    file = {"name": "MEDSD_POLL_KEY_FILE", "value": f"{mount['mountPath']}/key"}
+    assert file in pod["containers"][0]["env"]
+    if not own:
+        secret = one(objects, "Secret", name, NAMESPACE)
+        assert len(base64.b64decode(secret["data"][key])) == 64
+        # What runs on without the operator is taken over by the next installation, which has to know its
+        # token.
+        assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+@pytest.mark.parametrize(
+    ("sets", "namespaces"),
+    [
+        ((), [NAMESPACE]),
+        (("runNamespaces={a,b}",), ["a", "b"]),
+        (("watchNamespaces={a,b}",), ["a", "b"]),
+        (("watchNamespaces={a,b}", "runNamespaces={b}"), ["b"]),
+        (("runNamespaces={a}", "runtime.spec.allowedNamespaces={c}"), ["c"]),
+    ],
+)
+def test_the_runtime_is_for_the_namespaces_of_the_runs(sets: tuple[str, ...], namespaces: list[str]):
+    assert RuntimeSpec.model_validate(runtime_of(render(*sets))["spec"]).allowedNamespaces == namespaces
 
 
 def test_code_can_be_mounted_into_all_that_runs_the_image(tmp_path: Path):

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import aiohttp
 import pytest
 
 from medsd_ray.driver import server
 from medsd_ray.driver.protocol import DriverAnswer
+from medsd_ray.operator.__main__ import read_poll_key
 from medsd_ray.operator.controller import driver_client
 from medsd_ray.operator.controller.driver_client import read_answer
 from medsd_ray.operator.lifecycle.progress import progress_of
+from medsd_ray.operator.manifests.poll_token import poll_token, token_sha256
 
 
 def ask(port: int, monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1", **body) -> DriverAnswer | None:
@@ -24,7 +30,9 @@ def ask(port: int, monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1", **b
 
     async def run() -> DriverAnswer | None:
         async with aiohttp.ClientSession() as session:
-            return await driver_client.poll(session, host, body.get("events", []), body.get("stop", False))
+            return await driver_client.poll(
+                session, host, body.get("events", []), body.get("stop", False), body.get("token")
+            )
 
     return asyncio.run(run())
 
@@ -72,6 +80,56 @@ def test_the_real_driver_answers_and_hears_the_stop(monkeypatch: pytest.MonkeyPa
         and answer.error == "medsd: interrupted"
     )
     assert stopped.is_set() and state.events == [event]
+
+
+def test_a_driver_hears_who_has_the_token_of_its_attempt_alone(monkeypatch: pytest.MonkeyPatch):
+    stopped = threading.Event()
+    state, port, key = server.DriverState("train", stop=stopped.set), free_port(), b"k" * 64
+    token = poll_token(key, "uid", 1)
+    server.serve(state, port, token_sha256(token))
+    others = (None, "", "x", token_sha256(token), poll_token(key, "uid", 2), poll_token(b"o" * 64, "uid", 1))
+    for other in others:
+        assert ask(port, monkeypatch, token=other, stop=True, events=[{"reason": "x"}]) is None
+    assert not stopped.is_set() and state.events == []
+    answer = ask(port, monkeypatch, token=token, stop=True)
+    assert answer is not None and answer.stage == "train" and stopped.is_set()
+
+
+def test_requests_that_never_end_hold_neither_threads_nor_the_port(monkeypatch: pytest.MonkeyPatch):
+    """300 connections of half a request: the operator is answered, and threads stay bounded."""
+    monkeypatch.setattr(server, "LONGEST_S", 1.0)
+    monkeypatch.setattr(server.PollHandler, "timeout", 60)
+    port, before = free_port(), threading.active_count()
+    server.serve(server.DriverState("train", stop=lambda: None), port)
+    half = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(300)]
+    for one in half:
+        with contextlib.suppress(OSError):  # those that are cut off already
+            one.sendall(b"POST /poll HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+    assert ask(port, monkeypatch) is not None
+    assert threading.active_count() - before <= server.MOST_CONNECTIONS + 30  # those that just end
+    end = time.monotonic() + 20
+    while threading.active_count() - before > 2:  # all are cut off in time
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    for one in half:
+        one.close()
+    assert ask(port, monkeypatch) is not None
+
+
+@pytest.mark.parametrize(("data", "code"), [(None, "No such file"), (b"short", "32 bytes or more")])
+def test_a_key_that_cannot_be_used_ends_the_operator_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes | None, code: str
+):
+    path = tmp_path / "key"
+    monkeypatch.setenv("MEDSD_POLL_KEY_FILE", str(path))
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(SystemExit, match=code):
+        read_poll_key()
+    path.write_bytes(b"k" * 64 + b"\n")
+    assert read_poll_key() == b"k" * 64
+    monkeypatch.delenv("MEDSD_POLL_KEY_FILE")
+    assert read_poll_key() is None
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,9 @@ import pytest
 from operator_world import World, evaluation, finetune, runtime, terminated, unschedulable
 
 from medsd_ray.driver.protocol import DriverAnswer
-from medsd_ray.operator.lifecycle.decision import ScaleWorkers
+from medsd_ray.operator.lifecycle.decide import attempt_not_created, decide
+from medsd_ray.operator.lifecycle.decision import CreateAttempt, ScaleWorkers
+from medsd_ray.operator.subject import read_subject
 from medsd_ray.operator.times import stamp
 
 
@@ -197,6 +199,40 @@ def test_waiting_in_words_and_the_deadline_to_start():
     assert (
         world.condition("Failed").reason == "StartDeadlineExceeded" and not world.rayjobs and not world.pods
     )
+
+
+def test_an_attempt_that_is_refused_each_time_reaches_its_deadline_too():
+    made = finetune(startDeadlineSeconds=60)
+    world = World(made)
+    begun = decide(read_subject(made), world.facts(), world.now)
+    assert begun.status.phase == "Starting" and [type(it) for it in begun.actions] == [CreateAttempt]
+    made["status"] = begun.status.model_dump(mode="json")
+    refused = attempt_not_created(read_subject(made), "quota exceeded", 30.0, world.now)
+    made["status"] = refused.status.model_dump(mode="json")
+    early = decide(read_subject(made), world.facts(), world.now + timedelta(seconds=45))
+    assert [type(action) for action in early.actions] == [CreateAttempt] and early.requeue_after == 15
+    late = decide(read_subject(made), world.facts(), world.now + timedelta(seconds=60))
+    assert late.status.phase == "Failed" and not late.actions
+    assert late.status.message == "did not start within 60 s: quota exceeded"
+
+
+def test_a_rayjob_without_a_token_for_rays_api_is_not_run():
+    """As a KubeRay makes it whose CRDs know no authOptions."""
+    world = World(finetune())
+    assert world.settle() == "Starting"
+    del world.current["spec"]["rayClusterSpec"]["authOptions"]
+    assert world.wait(5) == "Failed" and not world.rayjobs and world.made == ["x-1"]
+    failed = world.condition("Failed")
+    assert failed.reason == "KubeRayTooOld" and "authOptions" in failed.message and "1.6" in failed.message
+
+
+def test_a_runtime_that_is_not_for_this_namespace_waits_in_words():
+    world = World(finetune())
+    world.runtime = runtime(allowedNamespaces=["other"])
+    assert world.settle() == "Pending" and not world.made
+    assert world.condition("Accepted").reason == "NamespaceNotAllowed"
+    world.runtime = runtime(allowedNamespaces=["lab"])
+    assert world.settle() == "Starting"
 
 
 def test_a_runtime_may_set_the_deadline_and_the_ttl():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import hmac
 from typing import Any
 
 import jsonschema
@@ -9,9 +11,11 @@ import yaml
 from operator_world import evaluation, finetune, runtime, study, subject
 from programs import KUBERAY_CRDS
 
+from medsd_ray.driver.protocol import POLL_TOKEN_SHA256
 from medsd_ray.errors import InputError
 from medsd_ray.operator.manifests.naming import LONGEST, attempt_name, owner_of
 from medsd_ray.operator.manifests.pods import environment, object_store, whole_cpus
+from medsd_ray.operator.manifests.poll_token import poll_token, token_sha256
 from medsd_ray.operator.manifests.rayjob import Refused, plan
 from medsd_ray.operator.subject import read_runtime, read_spec
 from medsd_ray.spec.load import parse_run, parse_study
@@ -152,6 +156,37 @@ def test_the_head_runs_the_driver_and_no_work():
     assert mounts["medsd-job"] == "/etc/medsd"
     volume = next(v for v in head["template"]["spec"]["volumes"] if v["name"] == "medsd-job")
     assert volume["configMap"] == {"name": "x-1"}
+
+
+def test_the_rayjob_carries_the_hash_of_a_token_that_is_of_its_attempt_alone():
+    key, tokens = b"k" * 64, []
+    for uid, number in (("uid-1", 1), ("uid-1", 2), ("uid-2", 1)):
+        made = finetune()
+        made["metadata"]["uid"] = uid
+        found = plan(subject(made), runtime(), number, key)
+        head, workers = (container(group)["env"] for group in groups(found))
+        (carried,) = (it["value"] for it in head if it["name"] == POLL_TOKEN_SHA256)
+        token = hmac.new(key, f"{uid}/{number}".encode(), "sha256").hexdigest()
+        assert poll_token(key, uid, number) == token
+        assert carried == token_sha256(token) == hashlib.sha256(token.encode()).hexdigest()
+        assert POLL_TOKEN_SHA256 not in {it["name"] for it in workers}
+        assert token not in str(found) and key.decode() not in str(found)
+        tokens.append(token)
+    assert len(set(tokens)) == 3
+    without = container(groups(planned(finetune()))[0])["env"]
+    assert POLL_TOKEN_SHA256 not in {it["name"] for it in without}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "fits"), [(None, True), (["lab"], True), (["a", "lab"], True), (["a"], False), ([], False)]
+)
+def test_a_runtime_is_for_the_namespaces_that_it_allows(allowed: list[str] | None, fits: bool):
+    if fits:
+        assert planned(finetune(), allowedNamespaces=allowed).name == "x-1"
+        return
+    with pytest.raises(Refused, match="runtime default is not for objects of namespace lab") as caught:
+        planned(finetune(), allowedNamespaces=allowed)
+    assert caught.value.reason == "NamespaceNotAllowed" and "'a'" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

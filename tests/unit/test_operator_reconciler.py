@@ -200,6 +200,25 @@ def test_one_that_is_gone_is_not_due_any_more(cluster: Cluster):
     assert cluster.reconcile() is None and cluster.server.requests == [("GET", "finetunes")]
 
 
+@pytest.mark.parametrize("namespace", ["lab", "other"])
+def test_who_writes_to_an_output_is_named_in_its_own_namespace_alone(cluster: Cluster, namespace: str):
+    first = finetune()
+    first["metadata"] = {
+        "name": "patients-of-dr-x",
+        "namespace": namespace,
+        "creationTimestamp": "2025-01-01T00:00:00Z",
+    }
+    cluster.server.put("finetunes", first)
+    cluster.submit()
+    cluster.settle()
+    message = cluster.status["message"]
+    assert cluster.condition("Accepted")["reason"] == "OutputInUse" and "is not finished" in message
+    named = namespace == "lab"
+    assert ("FineTune lab/patients-of-dr-x writes" in message) == named
+    assert ("an object of another namespace writes" in message) == (not named)
+    assert ("patients" in str(cluster.server.objects["finetunes", "lab", "x"])) == named
+
+
 # --- what changes in between
 
 

@@ -41,6 +41,7 @@ app.kubernetes.io/component: dashboard
 {{- $spec := dict "image" (include "medsd.image" .) "imagePullPolicy" .Values.image.pullPolicy }}
 {{- if .Values.image.pullSecrets }}{{ $_ := set $spec "imagePullSecrets" .Values.image.pullSecrets }}{{ end }}
 {{- if .Values.workerServiceAccount.create }}{{ $_ := set $spec "serviceAccountName" .Values.workerServiceAccount.name }}{{ end }}
+{{- $_ := set $spec "allowedNamespaces" (include "medsd.runNamespaces" . | fromJsonArray) }}
 {{- mergeOverwrite $spec (deepCopy .Values.runtime.spec) | toYaml }}
 {{- end }}
 

@@ -26,15 +26,22 @@ def read_answer(text: bytes) -> DriverAnswer | None:
 
 
 async def poll(
-    session: aiohttp.ClientSession, host: str, events: list[dict[str, Any]], stop: bool
+    session: aiohttp.ClientSession,
+    host: str,
+    events: list[dict[str, Any]],
+    stop: bool,
+    token: str | None = None,
 ) -> DriverAnswer | None:
-    """`host`: the head pod's address. `stop` asks for a checkpoint and an end. None where nothing answers."""
+    """`host`: the head pod's address. `stop` asks for a checkpoint and an end; `token` is the attempt's. None
+    where nothing answers, or not a driver that knows the token.
+    """
     address = f"[{host}]" if ":" in host else host
     text = b""
     try:
         async with session.post(
             f"http://{address}:{DRIVER_PORT}/poll",
             json={"events": events, "stop": stop},
+            headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
         ) as response:
             async for chunk in response.content.iter_chunked(1 << 16):

@@ -43,10 +43,12 @@ RUNTIMES, RAYJOBS, PODS, EVENTS = (
 
 
 class Operator:
-    """All that one operator process holds. `namespaces`: those to look at; none: all."""
+    """All that one operator process holds. `namespaces`: those to look at; none: all. `poll_key`: what the
+    tokens of drivers follow from.
+    """
 
-    def __init__(self, namespaces: Sequence[str]):
-        self.namespaces = list(namespaces)
+    def __init__(self, namespaces: Sequence[str], poll_key: bytes | None = None):
+        self.namespaces, self.poll_key = list(namespaces), poll_key
         self.index = Index()
         self.queue: Queue[Key] = Queue()
         self.sweep: Sweep | None = None
@@ -57,7 +59,7 @@ class Operator:
         self.sweep = Sweep(self._api, self.index, self.queue, self.namespaces or [None])
         await self.sweep.fill()
         self._session = aiohttp.ClientSession()
-        reconciler = Reconciler(self._api, self.index, self._session)
+        reconciler = Reconciler(self._api, self.index, self._session, self.poll_key)
         self._tasks = [
             asyncio.create_task(self.queue.work(reconciler), name=f"worker {i}") for i in range(WORKERS)
         ]

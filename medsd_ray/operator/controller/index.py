@@ -258,9 +258,13 @@ def slim_rayjob(obj: Object) -> Object:
     groups = (spec.get("rayClusterSpec") or {}).get("workerGroupSpecs") or []
     kept = ("groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams")
     slim = [{name: group[name] for name in kept if name in group} for group in groups]
+    cluster = {
+        "workerGroupSpecs": slim,
+        "authOptions": (spec.get("rayClusterSpec") or {}).get("authOptions") or {},
+    }
     return {
         "metadata": _meta(obj),
-        "spec": {"suspend": spec.get("suspend", False), "rayClusterSpec": {"workerGroupSpecs": slim}},
+        "spec": {"suspend": spec.get("suspend", False), "rayClusterSpec": cluster},
         "status": obj.get("status") or {},
     }
 

@@ -50,6 +50,7 @@ from medsd_ray.operator.manifests.naming import (
     owned_by,
     owner_of,
 )
+from medsd_ray.operator.manifests.poll_token import poll_token
 from medsd_ray.operator.manifests.rayjob import Plan, output_of
 from medsd_ray.operator.subject import Subject, read_runtime, read_subject
 from medsd_ray.spec import labels
@@ -84,8 +85,9 @@ class Reconciler:
     carried out again.
     """
 
-    def __init__(self, api: Api, index: Index, session: aiohttp.ClientSession):
-        self.api, self.index, self.session = api, index, session
+    def __init__(self, api: Api, index: Index, session: aiohttp.ClientSession, poll_key: bytes | None = None):
+        """`poll_key` is what the tokens of drivers follow from, where there is one."""
+        self.api, self.index, self.session, self.poll_key = api, index, session, poll_key
 
     async def __call__(self, key: Key) -> float | None:
         """Reconciles an object once.
@@ -171,13 +173,17 @@ class Reconciler:
             events=tuple(events),
             driver=await self._ask_driver(subject, rayjob, pods, events),
             output_writer=self._output_writer(key, subject),
+            poll_key=self.poll_key,
         )
 
     def _output_writer(self, key: Key, subject: Subject) -> str | None:
         if subject.spec is None or subject.status.attempt.number:
             return None
         writer = self.index.output_writer(key, output_of(subject.spec))
-        return str(writer) if writer else None
+        if writer is None:
+            return None
+        # Who may read this object may not know what is in other namespaces.
+        return str(writer) if writer.namespace == key.namespace else "an object of another namespace"
 
     def _runtime(self, subject: Subject) -> tuple[RuntimeSpec | None, str | None]:
         """The object's Runtime, or why it cannot be read; neither where it is not there."""
@@ -219,7 +225,10 @@ class Reconciler:
             or not address
         ):
             return None
-        return await driver_client.poll(self.session, address, events, wants_stop(subject))
+        token = (
+            poll_token(self.poll_key, subject.uid, subject.status.attempt.number) if self.poll_key else None
+        )
+        return await driver_client.poll(self.session, address, events, wants_stop(subject), token)
 
     # --- what is written and done
 

@@ -9,6 +9,7 @@ from medsd_ray.operator.lifecycle.failures import (
     died,
     ended,
     exit_code,
+    has_token,
     head_loss,
     losses,
     succeeded,
@@ -47,6 +48,11 @@ ELASTIC_PATIENCE_S = 30.0
 
 INTERRUPTED = 130
 
+NO_TOKEN = (
+    "KubeRay did not keep the RayJob's authOptions, so that whoever reaches Ray's API could run code; "
+    "upgrade KubeRay's operator and its CRDs to 1.6 or later, then make this object anew"
+)
+
 
 ORDINARY = {"WaitingForKubeRay", "WaitingForPods", "PodsStarting", "JobSubmitted"}
 """Reasons to wait that every start has."""
@@ -55,7 +61,8 @@ ORDINARY = {"WaitingForKubeRay", "WaitingForPods", "PodsStarting", "JobSubmitted
 def handle_starting(builder: DecisionBuilder) -> None:
     rayjob = builder.observed.rayjob
     if rayjob is None and builder.attempt.uid is None:
-        create_attempt_again(builder)
+        if not _missed_start_deadline(builder, builder.status.message or "its RayJob is not made"):
+            create_attempt_again(builder)
         return
     if rayjob is None or is_going(rayjob):
         fail_infrastructure(
@@ -63,6 +70,9 @@ def handle_starting(builder: DecisionBuilder) -> None:
         )
         return
     builder.set_attempt(uid=rayjob["metadata"]["uid"])
+    if not has_token(rayjob):
+        fail(builder, Failure("final", "KubeRayTooOld", NO_TOKEN))
+        return
     if (
         end_with_rayjob(builder)
         or _handle_suspend_request(builder)
@@ -141,17 +151,23 @@ def _report_waiting(builder: DecisionBuilder) -> None:
     )
     builder.set_message(reason.message)
     builder.requeue(STARTING_S)
+    if not _missed_start_deadline(builder, reason.message):
+        _start_with_ready_workers(builder, reason)
+
+
+def _missed_start_deadline(builder: DecisionBuilder, why: str) -> bool:
+    """Fails an attempt that has not started in time; `why` it waits."""
     deadline = builder.spec.startDeadlineSeconds
     if deadline is None and builder.observed.runtime is not None:
         deadline = builder.observed.runtime.defaults.startDeadlineSeconds
-    if deadline is not None:
-        left = deadline - builder.seconds_since(builder.attempt.startTime)
-        if left <= 0:
-            message = f"did not start within {deadline} s: {reason.message}"
-            fail(builder, Failure("final", "StartDeadlineExceeded", message))
-            return
+    if deadline is None:
+        return False
+    left = deadline - builder.seconds_since(builder.attempt.startTime)
+    if left > 0:
         builder.requeue(left)
-    _start_with_ready_workers(builder, reason)
+        return False
+    fail(builder, Failure("final", "StartDeadlineExceeded", f"did not start within {deadline} s: {why}"))
+    return True
 
 
 def _start_with_ready_workers(builder: DecisionBuilder, reason: WaitReason) -> None:

@@ -39,6 +39,8 @@ class ObservedState:
     driver: DriverAnswer | None = None
     output_writer: str | None = None
     """Before the first attempt: another object that is not finished and writes to the same output."""
+    poll_key: bytes | None = field(default=None, repr=False)
+    """From which the tokens of drivers follow; None where this operator has none."""
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,12 @@ def losses(pods: list[Pod]) -> list[str]:
     return [f"{pod['metadata']['name']}: {reason}" for pod in pods if (reason := why_dead(pod))]
 
 
+def has_token(rayjob: dict[str, Any]) -> bool:
+    """Whether Ray's API will ask for a token. A KubeRay whose CRDs are older than 1.6 drops the field."""
+    cluster = (rayjob.get("spec") or {}).get("rayClusterSpec") or {}
+    return (cluster.get("authOptions") or {}).get("mode") == "token"
+
+
 def ended(rayjob: dict[str, Any]) -> bool:
     """Whether the job, or KubeRay's work for it, is over."""
     status = rayjob.get("status") or {}

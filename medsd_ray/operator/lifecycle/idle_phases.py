@@ -92,7 +92,7 @@ def plan_attempt(builder: DecisionBuilder, number: int) -> CreateAttempt | None:
                 f"{observed.output_writer} writes to {output_of(builder.spec)} and is not finished; "
                 "delete it or choose another output",
             )
-        creation = CreateAttempt(plan(builder.subject, observed.runtime, number))
+        creation = CreateAttempt(plan(builder.subject, observed.runtime, number, observed.poll_key))
     except Refused as refusal:
         builder.set_condition("Accepted", False, refusal.reason, str(refusal), warning=True)
         builder.set_message(str(refusal))

@@ -7,7 +7,7 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from medsd_ray.driver.protocol import DRIVER_PORT
+from medsd_ray.driver.protocol import DRIVER_PORT, POLL_TOKEN_SHA256
 from medsd_ray.spec.objects import JobSpec, StudyJobSpec
 from medsd_ray.spec.runtime import Pool, RuntimeSpec
 
@@ -38,8 +38,10 @@ STARTUP_PROBE = {
 }
 
 
-def head_group(runtime: RuntimeSpec, spec: JobSpec, name: str, labels: dict[str, str]) -> dict[str, Any]:
-    """`name`: of the ConfigMap with job.yaml."""
+def head_group(
+    runtime: RuntimeSpec, spec: JobSpec, name: str, labels: dict[str, str], token_sha256: str | None = None
+) -> dict[str, Any]:
+    """`name`: of the ConfigMap with job.yaml; `token_sha256`: of the token that the driver asks for."""
     head = runtime.head
     memory = head_memory(head.memory, spec)
     container = {
@@ -47,6 +49,8 @@ def head_group(runtime: RuntimeSpec, spec: JobSpec, name: str, labels: dict[str,
         "ports": [{"name": port, "containerPort": number} for port, number in HEAD_PORTS.items()],
         "resources": _resources(head.cpus, memory, {}),
     }
+    if token_sha256:
+        container["env"].append({"name": POLL_TOKEN_SHA256, "value": token_sha256})
     pod = _pod(runtime, spec, container, HEAD_SHARED_MEMORY)
     container["volumeMounts"].append({"name": "medsd-job", "mountPath": "/etc/medsd", "readOnly": True})
     pod["volumes"].append({"name": "medsd-job", "configMap": {"name": name}})

@@ -10,6 +10,7 @@ from medsd_ray.addresses import canonical
 from medsd_ray.documents import to_yaml
 from medsd_ray.operator.manifests import pods
 from medsd_ray.operator.manifests.naming import attempt_labels, attempt_name, owner_reference
+from medsd_ray.operator.manifests.poll_token import poll_token, token_sha256
 from medsd_ray.operator.subject import Subject
 from medsd_ray.runs.names import REPORT, REPORT_PAGE, STUDY_TABLE
 from medsd_ray.spec.objects import EvaluationSpec, JobSpec, StudyJobSpec
@@ -54,11 +55,19 @@ class Plan:
     rayjob: dict[str, Any]
 
 
-def plan(subject: Subject, runtime: RuntimeSpec, number: int) -> Plan:
-    """The ConfigMap and RayJob of attempt `number`. Raises Refused."""
+def plan(subject: Subject, runtime: RuntimeSpec, number: int, poll_key: bytes | None = None) -> Plan:
+    """The ConfigMap and RayJob of attempt `number`. Without a `poll_key` its driver asks for no token. Raises
+    Refused.
+    """
     spec = subject.spec
     if spec is None:
         raise ValueError(f"{subject.name} has no readable spec")  # the caller looks at `refusal` first
+    if runtime.allowedNamespaces is not None and subject.namespace not in runtime.allowedNamespaces:
+        raise Refused(
+            "NamespaceNotAllowed",
+            f"runtime {spec.runtime} is not for objects of namespace {subject.namespace}; name another one, "
+            "or have its owner add the namespace to allowedNamespaces",
+        )
     pool = pool_of(spec, runtime)
     size = size_of(spec, pool)
     name = attempt_name(subject.kind, subject.name, number)
@@ -75,6 +84,7 @@ def plan(subject: Subject, runtime: RuntimeSpec, number: int) -> Plan:
         "data": {"job.yaml": to_yaml(job(spec, pool, number))},
     }
     queue = {QUEUE: spec.queue} if spec.queue else {}
+    token = token_sha256(poll_token(poll_key, subject.uid, number)) if poll_key else None
     rayjob = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -90,7 +100,7 @@ def plan(subject: Subject, runtime: RuntimeSpec, number: int) -> Plan:
             "rayClusterSpec": {
                 "rayVersion": runtime.rayVersion,
                 "authOptions": {"mode": "token"},
-                "headGroupSpec": pods.head_group(runtime, spec, name, meta["labels"]),
+                "headGroupSpec": pods.head_group(runtime, spec, name, meta["labels"], token),
                 "workerGroupSpecs": [
                     pods.worker_group(runtime, spec, pool, size.least, size.most, meta["labels"])
                 ],
