@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# One thread of torch for each process, before it is imported. Tests run beside others, and threads that wait
+# for each other at every operation then make a test of 1 s take 100.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import allowed_skips
 import pytest
 import timings
