@@ -19,10 +19,13 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.pixels import get_decoder, pixel_array
 
-from medsd_ray.data.sources import dicom_files
+from medsd_ray.data.sources import decoder_process, dicom_files
 from medsd_ray.data.sources.dicom import scan
 from medsd_ray.data.sources.dicom_files import frame_count, read_frame, read_header
 from medsd_ray.data.sources.source import BadSample
+
+# Of a file whose data set is not written as its transfer syntax says; pytest shows what medsd silences.
+pytestmark = pytest.mark.filterwarnings("ignore:Expected explicit VR")
 
 
 def test_colour_and_run_lengths(tmp_path: Path):
@@ -285,7 +288,7 @@ def test_what_might_stand_for_a_missing_patient_is_proposed(tmp_path: Path):
     assert [record.name for record in found.records] == ["5.dcm"]
     assert found.problems == [
         f"{index}.dcm: has no PatientID; name another tag with --split-by, such as StudyInstanceUID "
-        "(3 in these 5 files)"
+        "(3 values in 5 of 5 files) or AccessionNumber (1 values in 4 of 5 files)"
         for index in range(5)
     ]
 
@@ -305,3 +308,32 @@ def test_only_regular_files_below_the_folder_are_read(tmp_path: Path):
     (folder / "metadata.csv").write_text("image,report,who\nzero.dcm,Clear.,p\nloop/good.dcm,Clear.,p\n")
     found = scan(str(folder), "who")
     assert "leads out of the folder" in found.problems[0] and len(found.records) == 1
+
+
+def test_a_decoder_that_breaks_down_takes_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """GDCM ends its process at a colour transform that Adobe did not define."""
+    data = bytearray(own("SC_rgb_jpeg_app14_dcmd.dcm").read_bytes())
+    at = data.index(b"Adobe\0") + 11
+    data[at] = 4
+    broken, whole = tmp_path / "broken.dcm", own("SC_rgb_jpeg_dcmtk.dcm")
+    broken.write_bytes(data)
+    with pytest.raises(BadSample, match="its decoder broke down on it: damaged"):
+        read_frame(broken)
+    assert read_frame(whole).image.shape == (100, 100, 3)
+    monkeypatch.setattr(decoder_process, "SECONDS", 0.0)
+    decoder_process._thread.process.end()  # a new one takes longer to start
+    with pytest.raises(BadSample, match="its decoder did not come to an end"):
+        read_frame(whole)
+    monkeypatch.undo()
+    assert read_frame(whole).image.shape == (100, 100, 3)
+    assert capfd.readouterr().err == ""
+
+
+def test_decoders_end_with_their_threads():
+    before = decoder_process.DecoderProcess()
+    process = before._process
+    assert before.decode(str(own("JPEG2000.dcm")), 0, uid.JPEG2000, 1).shape == (1024, 256)
+    del before
+    assert process.poll() is not None

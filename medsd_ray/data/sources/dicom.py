@@ -8,7 +8,6 @@ any of them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -57,8 +56,10 @@ ALLOWED = {
 
 
 _IMAGE_FIELDS = ["Rows", "Columns", "NumberOfFrames", "BurnedInAnnotation"]
-_SUBSTITUTES = ["PatientName", "OtherPatientIDs", "StudyInstanceUID", "AccessionNumber", "StudyID"]
+_SUBSTITUTES = ["StudyInstanceUID", "PatientName", "OtherPatientIDs", "AccessionNumber", "StudyID"]
 """What may stand for a patient where the tag that should is empty. Their values are counted, never shown."""
+PROPOSED = 2
+"""How many of them a refusal names."""
 
 
 _NAMES = {
@@ -178,16 +179,19 @@ def _add(
 
 
 def _propose(found: Source, nameless: list[tuple[int, NamelessError]]) -> None:
-    """Says what else could name the patients of files that do not: tags that all of them have, and how many
-    values each has.
+    """Says what else could name the patients of files that do not: the tags that most of them have, and how
+    many values each has.
     """
-    have = Counter(keyword for _, error in nameless for keyword in error.others)
-    counts = [
-        f"{keyword} ({len({error.others[keyword] for _, error in nameless})} in these {len(nameless)} files)"
+    values = {
+        keyword: [error.others[keyword] for _, error in nameless if keyword in error.others]
         for keyword in _SUBSTITUTES
-        if nameless and have[keyword] == len(nameless)
+    }
+    most = sorted((keyword for keyword in values if values[keyword]), key=lambda one: -len(values[one]))
+    said = [
+        f"{keyword} ({len(set(values[keyword]))} values in {len(values[keyword])} of {len(nameless)} files)"
+        for keyword in most[:PROPOSED]
     ]
-    hint = f", such as {' or '.join(counts)}" if counts else ""
+    hint = f", such as {' or '.join(said)}" if said else ""
     for place, _ in nameless:
         found.problems[place] += f"; name another tag with --split-by{hint}"
 

@@ -27,6 +27,8 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
 
+from medsd_ray.data.sources import decoder_process
+from medsd_ray.data.sources.decoder_process import BrokenFrameError
 from medsd_ray.data.sources.decoding_room import decoding_room
 from medsd_ray.data.sources.dicom_display import Shown, display
 from medsd_ray.data.sources.jpeg import has_all_of_its_image, jpeg_size
@@ -37,14 +39,6 @@ from medsd_ray.data.sources.source import BadSample
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 warnings.filterwarnings("ignore", module=r"pydicom\b")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-
-try:
-    import gdcm
-
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()
-except ImportError:  # without the extra `dicom`
-    pass
 
 MAX_BYTES = 2**29
 """Of a deflated file when it is inflated, and of a file with one frame."""
@@ -128,6 +122,8 @@ def _reading(what: str) -> Iterator[None]:
         raise
     except InvalidDicomError as error:
         raise BadSample("not a DICOM file; export it again") from error
+    except BrokenFrameError as error:
+        raise BadSample(f"{error}: damaged or incomplete; export it again") from error
     except MemoryError as error:
         raise BadSample("it does not fit into the memory; make it smaller") from error
     except Exception as error:
@@ -199,10 +195,14 @@ def read_frame(path: Path, frame: int = 0) -> Shown:
         _check_decoder(syntax, data)
         explicit = _check_pixel_data(file, data, syntax, frame, frames, (height, width))
         file.seek(0)
-        if explicit == syntax.is_implicit_VR:  # written in another way than the transfer syntax says
-            values = pixel_array(pydicom.dcmread(file), index=frame)
-        else:
+        as_said = explicit != syntax.is_implicit_VR  # some are written in another way than their syntax
+        if syntax.is_encapsulated and syntax != uid.RLELossless:
+            said = str(syntax) if as_said else None
+            values = decoder_process.decode(str(path), frame, said, height * width)
+        elif as_said:
             values = pixel_array(file, index=frame, transfer_syntax_uid=syntax)
+        else:
+            values = pixel_array(pydicom.dcmread(file), index=frame)
         if values.shape not in ((height, width), (height, width, 3)):
             raise BadSample(f"an image of {samples} values a pixel; only gray ones and RGB are taken")
         return display(values, data, frame)

@@ -127,7 +127,7 @@ def _bytes_of_a_pixel(image: Image.Image) -> int:
     if image.mode in ("1", "L"):
         return 4
     if image.mode == "F" or image.mode == "I":
-        return 28  # as float64 and what is computed of it
+        return 20  # a copy for numpy, one for its percentiles, and what is computed of it
     return 8 if image.mode.startswith("I;16") else 16
 
 

@@ -56,7 +56,7 @@ class Levels:
                     kept = part if self.weights is None else part[self.weights[at]]
                     self.counts += np.bincount(kept, minlength=span)
                 return
-        self.values = pixels.astype(np.float64).reshape(-1)
+        self.values = pixels.reshape(-1)
         counted = self.values if self.weights is None else self.values[self.weights]
         if not np.isfinite(counted).all():
             raise BadSample("pixel values that are no numbers; write the image anew")
