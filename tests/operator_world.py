@@ -23,7 +23,7 @@ from medsd_ray.operator.lifecycle.failures import ended
 from medsd_ray.operator.lifecycle.pods import is_head
 from medsd_ray.operator.manifests.naming import attempt_of
 from medsd_ray.operator.subject import Subject, read_runtime, read_subject
-from medsd_ray.operator.times import stamp
+from medsd_ray.times import stamp
 
 RUN = {
     "data": {"train": "s3://bucket/latents"},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from medsd_ray.errors import InputError, Interrupted, RunError
+from medsd_ray.times import moment
 
 ENDED = ("Succeeded", "Failed", "Suspended")
 """Phases in which nothing runs and nothing will, unless someone changes the object."""
@@ -108,8 +109,7 @@ def check_end(finetune: dict[str, Any]) -> None:
 
 def age(time: str, now: datetime) -> str:
     """Since an RFC 3339 time, in its largest whole unit: `42s`, `7m`, `3h`, `12d`."""
-    moment = datetime.fromisoformat(time)
-    seconds = max(0, int((now - moment.replace(tzinfo=moment.tzinfo or UTC)).total_seconds()))
+    seconds = max(0, int((now - moment(time)).total_seconds()))
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * size:
             return f"{seconds // size}{unit}"

@@ -9,7 +9,6 @@ import json
 import shlex
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from medsd_ray.runs.names import REPORT_DATA, REPORT_PAGE
 from medsd_ray.runs.record import RunRecord, read_run
 from medsd_ray.storage import open_storage
 from medsd_ray.storage.outputs import Complete, claim, finish
+from medsd_ray.times import now
 
 TITLE = "Generated medical images: evaluation"
 
@@ -151,7 +151,7 @@ def evaluate(options: EvaluationOptions, *, extra: dict | None = None, say: Say 
     report: dict[str, Any] = {
         "format": page.FORMAT,
         "title": options.title,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "command": options.command(),
         "inputs_sha256": checksum,
         "model": inputs.manifest.get("model"),

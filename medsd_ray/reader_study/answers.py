@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from medsd_ray.errors import InputError
+from medsd_ray.times import now
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -72,7 +72,6 @@ class Answers:
     def write(self, answer: Answer) -> None:
         """Keeps an answer; a later one to the same image takes its place."""
         region = answer.region or (None,) * 4
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         row = (
             answer.reader,
             answer.image,
@@ -81,7 +80,7 @@ class Answers:
             *region,
             answer.judged,
             answer.seconds,
-            now,
+            now(),
         )
         with self._open() as database:
             database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)

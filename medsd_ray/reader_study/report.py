@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from medsd_ray.reader_study import statistics
 from medsd_ray.reader_study.answers import Answer, Answers
 from medsd_ray.reader_study.study import ANSWERS, FORMAT, KEY, REPORT, Study, open_study
 from medsd_ray.storage import open_storage
+from medsd_ray.times import now
 
 GROUPS = ("real", "generated")
 
@@ -99,7 +99,7 @@ def measure(rated: list[RatedImage], key: dict, seed: int) -> dict[str, Any]:
     total = len(key["images"])
     found: dict[str, Any] = {
         "format": "medsd-reader-report/1",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "real": key["real"],
         "generated": key["generated"],
         "reference": key["reference"],

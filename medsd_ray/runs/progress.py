@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import from_json
@@ -60,8 +59,3 @@ def read_progress(output: Storage) -> dict[str, Any]:
         return output.read_json(PROGRESS)
     except (FileNotFoundError, ValueError):
         return {}
-
-
-def now() -> str:
-    """The time of `lastUpdateTime` in progress.json: UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

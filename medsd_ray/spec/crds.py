@@ -30,6 +30,7 @@ from medsd_ray.spec.objects import (
 )
 from medsd_ray.spec.runtime import RuntimeSpec
 from medsd_ray.spec.status import Status
+from medsd_ray.spec.types import DNS_LABEL
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,7 +161,7 @@ def _root(kind: Kind) -> Schema:
 
 
 _NAME_RULE = {
-    "rule": "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",
+    "rule": f"self.metadata.name.matches('{DNS_LABEL}')",
     "message": "metadata.name must be a DNS label: at most 63 of a-z, 0-9 and -, no dots",
 }
 

@@ -27,7 +27,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 Workers = Annotated[int, Field(ge=1, le=4096)]
 
-DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+DnsLabel = Annotated[str, Field(pattern=DNS_LABEL)]
 """A DNS label, as the names of a run, a study and a pod are."""
 
 Json = Annotated[Any, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]

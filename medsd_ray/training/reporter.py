@@ -17,8 +17,9 @@ from typing import Any
 from medsd_ray.errors import RefusedError
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.names import METRICS, PROGRESS, STOP, TENSORBOARD
-from medsd_ray.runs.progress import now, read_metrics, read_progress
+from medsd_ray.runs.progress import read_metrics, read_progress
 from medsd_ray.storage import Storage
+from medsd_ray.times import now
 
 WRITE_EVERY_S = 1.0
 TENSORBOARD_EVERY_S = 30.0

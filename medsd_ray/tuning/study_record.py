@@ -14,11 +14,11 @@ from typing import Any
 
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.names import PROGRESS, RUN_SPEC, STUDY, TRIAL, trial_file
-from medsd_ray.runs.progress import now
 from medsd_ray.spec import plan
 from medsd_ray.spec.space import Combination, within
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import Storage
+from medsd_ray.times import now
 from medsd_ray.tuning import summary
 from medsd_ray.tuning.markdown import shown
 from medsd_ray.tuning.proposals import count_combinations, propose

@@ -76,6 +76,8 @@ def test_a_runs_pods_may_do_nothing(cluster: Cluster, installed: None):
         (OPERATOR, "create", "rayjobs.ray.io", "research", True),
         (OPERATOR, "get", "secrets", "research", False),
         (OPERATOR, "list", "configmaps", "research", False),
+        (OPERATOR, "list", "pods", "research", True),
+        (OPERATOR, "get", "pods", "research", False),
         (OPERATOR, "patch", "finetunes.medsd.io", "research", False),
         (OPERATOR, "create", "pods", "research", False),
         (OPERATOR, "create", "pods/exec", "research", False),

@@ -9,7 +9,7 @@ from medsd_ray.driver.protocol import DriverAnswer
 from medsd_ray.operator.lifecycle.decide import attempt_not_created, decide
 from medsd_ray.operator.lifecycle.decision import CreateAttempt, ScaleWorkers
 from medsd_ray.operator.subject import read_subject
-from medsd_ray.operator.times import stamp
+from medsd_ray.times import stamp
 
 
 def running(**spec) -> World:

@@ -18,8 +18,8 @@ from medsd_ray.operator.controller.metrics import API_CALLS
 from medsd_ray.operator.controller.queue import Retry
 from medsd_ray.operator.lifecycle.decision import Event
 from medsd_ray.operator.manifests.naming import MANAGER
-from medsd_ray.operator.times import stamp
 from medsd_ray.spec.objects import API_VERSION, GROUP, PLURALS, VERSION
+from medsd_ray.times import stamp
 
 TIMEOUT_S = 30
 

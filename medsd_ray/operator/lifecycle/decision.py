@@ -11,10 +11,10 @@ from medsd_ray.operator.lifecycle.pods import Pod
 from medsd_ray.operator.manifests.naming import attempt_of
 from medsd_ray.operator.manifests.rayjob import Plan
 from medsd_ray.operator.subject import Subject
-from medsd_ray.operator.times import moment, stamp
 from medsd_ray.spec.objects import JobSpec
 from medsd_ray.spec.runtime import RuntimeSpec
 from medsd_ray.spec.status import Attempt, Condition, Phase, Status
+from medsd_ray.times import moment, stamp
 
 LONGEST_MESSAGE = 4096
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from medsd_ray.operator.lifecycle.pods import Pod, condition, containers, is_going, is_head, is_over, last_end
-from medsd_ray.operator.times import moment
+from medsd_ray.times import moment
 
 EXIT_CODE = re.compile(r"exit code (-?\d+)")
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC
 
 from medsd_ray.driver.protocol import DriverAnswer
 from medsd_ray.operator.lifecycle.decision import DecisionBuilder
 from medsd_ray.operator.manifests.rayjob import output_of, report_of
-from medsd_ray.operator.times import stamp
 from medsd_ray.progress_line import duration
 from medsd_ray.spec.objects import FineTuneSpec
 from medsd_ray.spec.status import Addresses, Progress
+from medsd_ray.times import stamp
 
 STALLED_S = 300.0
 
@@ -36,7 +35,7 @@ def progress_of(answer: DriverAnswer) -> Progress:
         etaSeconds=eta,
         timeLeft=duration(eta) if eta is not None and 0 <= eta < 10**9 else None,
         lastCheckpointStep=answer.checkpoint_step,
-        lastUpdateTime=stamp(updated if updated.tzinfo else updated.replace(tzinfo=UTC)) if updated else None,
+        lastUpdateTime=stamp(updated) if updated else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from medsd_ray.operator.lifecycle.decision import DecisionBuilder, DeleteObject, DeleteRayJob
 from medsd_ray.operator.lifecycle.failures import Failure, ended, failure_of, succeeded
 from medsd_ray.operator.lifecycle.pods import is_going
-from medsd_ray.operator.times import stamp
+from medsd_ray.times import stamp
 
 LONGEST_BACKOFF_S = 300
 
