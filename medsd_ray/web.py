@@ -88,10 +88,14 @@ class Guard:
         """The answer in place of the page's, or None where the request may pass."""
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if origin and urlsplit(origin).netloc != host:
+        try:
+            name, netloc = urlsplit(f"//{host}").hostname or "", urlsplit(origin or f"//{host}").netloc
+        except ValueError:  # such as [::1 without its end
+            return PlainTextResponse("The request's Host or Origin is no address.", 400)
+        if netloc != host:
             return PlainTextResponse("This page takes requests from itself alone.", 403)
         if self.token is None:
-            local = is_local(urlsplit(f"//{host}").hostname or "")
+            local = is_local(name)
             return (
                 None
                 if local

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medsd_ray.cli.options import ModelOption, Precision, UseGpu
+from medsd_ray.cli.options import ModelOption, Precision, UseGpu, seed_option
 
 SourceKind = Literal["folder", "dicom", "openi", "phantom"]
 FramesTaken = Literal["first", "middle", "all"]
@@ -29,7 +29,7 @@ def prepare(
     splits: Annotated[
         str, typer.Option(help="Shares of train, validation and test, by patient")
     ] = "0.8,0.1,0.1",
-    seed: Annotated[int, typer.Option(help="Of the split, and of drawn phantoms")] = 0,
+    seed: Annotated[int, seed_option("Of the split, and of drawn phantoms")] = 0,
     images: Annotated[
         str | None, typer.Option(help="openi: folder with the images that parentImage names")
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medsd_ray.cli.options import ClassifierLabel, GeneratedImages, RealImages
+from medsd_ray.cli.options import ClassifierLabel, GeneratedImages, RealImages, seed_option
 from medsd_ray.errors import InputError
 
 ProtocolName = Literal["roentgen", "chexgenbench"]
@@ -50,7 +50,7 @@ def evaluate(
     reidentify: Annotated[
         str | None, typer.Option(help="chexgenbench: images of training prompts, 10 seeds each")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the classifier and the bootstrap")] = 0,
+    seed: Annotated[int, seed_option("Of the classifier and the bootstrap")] = 0,
 ) -> None:
     """Measure generated images against real ones; write report.html and report.json. Weights may be on s3://
     too.
@@ -95,7 +95,7 @@ def augment(
         list[float] | None, typer.Option(help="Generated images a real one; 0.5, 1 and 2 where absent")
     ] = None,
     num_seeds: Annotated[int, typer.Option(help="Trainings of each case; intervals are over them")] = 3,
-    seed: Annotated[int, typer.Option(help="The first of them")] = 0,
+    seed: Annotated[int, seed_option("The first of them")] = 0,
     label: ClassifierLabel = "finding",
 ) -> None:
     """Train a classifier on real, generated, and real and generated images; score it on real held-out
@@ -115,9 +115,7 @@ def prompts(
     reidentify: Annotated[
         bool, typer.Option("--reidentify", help="Of training images, for `evaluate --reidentify`")
     ] = False,
-    seed: Annotated[
-        int, typer.Option(help="Of the choice among more captions than the protocol asks for")
-    ] = 0,
+    seed: Annotated[int, seed_option("Of the choice among more captions than the protocol asks for")] = 0,
 ) -> None:
     """Write the prompts that a protocol generates images of, and say how many of each.
 

@@ -16,6 +16,7 @@ from medsd_ray.cli.options import (
     Scheduler,
     Steps,
     UseGpu,
+    seed_option,
 )
 from medsd_ray.spec.images import (
     BATCH_SIZE,
@@ -38,7 +39,7 @@ def generate(
     prompt: Annotated[str | None, typer.Option(help="One prompt for all images")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line")] = None,
     num_images: Annotated[int, typer.Option(help=NUM_IMAGES.help)] = 1,
-    seed: Annotated[int, typer.Option(help=SEED.help)] = SEED.default,
+    seed: Annotated[int, seed_option(SEED.help)] = SEED.default,
     negative_prompt: Annotated[str, typer.Option(help=NEGATIVE_PROMPT.help)] = NEGATIVE_PROMPT.default,
     guidance_scale: GuidanceScale = GUIDANCE_SCALE.default,
     scheduler: Scheduler = SCHEDULER.default,
@@ -97,7 +98,7 @@ def insert(
     label: ClassifierLabel = "finding",
     normal: Annotated[str, typer.Option(help="Its value of the images to insert into")] = "No Finding",
     num_images: Annotated[int, typer.Option(help=NUM_INSERTED.help)] = NUM_INSERTED.default,
-    seed: Annotated[int, typer.Option(help="Of the noise and the classifier")] = SEED.default,
+    seed: Annotated[int, seed_option("Of the noise and the classifier")] = SEED.default,
     guidance_scale: GuidanceScale = GUIDANCE_SCALE.default,
     scheduler: Scheduler = SCHEDULER.default,
     steps: Steps = STEPS.default,

@@ -67,5 +67,6 @@ def main() -> None:
 
 
 def _stop(line: str, code: int) -> NoReturn:
-    print(line, file=sys.stderr)
+    # Reasons that are quoted of a library, and names of files, may have line breaks.
+    print(" ".join(line.split()), file=sys.stderr)
     sys.exit(code)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medsd_ray.spec.images import GUIDANCE_SCALE, SCHEDULER, STEPS
+from medsd_ray.spec.images import GUIDANCE_SCALE, SCHEDULER, SEED, STEPS
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's spec")]
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's spec")]
@@ -28,6 +28,16 @@ AutoResumeRun = Annotated[
 AutoResumeStudy = Annotated[
     bool, typer.Option("--auto-resume", help="Go on where the output has a study, else start")
 ]
+
+
+def seed_option(help: str) -> Any:
+    """`--seed` of a verb; `help` says of what."""
+    return typer.Option(help=help, min=SEED.lowest, max=SEED.highest)
+
+
+def port_option(help: str) -> Any:
+    return typer.Option(help=help, min=0, max=65535)
+
 
 MODEL_HELP = "Pipeline folder, checkpoint, s3://, hub name, or medsd-small"
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]

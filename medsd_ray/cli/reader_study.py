@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medsd_ray.cli.options import GeneratedImages
+from medsd_ray.cli.options import GeneratedImages, port_option, seed_option
 
 reader_study = typer.Typer(
     name="reader-study",
@@ -28,7 +28,7 @@ def new(
     num_images: Annotated[
         int | None, typer.Option(help="Half of them real; as many as there are where absent")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of images and of each reader's order")] = 0,
+    seed: Annotated[int, seed_option("Of the choice of images and of each reader's order")] = 0,
     label: Annotated[
         str, typer.Option(help="The label that says whether a real image shows an abnormality")
     ] = "finding",
@@ -46,7 +46,7 @@ def new(
 @reader_study.command()
 def serve(
     folder: Folder,
-    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8600,
+    port: Annotated[int, port_option("0 takes a free one")] = 8600,
     host: Annotated[
         str, typer.Option(help="0.0.0.0 for other machines: with a token, printed or MEDSD_READER_TOKEN")
     ] = "127.0.0.1",

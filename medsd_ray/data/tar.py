@@ -68,11 +68,12 @@ def _members(header_at: Callable[[int], bytes], file: BinaryIO, where: str) -> l
     except ValueError:  # a tar of another kind, which tarfile knows to read
         pass
     try:
-        with tarfile.open(fileobj=file) as tar:
+        with tarfile.open(fileobj=file, mode="r:") as tar:  # not compressed: that may unpack to any size
             files = (Member(info.name, info.offset_data, info.size) for info in tar if info.isfile())
             return [_checked(member, where) for member in files]
-    except tarfile.TarError as error:
-        raise InputError(f"{where}: not a tar file ({error}); run prepare again") from error
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise InputError(f"{where}: not a tar file ({said}); run prepare again") from error
 
 
 def _checked(member: Member, where: str) -> Member:

@@ -36,6 +36,10 @@ FIGURES = ("accuracy", "auroc")
 VALIDATION = "the epoch is chosen on the real validation split in every case"
 
 
+MOST, MOST_SEEDS = 1000, 1000
+"""Generated images for each real one, and trainings of a case, at most."""
+
+
 @dataclass(frozen=True)
 class Case:
     """What a classifier learns from: `real` images or none, and `ratio` generated ones for each real one."""
@@ -82,10 +86,10 @@ def augment(
     Raises:
         InputError: A split is missing, no prompt is a caption, or a setting is out of range.
     """
-    if num_seeds < 2 or not ratios or min(ratios) <= 0:
+    if not 2 <= num_seeds <= MOST_SEEDS or not ratios or not all(0 < ratio <= MOST for ratio in ratios):
         raise InputError(
-            "choose 2 seeds or more, for an interval over them, and ratios above 0, such as --ratio 0.5 "
-            "--ratio 1"
+            f"choose 2 to {MOST_SEEDS} seeds, for an interval over them, and ratios above 0 to {MOST}, such "
+            "as --ratio 0.5 --ratio 1"
         )
     inputs = read_inputs(real, generated, None, label)
     store = open_storage(out)

@@ -31,6 +31,8 @@ def write_prompts(name: str, real: str, out: Path, *, reidentify: bool = False, 
     protocol = PROTOCOLS[name]
     if reidentify and protocol.reidentification is None:
         raise InputError(f"{name} has no re-identification; leave out --reidentify")
+    if out.is_dir() or not out.name:
+        raise InputError(f"{out}: a folder; give --out the name of a text file")
     splits = list_splits(real)
     split = "train" if reidentify else next((one for one in ("test", "validation") if one in splits), "test")
     captions = list(

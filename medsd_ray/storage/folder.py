@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medsd_ray.errors import RefusedError
 from medsd_ray.storage.base import FileInfo, Storage
-from medsd_ray.storage.regular_file import path_below, regular_file
+from medsd_ray.storage.regular_file import IrregularError, path_below, regular_file
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 REFUSALS = NO_SPACE | {
@@ -36,13 +36,19 @@ class FolderStorage(Storage):
         """The path of a file that can be read. Raises FileNotFoundError where there is none, InputError where
         it is no regular file below the folder.
         """
-        return regular_file(self._path(key))
+        try:
+            return regular_file(self._path(key))
+        except IsADirectoryError as error:
+            raise FileNotFoundError(errno.ENOENT, "a folder is no file", str(self.root / key)) from error
 
     @contextlib.contextmanager
     def _whole(self, path: Path) -> Iterator[Path]:
         """A hidden name beside `path` that becomes `path` when the block ends well."""
         with _refused(path.parent, also=errno.ENOENT):  # where no folder can be made, as in /proc
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
+                kind = "a folder" if path.is_dir() else "not a regular file"
+                raise RefusedError(f"cannot write {path}: it is {kind}; choose another name")
         part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
         try:
             with _refused(path):
@@ -70,6 +76,9 @@ class FolderStorage(Storage):
 
     def list(self, prefix: str = "") -> list[str]:
         base = self.root / prefix.rpartition("/")[0]
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            regular_file(base)  # a file, or in words that it cannot be there
+            return []
         if not base.is_dir():
             return []
         keys = (p.relative_to(self.root).as_posix() for p in base.rglob("*") if p.is_file())
@@ -92,7 +101,11 @@ class FolderStorage(Storage):
         return sorted(folders), files
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        try:
+            self.file(key)
+        except (FileNotFoundError, IrregularError):
+            return False
+        return True
 
     def delete(self, key: str) -> None:
         path = self._path(key)

@@ -26,7 +26,26 @@ def open_storage(url: str | os.PathLike) -> Storage:
         raise InputError("an empty address: write a folder or s3://bucket/prefix")
     if "://" in text:
         raise InputError(f"{text!r}: only folders and s3:// addresses are known")
-    return FolderStorage(Path(text).expanduser())
+    return FolderStorage(_folder(text))
+
+
+def _folder(text: str) -> Path:
+    """The path of a folder, which need not be there. Raises InputError for what no folder can be named."""
+    if "\0" in text or not _is_unicode(text):
+        raise InputError(f"{text!r}: not a name that a folder can have; mend it")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text!r}: there is no user of this name; write the whole path") from error
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written in UTF-8: names of files that are no text come as half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def absolute(store: Storage) -> Storage:

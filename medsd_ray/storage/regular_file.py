@@ -39,11 +39,20 @@ def regular_file(path: Path) -> Path:
     """The same path, where opening it waits for nobody and reading it ends.
 
     Raises:
-        FileNotFoundError: Nothing is there.
+        FileNotFoundError: Nothing is there, as where the path leads through a file.
         IsADirectoryError: It is a folder.
         IrregularError: It is a pipe, a device or a socket.
+        InputError: No file can have the name, or it may not be looked at.
     """
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except NotADirectoryError as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)[:200]}: {said}; choose another address") from error
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from medsd_ray.evaluation.augment import Case, cases, labelled, mixture, summarise
-from medsd_ray.evaluation.inputs import ImageSet
+from medsd_ray.errors import InputError
+from medsd_ray.evaluation.augment import Case, augment, cases, labelled, mixture, summarise
+from medsd_ray.evaluation.inputs import ImageSet, read_made
 
 
 def image_set(name: str, captions: list[str], labels: list[str | None], value: int = 0) -> ImageSet:
@@ -68,3 +71,18 @@ def test_gains_are_taken_seed_by_seed():
         [0.05, 0.05]
     )
     assert generated["accuracy"] is None and generated["accuracy_reason"] == "too few"
+
+
+@pytest.mark.parametrize("ratio", [float("nan"), float("inf"), -1.0, 0.0, 1e9])
+def test_a_ratio_out_of_range_is_refused_before_anything_is_read(tmp_path: Path, ratio: float):
+    for changes in ({"ratios": (0.5, ratio)}, {"num_seeds": 1}, {"num_seeds": 10**9}):
+        with pytest.raises(InputError, match="--ratio"):
+            augment(str(tmp_path / "absent"), str(tmp_path / "absent"), str(tmp_path / "out"), **changes)
+
+
+@pytest.mark.parametrize("text", ["[]", "1", "null", "{", '{"images": 1}', '{"images": [1]}', "[" * 9999])
+def test_a_plan_of_images_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str):
+    (tmp_path / "generated.json").write_text(text)
+    with pytest.raises(InputError, match=r"generated\.json: not what") as caught:
+        read_made(str(tmp_path), (8, 8), 1)
+    assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from medsd_ray.dashboard.curve_store import CurveStore
 from medsd_ray.dashboard.curves import LIMIT, downsample, series
 from medsd_ray.dashboard.discovery import find_studies_and_runs
 from medsd_ray.dashboard.run import run_view
-from medsd_ray.dashboard.spec_view import as_run_yaml, difference, label
+from medsd_ray.dashboard.spec_view import as_run_yaml, difference, label, read_spec
 from medsd_ray.dashboard.study import compare, parameters, study_view, trial_images, trial_spec
 from medsd_ray.runs.progress import read_records
 from medsd_ray.spec.load import parse_run
@@ -323,3 +323,10 @@ def test_a_slow_storage_gives_some_curves_now_and_the_rest_later(
 )  # fmt: skip
 def test_paths_from_outside(path: str, good: bool):
     assert inside(path) is good
+
+
+def test_a_spec_that_would_never_end_is_none():
+    lists = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else '1'}]" for i in range(12)]
+    assert read_spec("\n".join(lists).encode()) is None
+    assert read_spec(b"[" * 50_000) is None and read_spec(b"a: 1\na: 2") is None
+    assert read_spec(b"a: 1e-4") == {"a": 1e-4}

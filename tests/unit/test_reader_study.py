@@ -289,6 +289,19 @@ def test_an_answer_is_kept_and_comes_back_after_a_restart(study: Path):
     assert kept.abnormal is False and kept.region is None  # no place without an abnormality
 
 
+def test_answers_that_are_no_json_numbers_are_refused(study: Path):
+    page = client(study)
+    name = next(iter(key_of(study)))
+    for number in ("NaN", "Infinity", "-Infinity", "1e999", "9" * 5000):
+        asked = {"reader": "nan", "image": name, "rating": RATING | {"seconds": "here"}}
+        body = json.dumps(asked).replace('"here"', number)
+        answer = page.put("/api/answer", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422), number
+    answer = page.put("/api/answer", content="[" * 50_000, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert Answers(study / ANSWERS).read("nan") == []
+
+
 @pytest.mark.parametrize(
     "change",
     [

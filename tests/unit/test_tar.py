@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,3 +77,30 @@ def test_a_negative_size_ends_the_reading(tmp_path: Path, kind: int):
 def test_a_cut_tar_is_refused():
     with pytest.raises(InputError, match=r"shard\.tar: not a tar file"):
         list(read_tar(tar_of(FILES)[:3300], "shard.tar"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no tar at all",
+        b"\x1f\x8b" + bytes(600),
+        b"BZh9" + bytes(600),
+        bytes(range(256)) * 4,
+        b"x" * 1024,
+    ],
+)
+def test_what_is_no_tar_is_said_in_one_line(data: bytes):
+    with pytest.raises(InputError, match="shard: not a tar file") as caught:
+        list(read_tar(data, "shard"))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_compressed_tar_is_not_unpacked(mode: Any):
+    """It may unpack to any size."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as tar:
+        tar.addfile(tarfile.TarInfo("a.txt"))
+    with pytest.raises(InputError, match="not a tar file"):
+        list(read_tar(file.getvalue(), "shard"))

@@ -81,3 +81,11 @@ def test_where_a_token_comes_from(monkeypatch: pytest.MonkeyPatch):
     assert [is_local(h) for h in ("localhost", "127.3.2.1", "::1", "0.0.0.0", "10.0.0.1", "")] == [
         True
     ] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize("name", ["Host", "Origin"])
+@pytest.mark.parametrize("value", ["[::1", "http://[::1", "[", "http://[x]y", "//[", "http://a\u2100b"])
+def test_a_malformed_address_is_refused_in_words(name: str, value: str):
+    for token in (None, TOKEN):
+        answer = client(token).get("/", headers={name: value.encode()})
+        assert answer.status_code in (400, 401, 403) and "Traceback" not in answer.text
