@@ -45,6 +45,20 @@ class SplitIndex(Schema):
     )
 
 
+class SplitTotals(Schema):
+    """Of one split, in the root's index."""
+
+    samples: Count
+
+
+class RootIndex(Schema):
+    """The index.json above the splits that `prepare` wrote."""
+
+    splits: dict[str, SplitTotals]
+    skipped: Count
+    plan: dict
+
+
 class EncodedShard(Schema):
     """The note of `encode` on a shard that it has written."""
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from medsd_ray.data import splits as patient_splits
 from medsd_ray.data.bad_samples import BadSampleLog, OddityLog, note
+from medsd_ray.data.index_schema import RootIndex
 from medsd_ray.data.labels import LabelColumns
 from medsd_ray.data.pseudonyms import Pseudonyms, load_key
 from medsd_ray.data.shards import FORMAT, INDEX, SPLITS
@@ -24,6 +25,7 @@ from medsd_ray.data.sources.frames import Frames
 from medsd_ray.data.sources.source import Source, stamp
 from medsd_ray.data.split_writer import PseudonymousRecord, write_splits
 from medsd_ray.errors import InputError
+from medsd_ray.schemas import first_fault
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import Complete, Foreign, claim
 
@@ -116,6 +118,8 @@ def prepare(
     }
     plan |= {"frames": frames} if frames else {}
     if finished := _finished(store, plan):
+        if fault := first_fault(RootIndex, finished):
+            raise InputError(f"{store.url}/{INDEX}: damaged ({fault}); delete {dest} or choose another DEST")
         held = ", ".join(f"{value['samples']} {split}" for split, value in finished["splits"].items())
         print(f"{dest}: complete already ({held}; {finished['skipped']} skipped); nothing to do")
         return

@@ -13,7 +13,7 @@ from medsd_ray.data.free_text import signs_of_identity
 from medsd_ray.data.shards import INDEX, Sample, ShardWriter
 from medsd_ray.data.sources.decoding_room import decoding_room
 from medsd_ray.data.sources.pixels import ONE_VALUE, resize
-from medsd_ray.data.sources.source import BadSample, Record
+from medsd_ray.data.sources.source import LONGEST_TEXT, BadSample, Record
 from medsd_ray.progress_line import ProgressLine
 from medsd_ray.storage import Storage
 
@@ -141,6 +141,8 @@ def read_sample(record: PseudonymousRecord, size: int | None) -> Outcome:
             content = record.record.read()
         except BadSample as error:
             return error
+        if (length := len(content.caption)) > LONGEST_TEXT:
+            return BadSample(f"a report of {length:,} characters; shorten it to at most {LONGEST_TEXT:,}")
         image = None if content.image is None or size is None else resize(content.image, size)
     text = "\n".join([content.caption, *map(str, content.labels.values())])
     warnings = [*content.warnings, *(f"{sign} in the report or labels" for sign in signs_of_identity(text))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -372,3 +373,22 @@ def test_an_image_of_one_value_is_said_with_its_name(
     assert root(tmp_path / "out")["warnings"] == {ONE_VALUE: 2}
     for secret in (rows()[0][0], "MRN0"):
         assert all(secret.encode() not in data for data in contents(tmp_path / "out").values())
+
+
+def test_a_report_of_any_length_costs_no_more_than_that_and_has_a_limit(source: Path, tmp_path: Path):
+    lines = rows()
+    lines[0][3], lines[1][3], lines[2][3] = "a" * 40_000, "x-" * 20_000, "word " * 21_000
+    write_table(source, lines)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"a report of 104,999 characters; shorten it to at most 100,000"):
+        make(source, tmp_path / "out")
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("splits", [[], {"train": 1}, {"train": {"samples": "8"}}, None])
+def test_a_damaged_index_of_a_finished_dest_is_refused(source: Path, tmp_path: Path, splits: object):
+    make(source, tmp_path / "out")
+    index = tmp_path / "out" / "index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"splits": splits}))
+    with pytest.raises(InputError, match=r"index\.json: damaged \(splits"):
+        make(source, tmp_path / "out")

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+LONGEST_TEXT = 100_000
+"""Characters of a report: fifty pages, and what is read of it in a fraction of a second."""
+
 
 class BadSample(Exception):
     """One sample cannot be used. The text says why and how to mend it; it must hold nothing of the
