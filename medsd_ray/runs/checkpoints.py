@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
-from medsd_ray.addresses import last_part, shown
+from medsd_ray.addresses import is_absolute_path
 from medsd_ray.documents import MOST_YAML_BYTES, parse_yaml
 from medsd_ray.errors import InputError
 from medsd_ray.runs.checkpoint_schema import Description
@@ -133,24 +134,31 @@ def check_description(description: dict, where: str) -> None:
 
 
 def _with_whole_addresses(description: dict, store: Storage) -> dict:
-    spec = description.get("spec") or {}
-    swap = spec.get("components", {}).get("text_encoder", {}).get("swap") or {}
-    given = (description["model"], swap.get("model"))
-    if all("/" in one for one in given if one):  # neither is a last part
-        return description
+    """The description with the addresses of run.yaml in the place of last parts. Whether what lies there now
+    is what the run was trained on is told by the fingerprints.
+    """
+    found = description | {"spec": copy.deepcopy(description.get("spec") or {})}
     try:
+        swap = found["spec"].get("components", {}).get("text_encoder", {}).get("swap") or {}
+        if all("/" in one for one in (found["model"], swap.get("model", "/"))):  # neither is a last part
+            return description
         run = parse_yaml(run_of(store).read(RUN_SPEC, MOST_YAML_BYTES))
-        model = run.get("model")
-        encoder = run["components"]["text_encoder"]["swap"]["model"] if swap else None
+        if is_absolute_path(run["model"]):
+            found["model"] = run["model"]
+        if swap:
+            swap["model"] = _near(run["components"]["text_encoder"]["swap"]["model"], store)
     except (OSError, AttributeError, KeyError, TypeError, InputError):
         return description  # it was copied out of its run: the names are looked for near it
-    found = dict(description)
-    if isinstance(model, str) and shown(model) == given[0]:
-        found["model"] = model
-    if isinstance(encoder, str) and last_part(encoder) == given[1]:
-        found["spec"] = copy.deepcopy(spec)
-        found["spec"]["components"]["text_encoder"]["swap"]["model"] = encoder
     return found
+
+
+def _near(address: str, checkpoint: Storage) -> str:
+    """A relative path from the working directory or, where nothing is there, from the checkpoint upwards."""
+    path = Path(address).expanduser()
+    if isinstance(checkpoint, FolderStorage) and "://" not in address and not path.is_absolute():
+        places = [Path.cwd(), *checkpoint.root.resolve().parents]
+        return next((str(place / path) for place in places if (place / path).is_dir()), address)
+    return address
 
 
 def run_of(checkpoint: Storage) -> Storage:

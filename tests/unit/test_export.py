@@ -18,6 +18,7 @@ from medsd_ray.models.export import export
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.models.save import save_pipeline
+from medsd_ray.runs.checkpoints import describe_checkpoint
 from medsd_ray.spec.images import Sampling
 from medsd_ray.spec.shown_addresses import without_local_paths
 from medsd_ray.storage import FolderStorage, open_storage
@@ -183,3 +184,31 @@ def test_what_images_say_of_their_model(components, tmp_path):
     text = Image.open(tmp_path / "images" / "00000.png").text
     assert (text["model"], text["model_fingerprint"]) == ("base", "f" * 64)
     assert str(tmp_path) not in str(text)
+
+
+def test_a_base_that_was_moved_is_found_by_what_the_run_says_now(components, tmp_path):
+    """A resumed run may name its model by another path; older checkpoints have the earlier last part."""
+    save_pipeline(components, tmp_path / "moved")
+    run = FolderStorage(tmp_path / "run")
+    run.write("run.yaml", to_yaml({"model": str(tmp_path / "moved")}).encode())
+    weights, at = shifted(components, "unet", 0.1), run.child("checkpoints/step-00000020")
+    fingerprint = model_fingerprint(str(tmp_path / "moved"))
+    write_checkpoint(at, "base", {"unet": "full"}, weights, weights, fingerprints={"model": fingerprint})
+    loaded = load_components(str(tmp_path / "run"))
+    assert torch.allclose(loaded.unet.conv_in.bias, components.unet.conv_in.bias + 0.1, atol=1e-6)
+
+
+def test_a_swapped_encoder_is_found_from_its_run(tmp_path, monkeypatch):
+    swap = {"text_encoder": {"method": "swap", "swap": {"model": "radbert"}}}
+    for written, found in (("models/radbert", tmp_path / "models" / "radbert"), (str(tmp_path / "x"), None)):
+        (tmp_path / "models" / "radbert").mkdir(parents=True, exist_ok=True)
+        spec = {"model": "medsd-small", "components": {"text_encoder": {"swap": {"model": written}}}}
+        run = FolderStorage(tmp_path / "runs" / "one")
+        run.write("run.yaml", to_yaml(spec).encode())
+        at = run.child("checkpoints/step-00000020")
+        write_checkpoint(at, "medsd-small", {"text_encoder": "swap"}, {}, {}, spec={"components": swap})
+        monkeypatch.chdir("/")
+        description = describe_checkpoint(at)
+        assert description["model"] == "medsd-small"
+        address = description["spec"]["components"]["text_encoder"]["swap"]["model"]
+        assert address == str(found or written)
