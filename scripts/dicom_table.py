@@ -1,12 +1,14 @@
 """Which DICOM encodings are read: a table by transfer syntax.
 
-Over the test files that pydicom's package holds and, where it is installed, those of pydicom-data.
+Over the test files that pydicom's package holds, where it is installed those of pydicom-data, and those in
+folders that are named.
 
-    python scripts/dicom_table.py
+    python scripts/dicom_table.py [FOLDER ...]
 """
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +36,13 @@ class Row:
     """File -> why."""
 
 
-def table() -> tuple[dict[str, Row], int]:
+def table(named: list[Path]) -> tuple[dict[str, Row], int]:
     """The rows by transfer syntax, and how many files hold no image."""
     rows: dict[str, Row] = defaultdict(Row)
     without = 0
     folders = sorted({Path(name).parent for name in get_testdata_files("*")})
     top = [one for one in folders if not any(other in one.parents for other in folders)]
-    for path in (path for folder in top for path in dicom_files(folder)):
+    for path in (path for folder in [*top, *named] for path in dicom_files(folder)):
         try:
             header = read_header(path)
             image_size(header)
@@ -65,7 +67,7 @@ def decoders(syntax: str) -> str:
 
 def main() -> None:
     """Prints the table."""
-    rows, without = table()
+    rows, without = table([Path(name) for name in sys.argv[1:]])
     print("| transfer syntax | decoded by | taken | refused |\n| --- | --- | --- | --- |")
     for syntax, row in sorted(rows.items(), key=lambda item: UID(item[0]).name):
         name = UID(syntax).name or "Deflated, or without file meta information"

@@ -16,7 +16,7 @@ from dicoms import EIGHT, RAMP, dicom, save
 from PIL import Image
 from pydicom import uid
 from pydicom.data import get_testdata_file
-from pydicom.encaps import encapsulate, generate_fragments
+from pydicom.encaps import encapsulate, generate_fragments, generate_frames
 from pydicom.pixels import get_decoder, pixel_array
 
 from medsd_ray.data.sources import decoder_process, dicom_files
@@ -92,13 +92,18 @@ def test_decoders_agree(name: str, exact: bool):
         assert np.abs(first - other).max() <= (0 if exact else 1)
 
 
-def test_a_decoder_under_the_gpl_is_named_where_it_alone_would_do():
+def test_a_decoder_that_is_no_part_is_named_where_it_alone_would_do(tmp_path: Path):
     if "pylibjpeg" in get_decoder(uid.JPEGExtended12Bit).available_plugins:
         assert read_frame(own("JPGExtended.dcm")).image.max() == 255
         return
     for name in ("JPGExtended.dcm", "JPEG-lossy.dcm"):
         with pytest.raises(BadSample, match=r"12 bits, which only .*libjpeg decodes.* GPL.*pip install"):
             read_frame(own(name))
+    data = pydicom.dcmread(own("MR_small_jpeg_ls_lossless.dcm"))
+    data.BitsStored, data.HighBit = 7, 6
+    if get_decoder(uid.JPEGLSLossless).available_plugins == ("gdcm",):
+        with pytest.raises(BadSample, match="with 7 bits, which pyjpegls decodes; pip install pyjpegls"):
+            read_frame(save(data, tmp_path / "seven.dcm"))
     for place in ("pyproject.toml", "uv.lock"):
         text = (Path(__file__).parents[2] / place).read_text()
         assert '"pylibjpeg-libjpeg' not in text
@@ -308,6 +313,28 @@ def test_only_regular_files_below_the_folder_are_read(tmp_path: Path):
     (folder / "metadata.csv").write_text("image,report,who\nzero.dcm,Clear.,p\nloop/good.dcm,Clear.,p\n")
     found = scan(str(folder), "who")
     assert "leads out of the folder" in found.problems[0] and len(found.records) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SC_rgb_jpeg_gdcm.dcm",  # JPEG Lossless
+        "SC_rgb_jpeg_dcmtk.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        "JPEGLSNearLossless_16.dcm",
+        "JPEG2000.dcm",
+        "MR_small_RLE.dcm",
+    ],
+)
+def test_compressed_pixels_without_their_end_are_refused(tmp_path: Path, name: str):
+    data = pydicom.dcmread(own(name))
+    frame = next(generate_frames(data.PixelData, number_of_frames=1))
+    end = b"" if "RLE" in name else b"\xff\xd9"
+    for share in (0.3, 0.9):
+        data.PixelData = encapsulate([frame[: int(len(frame) * share)].rstrip(b"\xff") + end])
+        data.save_as(tmp_path / "cut.dcm")
+        with pytest.raises(BadSample, match="damaged or incomplete; export it again"):
+            read_frame(tmp_path / "cut.dcm")
 
 
 def test_a_decoder_that_breaks_down_takes_nothing_with_it(

@@ -19,6 +19,7 @@ from multiprocessing.connection import Pipe as pipe
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 
 SECONDS = 20.0
@@ -51,10 +52,12 @@ class DecoderProcess:
         """Whether it can be asked."""
         return self.end.alive
 
-    def decode(self, path: str, frame: int, syntax: str | None, pixels: int) -> np.ndarray:
+    def decode(
+        self, path: str, frame: int, syntax: str | None, pixels: int, encoded: bytes | None = None
+    ) -> np.ndarray:
         """A frame's stored values. Raises BrokenFrameError, after which the process may be at its end."""
         try:
-            self._connection.send((path, frame, syntax))
+            self._connection.send((path, frame, syntax, encoded))
             if not self._connection.poll(SECONDS + pixels / 1e6):
                 self.end()
                 raise BrokenFrameError("its decoder did not come to an end")
@@ -76,7 +79,9 @@ def _end(connection: Connection, process: subprocess.Popen) -> None:
 _thread = threading.local()
 
 
-def decode(path: str, frame: int, syntax: str | None, pixels: int) -> np.ndarray:
+def decode(
+    path: str, frame: int, syntax: str | None, pixels: int, encoded: bytes | None = None
+) -> np.ndarray:
     """A frame's stored values, decoded by this thread's process.
 
     Args:
@@ -85,6 +90,7 @@ def decode(path: str, frame: int, syntax: str | None, pixels: int) -> np.ndarray
         syntax: The file's transfer syntax; None where the file is not written as that says, so that all of it
             must be read to find the frame.
         pixels: How many a frame has.
+        encoded: What is decoded in the place of the frame.
 
     Raises:
         BrokenFrameError: It cannot be decoded.
@@ -92,24 +98,31 @@ def decode(path: str, frame: int, syntax: str | None, pixels: int) -> np.ndarray
     process: DecoderProcess | None = getattr(_thread, "process", None)
     if process is None or not process.alive:
         process = _thread.process = DecoderProcess()
-    return process.decode(path, frame, syntax, pixels)
+    return process.decode(path, frame, syntax, pixels, encoded)
 
 
 def _serve(connection: Connection) -> None:
     """Answers until the other side is gone: an array, or words on what went wrong."""
     with contextlib.suppress(EOFError, OSError):
         while True:
-            path, frame, syntax = connection.recv()
+            path, frame, syntax, encoded = connection.recv()
             try:
-                if syntax is None:
-                    answer = pixel_array(dcmread(path), index=frame)
-                else:
-                    answer = pixel_array(path, index=frame, transfer_syntax_uid=syntax)
+                answer = _values(path, frame, syntax, encoded)
             except MemoryError:
                 answer = "its decoder takes more memory than it may"
             except Exception as error:  # pydicom raises nearly any kind, and its text may quote the file's
                 answer = f"its pixels cannot be decoded ({type(error).__name__})"
             connection.send(answer)
+
+
+def _values(path: str, frame: int, syntax: str | None, encoded: bytes | None) -> np.ndarray:
+    if encoded is not None:
+        data = dcmread(path, stop_before_pixels=True)
+        data.NumberOfFrames, data.PixelData = 1, encapsulate([encoded])
+        return pixel_array(data, index=0)
+    if syntax is None:
+        return pixel_array(dcmread(path), index=frame)
+    return pixel_array(path, index=frame, transfer_syntax_uid=syntax)
 
 
 if __name__ == "__main__":

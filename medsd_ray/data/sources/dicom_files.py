@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pydicom
 import pydicom.config
 from pydicom import uid
@@ -31,7 +32,7 @@ from medsd_ray.data.sources import decoder_process
 from medsd_ray.data.sources.decoder_process import BrokenFrameError
 from medsd_ray.data.sources.decoding_room import decoding_room
 from medsd_ray.data.sources.dicom_display import Shown, display
-from medsd_ray.data.sources.jpeg import has_all_of_its_image, jpeg_size
+from medsd_ray.data.sources.jpeg import has_all_of_its_image, jpeg_size, with_more_data
 from medsd_ray.data.sources.pixels import check_pixels
 from medsd_ray.data.sources.source import BadSample
 
@@ -47,6 +48,7 @@ SKIPPED_VALUE = 2**20
 SUFFIXES = (".dcm", ".dicom")
 _PIXEL_DATA = ((0x7FE0, 0x0010), (0x7FE0, 0x0008), (0x7FE0, 0x0009))
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ (ITU-T T.800, A.4 and A.5)
+_CUT = "its compressed image lacks its end: damaged or incomplete"
 _GPL = (
     "only pylibjpeg-libjpeg decodes, which is under the GPL and so no part of medsd; pip install "
     "pylibjpeg-libjpeg if you accept that, or decompress the file first"
@@ -193,12 +195,14 @@ def read_frame(path: Path, frame: int = 0) -> Shown:
         decoding_room.reserve(height * width * samples * (bits // 8 * 4 + (28 if bits > 16 else 12)))
         syntax = _transfer_syntax(file, data)
         _check_decoder(syntax, data)
-        explicit = _check_pixel_data(file, data, syntax, frame, frames, (height, width))
+        explicit, encoded = _check_pixel_data(file, data, syntax, frame, frames, (height, width))
         file.seek(0)
         as_said = explicit != syntax.is_implicit_VR  # some are written in another way than their syntax
         if syntax.is_encapsulated and syntax != uid.RLELossless:
             said = str(syntax) if as_said else None
             values = decoder_process.decode(str(path), frame, said, height * width)
+            if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
+                _check_end(path, values, encoded)
         elif as_said:
             values = pixel_array(file, index=frame, transfer_syntax_uid=syntax)
         else:
@@ -206,6 +210,17 @@ def read_frame(path: Path, frame: int = 0) -> Shown:
         if values.shape not in ((height, width), (height, width, 3)):
             raise BadSample(f"an image of {samples} values a pixel; only gray ones and RGB are taken")
         return display(values, data, frame)
+
+
+def _check_end(path: Path, values: np.ndarray, encoded: bytes) -> None:
+    """Raises BadSample where a frame of JPEG Lossless is cut, which GDCM fills up without a word."""
+    more = with_more_data(encoded, restarts=False)
+    try:
+        again = None if more is None else decoder_process.decode(str(path), 0, None, values.size, more)
+    except BrokenFrameError:
+        again = None
+    if again is None or not np.array_equal(values, again):
+        raise BadSample(f"{_CUT}; export it again")
 
 
 def _transfer_syntax(file: BinaryIO, data: Dataset) -> uid.UID:
@@ -244,13 +259,15 @@ def _check_decoder(syntax: uid.UID, data: Dataset) -> None:
         stored in (6, 7) or (syntax == uid.JPEGLSNearLossless and signed and stored < 8)
     )
     if (twelve or near) and not {"pylibjpeg", "pyjpegls"} & set(decoder.available_plugins):
-        raise BadSample(f"compressed as {syntax.name} with {stored} bits, which {_GPL}")
+        how = _GPL if twelve else "pyjpegls decodes; pip install pyjpegls, or decompress the file first"
+        raise BadSample(f"compressed as {syntax.name} with {stored} bits, which {how}")
 
 
 def _check_pixel_data(
     file: BinaryIO, data: Dataset, syntax: uid.UID, frame: int, frames: int, size: tuple[int, int]
-) -> bool:
-    """Whether the pixels, at which the file stands, say of which kind (VR) they are.
+) -> tuple[bool, bytes]:
+    """Whether the pixels, at which the file stands, say of which kind (VR) they are; and the frame as it is
+    compressed, empty where it is not.
 
     Raises BadSample where they are not those that the header says.
     """
@@ -266,7 +283,7 @@ def _check_pixel_data(
     if not syntax.is_encapsulated:
         if frames == 1 and length != 0xFFFFFFFF and length >= 2 * get_expected_length(data):
             raise several
-        return explicit
+        return explicit, b""
     encoded, parts = _encoded_frame(file, data, frame, frames)
     if parts > 1:
         raise several
@@ -279,8 +296,8 @@ def _check_pixel_data(
         syntax == uid.JPEGExtended12Bit and number(data, "BitsStored") == 8
     )
     if baseline and not has_all_of_its_image(encoded):
-        raise BadSample("its compressed image lacks its end: damaged or incomplete; export it again")
-    return explicit
+        raise BadSample(f"{_CUT}; export it again")
+    return explicit, encoded
 
 
 def _encoded_frame(file: BinaryIO, data: Dataset, frame: int, frames: int) -> tuple[bytes, int]:

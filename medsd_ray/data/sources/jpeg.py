@@ -53,22 +53,33 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def has_all_of_its_image(data: bytes) -> bool:
-    """Whether the data of a JPEG reach to its image's last pixel.
+def with_more_data(data: bytes, restarts: bool = True) -> bytes | None:
+    """A JPEG with more data before its end: an image that is whole has no use for them, and one that is not
+    changes. None where it has no end at all.
 
-    More data are put before its end: an image that is whole has no use for them, and one that is not changes.
-    An eighth of the size is enough to see that, unless the last of several passes over the image is cut.
+    Where the data are cut at the end of a restart interval, more are needed of the next one; `restarts` is
+    false for a decoder that takes no such marker in the wrong place.
     """
     places = list(_markers(data))
     end = next((at for marker, at in places if marker == _EOI), None)
     scan = max((at for marker, at in places if marker == _SOS), default=None)
     if end is None or scan is None:
-        return False
-    restarts = [at for n in range(0xD0, 0xD8) if (at := data.rfind(bytes([0xFF, n]), scan, end)) >= 0]
-    following = (data[max(restarts) + 1] - 0xD0 + 1) % 8 if restarts else 0
-    more = _MORE + bytes([0xFF, 0xD0 + following]) + _MORE  # for this interval, and for the next one
+        return None
+    more = _MORE
+    if places := [at for n in range(0xD0, 0xD8) if (at := data.rfind(bytes([0xFF, n]), scan, end)) >= 0]:
+        following = (data[max(places) + 1] - 0xD0 + 1) % 8
+        more += bytes([0xFF, 0xD0 + following]) + _MORE if restarts else b""
+    return data[:end] + more + data[end:]
+
+
+def has_all_of_its_image(data: bytes) -> bool:
+    """Whether the data of a JPEG, of a kind that Pillow reads, reach to its image's last pixel.
+
+    An eighth of the size is enough to see that, unless the last of several passes over the image is cut.
+    """
+    more = with_more_data(data)
     try:
-        return bool((_small(data) == _small(data[:end] + more + data[end:])).all())
+        return more is not None and bool((_small(data) == _small(more)).all())
     except OSError:
         return False
 
