@@ -7,6 +7,9 @@ from pathlib import Path
 
 from medsd_ray.errors import InputError
 
+MOST_BYTES = 2**26
+"""Of a file of prompts: a million of them."""
+
 
 def read_prompts(prompt: str | None, path: Path | None) -> list[str]:
     """One prompt, or the lines of a UTF-8 text file without the blank ones.
@@ -19,7 +22,13 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[str]:
         return [prompt]
     assert path is not None
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise InputError(
+                f"{path}: more than {MOST_BYTES:,} bytes; give a text file with one prompt a line"
+            )
+        lines = data.decode("utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a text file with one prompt a line") from error
     except UnicodeDecodeError as error:

@@ -18,7 +18,8 @@ from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, percent
 from medsd_ray.evaluation.report.template import render_template
 from medsd_ray.reader_study import statistics
 from medsd_ray.reader_study.answers import Answer, Answers
-from medsd_ray.reader_study.study import ANSWERS, FORMAT, KEY, REPORT, Study, open_study
+from medsd_ray.reader_study.study import ANSWERS, FORMAT, KEY, REPORT, KeyFile, Study, open_study
+from medsd_ray.schemas import first_fault
 from medsd_ray.storage import open_storage
 from medsd_ray.times import now
 
@@ -83,6 +84,8 @@ def read_key(study: Study) -> dict:
     path = study.folder / KEY
     try:
         key = json_object(path.read_bytes())
+        if fault := first_fault(KeyFile, key):
+            raise ValueError(fault)
         if key["format"] != FORMAT or set(key["images"]) != set(study.images):
             raise InputError(f"{path}: the key of another study; bring back this one's")
     except FileNotFoundError as error:

@@ -15,14 +15,49 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
+from medsd_ray.schemas import Count, Schema, first_fault
 
 FORMAT = "medsd-reader-study/1"
 STUDY, KEY, ANSWERS, IMAGES, REPORT = "study.json", "key.json", "answers.sqlite", "images", "report"
 LONGEST_NAME = 64
 _ID = re.compile(r"[0-9a-f]{16}")
+
+
+class StudyFile(Schema):
+    """What study.json says."""
+
+    format: str
+    seed: Count
+    width: Annotated[int, Field(ge=1, le=2**16)]
+    height: Annotated[int, Field(ge=1, le=2**16)]
+    images: list[str]
+
+
+class ImageKey(Schema):
+    """What key.json says of one image."""
+
+    group: Literal["real", "generated"]
+    source: str
+    text: str
+    abnormal: bool | None
+
+
+class KeyFile(Schema):
+    """What key.json says."""
+
+    format: str
+    real: str
+    generated: str
+    label: str
+    normal: str
+    reference: str
+    images: dict[str, ImageKey]
 
 
 @dataclass(frozen=True)
@@ -51,8 +86,10 @@ def open_study(folder: Path) -> Study:
             raise InputError(
                 f"{path}: format {value['format']!r} is not {FORMAT}; make the study anew with this medsd"
             )
-        images = tuple(map(str, value["images"]))
-        study = Study(folder, int(value["seed"]), int(value["width"]), int(value["height"]), images)
+        if fault := first_fault(StudyFile, value):
+            raise ValueError(fault)
+        images = tuple(value["images"])
+        study = Study(folder, value["seed"], value["width"], value["height"], images)
     except FileNotFoundError as error:
         raise InputError(
             f"{folder}: no {STUDY} here; give a folder that `medsd reader-study new` made"

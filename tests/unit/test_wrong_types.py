@@ -17,6 +17,8 @@ from medsd_ray.data.index_schema import SplitIndex
 from medsd_ray.data.latents import LatentReader
 from medsd_ray.data.shards import INDEX, Sample, ShardWriter, decode_sample, list_splits, open_split
 from medsd_ray.errors import InputError
+from medsd_ray.reader_study.report import read_key
+from medsd_ray.reader_study.study import FORMAT, KeyFile, StudyFile, open_study
 from medsd_ray.runs.checkpoint_reader import load_weights
 from medsd_ray.runs.checkpoint_schema import Description
 from medsd_ray.runs.checkpoints import describe_checkpoint
@@ -162,3 +164,30 @@ def test_latents(tmp_path: Path, name: str):
     assert reader.row(path, 1)["mean"].shape == (4, 2, 2)
     with pytest.raises(InputError, match="not a latent shard"):
         reader.row(path, 2)
+
+
+def test_a_reader_study(tmp_path: Path):
+    name = "0123456789abcdef"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / f"{name}.png").write_bytes(b"png")
+    study = {"format": FORMAT, "seed": 0, "width": 8, "height": 8, "images": [name]}
+    entry = {"group": "real", "source": "a", "text": "b", "abnormal": None}
+    key: dict[str, Any] = {
+        "format": FORMAT,
+        "real": "a",
+        "generated": "b",
+        "label": "c",
+        "normal": "d",
+        "reference": "e",
+    }
+    key["images"] = {name: entry}
+
+    def read(variant: Any, file: str) -> None:
+        for at, value in (("study.json", study), ("key.json", key)):
+            (tmp_path / at).write_text(json.dumps(variant if at == file else value))
+        read_key(open_study(tmp_path))
+
+    for file, schema, value in (("study.json", StudyFile, study), ("key.json", KeyFile, key)):
+        read(value, file)
+        refused, believed = refused_or_believed(schema, lambda variant, file=file: read(variant, file), value)
+        assert refused > 40 and believed < 30
