@@ -75,7 +75,7 @@ SEED = Setting(
     lowest=0,
     highest=2**31 - 1,
 )
-NUM_IMAGES = Setting("num_images", 64, "images in all; prompts take turns", lowest=1, highest=10_000_000)
+NUM_IMAGES = Setting("num_images", 64, "images in all; prompts take turns", lowest=1, highest=1_000_000)
 NUM_INSERTED = Setting("num_images", 16, "images to change, or pairs to make", lowest=1, highest=100_000)
 BATCH_SIZE = Setting(
     "batch_size", 16, "images a worker takes at a time; does not change them", lowest=1, highest=100_000

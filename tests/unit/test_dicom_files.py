@@ -310,6 +310,7 @@ def test_only_regular_files_below_the_folder_are_read(tmp_path: Path):
     found = scan(str(folder), "patient_id")
     assert [record.name for record in found.records] == ["good.dcm"]
     assert len(found.problems) == 1 and found.problems[0].startswith("pipe.dcm: not a regular file")
+    assert found.notes == ["3 links are not followed; give files themselves"]
     (folder / "metadata.csv").write_text("image,report,who\nzero.dcm,Clear.,p\nloop/good.dcm,Clear.,p\n")
     found = scan(str(folder), "who")
     assert "leads out of the folder" in found.problems[0] and len(found.records) == 1

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 from medsd_ray.data.labels import LabelColumns
 from medsd_ray.data.sources.dicom_files import (
+    count_links,
     dicom_files,
     frame_count,
     image_size,
@@ -128,6 +129,8 @@ def scan(
         for path in dicom_files(folder):
             name = normal_name(path.relative_to(folder).as_posix())
             _add(found, nameless, name, partial(make, keyword, path, name, None, {}))
+        if links := count_links(folder):
+            found.notes.append(f"{links} links are not followed; give files themselves")
     _propose(found, nameless)
     return found
 

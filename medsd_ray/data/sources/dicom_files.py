@@ -69,6 +69,15 @@ def dicom_files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
+def count_links(folder: Path) -> int:
+    """How many links below a folder `dicom_files` passes over."""
+    return sum(
+        Path(parent, name).is_symlink()
+        for parent, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+    )
+
+
 def _is_dicom(path: Path) -> bool:
     try:
         with path.open("rb") as file:

@@ -24,7 +24,7 @@ SIDES = ("left", "right", "bilateral")
 EXTENTS = ("small", "large")
 STYLES = ("radiograph", "negative", "sketch", "silhouette", "soft", "grainy", "hatched", "faint", "textured")
 EFFUSION_SHARE = 0.5
-MOST = 10_000_000
+MOST = 1_000_000
 """Phantoms in one data set."""
 
 
