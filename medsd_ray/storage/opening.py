@@ -34,9 +34,14 @@ def _folder(text: str) -> Path:
     if "\0" in text or not _is_unicode(text):
         raise InputError(f"{text!r}: not a name that a folder can have; mend it")
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
     except RuntimeError as error:
         raise InputError(f"{text!r}: there is no user of this name; write the whole path") from error
+    try:
+        path.resolve()
+    except RuntimeError as error:
+        raise InputError(f"{text!r}: its links lead round in a circle; remove them") from error
+    return path
 
 
 def _is_unicode(text: str) -> bool:

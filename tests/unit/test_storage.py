@@ -156,6 +156,9 @@ def test_only_regular_files_are_read(tmp_path: Path):
         for read in (store.read, store.file, lambda key: store.download(key, tmp_path / "copy")):
             with pytest.raises(InputError, match=words):
                 read(key)
+    for address in (tmp_path / "circle", tmp_path / "a" / "below"):
+        with pytest.raises(InputError, match="circle"):
+            open_storage(address)
     assert store.list() == ["here"]
     folders, files = store.level()
     assert (folders, list(files)) == ([], ["here"])
