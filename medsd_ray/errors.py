@@ -9,6 +9,10 @@ class RefusedError(InputError):
     """A store refuses what it would refuse again: it is full or read-only, or does not permit it."""
 
 
+class UnreachableError(InputError):
+    """Nobody answers at the address of a store: it may be wrong, or the store away for a moment."""
+
+
 class RunError(Exception):
     """The work failed while it ran, for a reason that is not in the input. Exit code 1."""
 

@@ -24,7 +24,7 @@ from medsd_ray.driver.archive import archive
 from medsd_ray.driver.job import PodJob, Step, load_job, steps, write_inputs
 from medsd_ray.driver.protocol import DRIVER_PORT, POLL_TOKEN_SHA256
 from medsd_ray.driver.server import DriverState, serve
-from medsd_ray.errors import InputError, RunError
+from medsd_ray.errors import InputError, RunError, UnreachableError
 from medsd_ray.ray_cluster import CLUSTER
 from medsd_ray.runs.names import DRIVER_LOG, PROGRESS, logs_folder
 from medsd_ray.runs.progress import read_progress
@@ -251,14 +251,12 @@ def answers(output: Storage) -> bool:
     """False where no server answers or it has an error of its own. A refusal is an answer: the verbs say it
     in words.
     """
-    from botocore.exceptions import ConnectionError as NoConnection
-
     try:
         output.exists(PROGRESS)
-    except InputError as error:
-        return not isinstance(error.__cause__, NoConnection)
-    except RunError:
+    except (UnreachableError, RunError):
         return False
+    except InputError:
+        return True
     return True
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from medsd_ray.addresses import is_absolute_path
 from medsd_ray.documents import MOST_YAML_BYTES, parse_yaml
-from medsd_ray.errors import InputError
+from medsd_ray.errors import InputError, RefusedError, UnreachableError
 from medsd_ray.runs.checkpoint_schema import Description
 from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, CHECKPOINTS, RUN_SPEC, checkpoint_folder
 from medsd_ray.runs.notices import warn_once
@@ -49,12 +49,14 @@ def newest_usable(
         None where the run has no complete checkpoint.
 
     Raises:
-        InputError: All complete checkpoints are damaged.
+        InputError: All complete checkpoints are damaged, or the store gives nothing.
     """
     complete, _ = saved_steps(output)
     for step in reversed(complete):
         try:
             return take(output.child(checkpoint_folder(step)))
+        except (RefusedError, UnreachableError):  # of the store; the checkpoint may be whole
+            raise
         except (InputError, FileNotFoundError) as error:
             warn(f"the checkpoint of step {step} is damaged and left aside: {error}")
     if complete:
@@ -72,6 +74,8 @@ def newest_complete(output: Storage) -> Storage | None:
     damage: list[str] = []
     try:
         found = newest_usable(output, _check_files, damage.append)
+    except (RefusedError, UnreachableError):
+        raise
     except InputError:
         return output.child(checkpoint_folder(saved_steps(output)[0][-1]))
     for text in damage:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from medsd_ray.errors import InputError, RefusedError, RunError
+from medsd_ray.errors import InputError, RefusedError, RunError, UnreachableError
 from medsd_ray.storage.base import FileInfo, Storage
 
 
@@ -52,7 +52,7 @@ class S3Storage(Storage):
     @contextlib.contextmanager
     def _errors(self, key: str = "") -> Iterator[None]:
         """Turns botocore's errors into FileNotFoundError, InputError (bad settings), RefusedError (and so for
-        good) or RunError (the server).
+        good), UnreachableError or RunError (the server).
         """
         import botocore.exceptions as botocore
 
@@ -91,8 +91,10 @@ class S3Storage(Storage):
                 f"{where}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
         except (botocore.EndpointConnectionError, botocore.ConnectTimeoutError, ValueError) as error:
+            # ValueError: an endpoint that is no URL.
+            kind = InputError if isinstance(error, ValueError) else UnreachableError
             server = endpoint() or "AWS"
-            raise InputError(f"{where}: no S3 server answers at {server}; check AWS_ENDPOINT_URL") from error
+            raise kind(f"{where}: no S3 server answers at {server}; check AWS_ENDPOINT_URL") from error
         except botocore.ParamValidationError as error:
             raise InputError(
                 f"{where}: {self.bucket!r} cannot be a bucket's name; mend the address"

@@ -8,7 +8,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from medsd_ray.errors import InputError
+from medsd_ray.errors import InputError, RefusedError, UnreachableError
 from medsd_ray.runs.checkpoints import saved_steps
 from medsd_ray.runs.names import CHECKPOINT, CHECKPOINTS, RESULT, checkpoint_folder, trial_folder
 from medsd_ray.spec.run import RunSpec
@@ -44,6 +44,8 @@ def copy_checkpoint(source: Storage, step: int, output: Storage) -> None:
             if there.complete() is None:
                 return
             there.download_tree(Path(folder))
+        except (RefusedError, UnreachableError):
+            raise
         except (InputError, FileNotFoundError):
             return
         output.delete(RESULT)
@@ -58,6 +60,8 @@ def adopt_checkpoints(output: Storage, run: RunSpec) -> None:
         store = output.child(checkpoint_folder(step))
         try:
             files, description = store.complete() or {}, store.read_json(CHECKPOINT)
+        except (RefusedError, UnreachableError):
+            raise
         except (InputError, FileNotFoundError):  # a damaged one, which training leaves aside
             continue
         if description["spec"] == spec:

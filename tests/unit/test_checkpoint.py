@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from medsd_ray import retries
-from medsd_ray.errors import InputError
+from medsd_ray.errors import InputError, RefusedError, UnreachableError
 from medsd_ray.runs.checkpoint_reader import CheckpointReader, choose_checkpoint, load_weights
 from medsd_ray.runs.checkpoints import FORMAT, newest_complete, read_best, saved_steps
 from medsd_ray.spec.load import parse_run
@@ -195,6 +195,36 @@ def test_what_a_power_cut_leaves_is_passed_over_by_who_resumes_and_who_generates
     output.delete_tree("checkpoints/step-00000001")
     found = newest_complete(output)
     assert found is not None and found.url.endswith("step-00000002") and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [UnreachableError, RefusedError])
+def test_a_store_that_gives_nothing_is_no_damage(
+    output: FolderStorage,
+    collectives: Collectives,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type,
+):
+    """Were the newest left aside, going on from the one before would delete it."""
+    writer = writer_for(output, collectives)
+    save(writer, 1)
+    save(writer, 2)
+    read, away = FolderStorage.read, [True]
+
+    def once_away(store: FolderStorage, key: str, most: int | None = None) -> bytes:
+        if away and "step-00000002" in store.url:
+            away.clear()
+            raise kind("away")
+        return read(store, key, most)
+
+    monkeypatch.setattr(FolderStorage, "read", once_away)
+    with pytest.raises(kind):
+        choose_checkpoint(output, tmp_path / "copy", pytest.fail)
+    away.append(True)
+    with pytest.raises(kind):
+        newest_complete(output)
+    reader = choose_checkpoint(output, tmp_path / "copy", pytest.fail)
+    assert reader is not None and reader.description["step"] == 2
 
 
 def test_all_damaged_is_bad_input(output: FolderStorage, collectives: Collectives, tmp_path: Path):
