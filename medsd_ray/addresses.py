@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+from pathlib import Path
+
+from medsd_ray.errors import InputError
 
 
 def canonical(address: str) -> str:
@@ -18,6 +22,30 @@ def canonical(address: str) -> str:
     if not address or re.match(r"\w+://", address):
         return address
     return posixpath.normpath(re.sub(r"^/+", "/", address))
+
+
+def path_of(address: str | os.PathLike) -> Path:
+    """The local path that a user names, `~` replaced; nothing need be there. Every address that is no `s3://`
+    becomes a path here.
+
+    Raises InputError for what no file can be named, or where links lead round in a circle.
+    """
+    text = os.fspath(address)
+    if not text.strip():
+        raise InputError("an empty address: write a folder or s3://bucket/prefix")
+    try:
+        parts = [os.fsencode(part) for part in text.split("/")]
+        text.encode()  # names of files that are no text come as half characters
+        if "\0" in text or max(map(len, parts)) > 255 or sum(map(len, parts)) + len(parts) > 4096:
+            raise ValueError
+        path = Path(text).expanduser()
+        path.resolve()
+        return path
+    except ValueError as error:
+        raise InputError(f"{text[:80]!r}: not a name that a file can have; mend it") from error
+    except RuntimeError as error:
+        why = "there is no user of this name" if text.startswith("~") else "its links lead round in a circle"
+        raise InputError(f"{text!r}: {why}; write another path") from error
 
 
 def last_part(address: str) -> str:

@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from medsd_ray.addresses import path_of
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.runs.checkpoints import newest_complete
 from medsd_ray.runs.names import REPORT, REPORT_DATA
 from medsd_ray.storage import COMPLETE, Storage, open_storage
+from medsd_ray.storage.folder import make_folder
 from medsd_ray.storage.outputs import is_empty, left_by_file_manager
 
 
@@ -59,8 +61,8 @@ def fetch(source: Storage, dest: Path) -> None:
     Raises InputError where a file differs, RunError where one is gone.
     """
     files = [*(source.complete() or {}), COMPLETE]
-    dest = dest.expanduser().absolute()
-    dest.parent.mkdir(parents=True, exist_ok=True)
+    dest = path_of(dest).absolute()
+    make_folder(dest.parent)
     part = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", suffix=".part", dir=dest.parent))
     try:
         source.download_tree(part, files)

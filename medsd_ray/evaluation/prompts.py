@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medsd_ray.addresses import path_of
 from medsd_ray.data.shards import iter_samples, list_splits
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.protocols import PROTOCOLS, prompt_key
@@ -31,6 +32,7 @@ def write_prompts(name: str, real: str, out: Path, *, reidentify: bool = False, 
     protocol = PROTOCOLS[name]
     if reidentify and protocol.reidentification is None:
         raise InputError(f"{name} has no re-identification; leave out --reidentify")
+    out = path_of(out)
     if out.is_dir() or not out.name:
         raise InputError(f"{out}: a folder; give --out the name of a text file")
     splits = list_splits(real)

@@ -16,6 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsd_ray.addresses import path_of
 from medsd_ray.errors import InputError
 from medsd_ray.runs.checkpoints import describe_checkpoint, newest_complete, trained
 from medsd_ray.runs.names import CHECKPOINT, RUN_SPEC
@@ -148,7 +149,7 @@ def _find(model: str, near: Storage | None) -> Storage | None:
     """The store at an address, or None where the address can only be a hub name."""
     if "://" in model:
         return open_storage(model)
-    path = Path(model).expanduser()
+    path = path_of(model)
     places = [path]
     if isinstance(near, FolderStorage) and not path.is_absolute():
         places += [parent / path for parent in near.root.resolve().parents]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medsd_ray.addresses import path_of
 from medsd_ray.data.sources.table import TABLE, Row, Table, normal_name
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.figures.accuracy import prompt_labels
@@ -22,6 +23,7 @@ from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
 from medsd_ray.evaluation.report.format import png_bytes
 from medsd_ray.reader_study.study import FORMAT, IMAGES, KEY, STUDY
 from medsd_ray.storage import open_storage
+from medsd_ray.storage.folder import make_folder
 from medsd_ray.storage.outputs import is_empty
 
 HELD_OUT = ("test", "validation")  # the first split that is there: readers see what no model was trained on
@@ -67,7 +69,7 @@ def new_study(
     Raises:
         InputError: The images cannot be read or are too few, or `out` is not empty.
     """
-    folder = Path(out).expanduser()
+    folder = path_of(out)
     if "://" in out:
         raise InputError(
             f"{out}: a reader study is kept in a folder of the machine that serves it; give --out a folder"
@@ -191,7 +193,7 @@ def _write(folder: Path, chosen: list[StudyImage], seed: int, about: dict) -> No
         )  # from the system, not from the seed: no one can compute which is which
     images = dict(zip(sorted(names), (chosen[i] for i in _system_order(len(chosen))), strict=True))
     height, width = chosen[0].pixels.shape[:2]
-    (folder / IMAGES).mkdir(parents=True)
+    make_folder(folder / IMAGES)
     for name, one in images.items():
         path = folder / IMAGES / f"{name}.png"
         path.write_bytes(uncompressed_png(one.pixels))

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medsd_ray.addresses import path_of
 from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Estimate, Missing, mean_t, put, wilson
@@ -60,7 +60,7 @@ def report_study(folder: str) -> dict:
     Raises:
         InputError: There is no study, no key to it, or no answer yet.
     """
-    study = open_study(Path(folder).expanduser())
+    study = open_study(path_of(folder))
     key = read_key(study)
     path = study.folder / ANSWERS
     answers = Answers(path).read() if path.is_file() else []

@@ -14,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp
 
+from medsd_ray.addresses import path_of
 from medsd_ray.reader_study.answers import Answer, Answers
 from medsd_ray.reader_study.study import ANSWERS, LONGEST_NAME, Study, open_study, order, reader_name
 from medsd_ray.web import Guard, access_token, serve
@@ -115,7 +116,7 @@ def serve_study(folder: str, host: str, port: int) -> None:
     Raises:
         InputError: There is no study, or no place to listen.
     """
-    study = open_study(Path(folder).expanduser())
+    study = open_study(path_of(folder))
     token = access_token(host, TOKEN)
     app = build_app(study, Answers(study.folder / ANSWERS), token)
     serve(app, host, port, token=token, what=WHAT)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from medsd_ray.addresses import is_absolute_path
+from medsd_ray.addresses import is_absolute_path, path_of
 from medsd_ray.documents import MOST_YAML_BYTES, parse_yaml
 from medsd_ray.errors import InputError, RefusedError, UnreachableError
 from medsd_ray.runs.checkpoint_schema import Description
@@ -158,7 +158,7 @@ def _with_whole_addresses(description: dict, store: Storage) -> dict:
 
 def _near(address: str, checkpoint: Storage) -> str:
     """A relative path from the working directory or, where nothing is there, from the checkpoint upwards."""
-    path = Path(address).expanduser()
+    path = path_of(address)
     if isinstance(checkpoint, FolderStorage) and "://" not in address and not path.is_absolute():
         places = [Path.cwd(), *checkpoint.root.resolve().parents]
         return next((str(place / path) for place in places if (place / path).is_dir()), address)

@@ -44,12 +44,14 @@ class FolderStorage(Storage):
     @contextlib.contextmanager
     def _whole(self, path: Path) -> Iterator[Path]:
         """A hidden name beside `path` that becomes `path` when the block ends well."""
-        with _refused(path.parent, also=errno.ENOENT):  # where no folder can be made, as in /proc
-            path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        with _refused(path):
             if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
                 kind = "a folder" if path.is_dir() else "not a regular file"
                 raise RefusedError(f"cannot write {path}: it is {kind}; choose another name")
-        part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
+        part = path.parent / f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part"
+        with _refused(path, also=errno.ENOENT):  # where no file can be made, as in /proc
+            part.touch()
         try:
             with _refused(path):
                 yield part
@@ -67,8 +69,9 @@ class FolderStorage(Storage):
             part.write_bytes(data)
 
     def download(self, key: str, path: Path, *, parallel: bool = True) -> None:
+        source = self.file(key)
         with self._whole(path) as part:
-            shutil.copyfile(self.file(key), part)
+            shutil.copyfile(source, part)
 
     def upload(self, path: Path, key: str) -> None:
         with self._whole(self._path(key)) as part:
@@ -132,6 +135,12 @@ class FolderStorage(Storage):
         for folder in {folder for path in paths for folder in path.parents}:
             with contextlib.suppress(OSError):  # some file systems sync no folder, or it may not be opened
                 _fsync(folder)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it. Raises RefusedError where none can be."""
+    with _refused(path, also=errno.ENOENT):  # where no folder can be made, as in /proc
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _fsync(path: Path) -> None:

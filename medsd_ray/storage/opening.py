@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from medsd_ray.addresses import canonical
+from medsd_ray.addresses import canonical, path_of
 from medsd_ray.errors import InputError
 from medsd_ray.storage.base import Storage
 from medsd_ray.storage.folder import FolderStorage
@@ -22,35 +21,9 @@ def open_storage(url: str | os.PathLike) -> Storage:
         if ".." in prefix.split("/"):
             raise InputError(f"{text!r}: '..' has no meaning in S3; write the prefix itself")
         return S3Storage(bucket, prefix)
-    if not text.strip():
-        raise InputError("an empty address: write a folder or s3://bucket/prefix")
     if "://" in text:
         raise InputError(f"{text!r}: only folders and s3:// addresses are known")
-    return FolderStorage(_folder(text))
-
-
-def _folder(text: str) -> Path:
-    """The path of a folder, which need not be there. Raises InputError for what no folder can be named."""
-    if "\0" in text or not _is_unicode(text):
-        raise InputError(f"{text!r}: not a name that a folder can have; mend it")
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{text!r}: there is no user of this name; write the whole path") from error
-    try:
-        path.resolve()
-    except RuntimeError as error:
-        raise InputError(f"{text!r}: its links lead round in a circle; remove them") from error
-    return path
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether it can be written in UTF-8: names of files that are no text come as half characters."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return FolderStorage(path_of(text))
 
 
 def absolute(store: Storage) -> Storage:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from medsd_ray.addresses import path_of
 from medsd_ray.models.resolve import SMALL
 from medsd_ray.spec.run import RunSpec
 
@@ -13,14 +12,14 @@ def with_absolute_paths(run: RunSpec) -> RunSpec:
     data = run.data.model_copy(
         update={name: _absolute(getattr(run.data, name)) for name in ("train", "validation", "cache")}
     )
-    is_folder = run.model != SMALL and Path(run.model).expanduser().is_dir()
+    is_folder = run.model != SMALL and path_of(run.model).is_dir()
     model = _absolute(run.model) if is_folder else run.model
     absolute = run.model_copy(update={"data": data, "model": model, "output": _absolute(run.output)})
     if run.prior:
         prior = run.prior.model_copy(update={"data": _absolute(run.prior.data)})
         absolute = absolute.model_copy(update={"prior": prior})
     text = run.components.text_encoder
-    if text.swap and Path(text.swap.model).expanduser().is_dir():
+    if text.swap and path_of(text.swap.model).is_dir():
         swap = text.swap.model_copy(update={"model": _absolute(text.swap.model)})
         components = run.components.model_copy(
             update={"text_encoder": text.model_copy(update={"swap": swap})}
@@ -32,4 +31,4 @@ def with_absolute_paths(run: RunSpec) -> RunSpec:
 def _absolute(address: str | None) -> str | None:
     if address is None or "://" in address:
         return address
-    return str(Path(address).expanduser().absolute())
+    return str(path_of(address).absolute())

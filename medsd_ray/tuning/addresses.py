@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from medsd_ray.addresses import path_of
 from medsd_ray.models.resolve import SMALL
 from medsd_ray.spec.space import Dimension
 from medsd_ray.spec.study import StudySpec
@@ -43,7 +43,7 @@ def _rooted(path: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if path == "prior.data" or (
-        path.rpartition(".")[2] == "model" and value != SMALL and Path(value).expanduser().is_dir()
+        path.rpartition(".")[2] == "model" and value != SMALL and path_of(value).is_dir()
     ):
         return _folder(value)
     return value

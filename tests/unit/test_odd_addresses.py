@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from medsd_ray.addresses import path_of
+from medsd_ray.data.sources.folder import existing_folder
 from medsd_ray.errors import InputError
+from medsd_ray.evaluation.networks.weights import local_path
 from medsd_ray.evaluation.prompts import write_prompts
+from medsd_ray.models.resolve import resolve
+from medsd_ray.reader_study.assembly import new_study
 from medsd_ray.storage import FolderStorage, open_storage
+from medsd_ray.storage.folder import make_folder
 from medsd_ray.storage.outputs import New, claim
 
 PLACES = {
@@ -32,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
 def test_a_store_at_an_odd_place_reads_nothing_and_refuses_a_write_in_one_line(root: Path, place: str):
-    store = open_storage(root / place)
+    store = FolderStorage(root / place)
     before = sorted(os.walk(root))
     for use in (
         lambda: claim(store, {}, "record.json"),
@@ -67,6 +73,30 @@ def test_what_is_no_file_is_not_replaced_by_one(root: Path):
             with pytest.raises((InputError, FileNotFoundError)):
                 FolderStorage(root).read(name)
             assert not FolderStorage(root).exists(name)
+
+
+@pytest.mark.parametrize("name", ["a long name", "a long path", "a loop", "below a loop"])
+def test_an_address_that_no_file_can_have_is_refused_before_anything_is_done(root: Path, name: str):
+    address = str(root / PLACES[name])
+    for use in (
+        open_storage,
+        path_of,
+        existing_folder,
+        resolve,
+        local_path,
+        lambda out: new_study("", "", out),
+    ):
+        with pytest.raises(InputError, match=r"not a name that a file can have|links lead round") as caught:
+            use(address)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_files_that_no_one_can_make_are_refused():
+    for place in ("/proc", "/proc/self", "/proc/x/y"):
+        with pytest.raises(InputError, match="cannot write /proc/"):
+            FolderStorage(Path(place)).write("medsd-was-here", b"x")
+        with pytest.raises(InputError, match="cannot write /proc/"):
+            make_folder(Path(place, "medsd-was-here"))
 
 
 @pytest.mark.parametrize("text", ["a\0b", "~no-such-user-of-this-machine/x", "\udcff", "", " "])

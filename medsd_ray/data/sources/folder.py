@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from medsd_ray.addresses import path_of
 from medsd_ray.data.labels import LabelColumns
 from medsd_ray.data.sources.frames import Frames, named
 from medsd_ray.data.sources.image_files import SUFFIXES, frames_to_take, open_image
@@ -19,7 +20,7 @@ def existing_folder(source: str) -> Path:
     """SOURCE as a local folder. Raises InputError where it is none."""
     if "://" in source:
         raise InputError(f"{source}: sources are read from a local folder; copy it here first")
-    folder = Path(source).expanduser()
+    folder = path_of(source)
     if not folder.is_dir():
         raise InputError(f"{source}: there is no such folder; mend SOURCE")
     return folder

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medsd_ray.addresses import path_of
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.networks.batches import device
 from medsd_ray.models.resolve import ENCODER_FILES, cached
@@ -27,7 +28,7 @@ def local_path(address: str | os.PathLike) -> Path:
     """
     address = os.fspath(address)
     if "://" not in address:
-        return Path(address).expanduser()
+        return path_of(address)
     parent, _, name = address.rstrip("/").rpartition("/")
     if parent.count("/") >= 2 and (store := open_storage(parent)).exists(name):
         return cached(store, re.compile(re.escape(name))) / name
