@@ -111,6 +111,17 @@ def repeated(values: Iterable[Any]) -> str | None:
     return None
 
 
+def in_form_of(space: Space, params: Combination) -> Combination:
+    """The values as the space has them: an earlier version took `1e-4` of a choice for a text, and wrote it
+    so.
+    """
+    found = dict(params)
+    for path, value in params.items():
+        choices = (space[path].choice if path in space else None) or []
+        found[path] = next((one for one in choices if _one_form(one) == _one_form(value)), value)
+    return found
+
+
 def _one_form(value: Any) -> Any:
     """Equal for values that a field takes alike: 1, 1.0 and "1"; a method alone and in its long form."""
     if isinstance(value, Mapping):

@@ -15,7 +15,7 @@ from typing import Any
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.names import PROGRESS, RUN_SPEC, STUDY, TRIAL, trial_file
 from medsd_ray.spec import plan
-from medsd_ray.spec.space import Combination, within
+from medsd_ray.spec.space import Combination, in_form_of, within
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import Storage
 from medsd_ray.times import now
@@ -30,7 +30,7 @@ class StudyRecord:
 
     def __init__(self, study: StudySpec, output: Storage, versions: dict[str, Any]):
         self.study, self.output, self.versions = study, output, versions
-        self.trials = _read_trials(output)
+        self.trials = _read_trials(study, output)
         self.total = count_combinations(study) * len(study.seeds)
         if study.budget.max_trials:
             self.total = min(self.total, study.budget.max_trials)
@@ -168,13 +168,14 @@ class StudyRecord:
         }
 
 
-def _read_trials(output: Storage) -> list[Trial]:
+def _read_trials(study: StudySpec, output: Storage) -> list[Trial]:
     found: list[Trial] = []
     for number in itertools.count():
         try:
-            found.append(output.read_json(trial_file(f"{number:04d}", TRIAL)))
+            trial = output.read_json(trial_file(f"{number:04d}", TRIAL))
         except FileNotFoundError:
             return found
+        found.append(trial | {"params": in_form_of(study.space, trial["params"])})
     return found
 
 

@@ -10,7 +10,7 @@ from specs import changed
 
 from medsd_ray.spec import plan
 from medsd_ray.spec.load import parse_run, parse_study
-from medsd_ray.spec.space import apply, combinations, fill, holds, ordered
+from medsd_ray.spec.space import Dimension, apply, combinations, fill, holds, in_form_of, ordered
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.tuning.addresses import absolute
 from medsd_ray.tuning.preparation import latent_sets
@@ -185,3 +185,18 @@ def test_folders_are_named_from_the_root_wherever_they_stand(tmp_path: Path, mon
     assert found.space["model"].choice == [str(tmp_path / "base"), "medsd-small", "hub/name"]
     encoders = found.space["components.text_encoder"].choice
     assert encoders == [{"method": "swap", "swap": {"model": str(tmp_path / "radbert")}}, "full"]
+
+
+def test_values_that_an_earlier_version_took_for_texts_are_those_of_the_space():
+    space = {
+        "training.learning_rate": Dimension(choice=[1e-4, 1e-3]),
+        "components.unet": Dimension(choice=["full", {"method": "lora", "lora": {"rank": 4}}]),
+        "training.weight_decay": Dimension(uniform=(0.0, 0.1)),
+    }
+    params = {
+        "training.learning_rate": "1e-4",
+        "components.unet": {"method": "lora", "lora": {"rank": 4}},
+        "training.weight_decay": 0.05,
+        "gone": "x",
+    }
+    assert in_form_of(space, params) == params | {"training.learning_rate": 1e-4}
