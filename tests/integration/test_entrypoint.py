@@ -155,5 +155,5 @@ def test_an_attempt_is_stopped_and_the_next_one_outlives_a_node(tmp_path: Path, 
         logs = output.child(f"logs/attempt-{number:02d}")
         driver = logs.read("driver.log").decode()
         assert all(f"step {step:>3}/{STEPS}" in driver for step in steps)
-        assert logs.read_json("events.json") == [EVENT]
+        assert json.loads(logs.read("events.json")) == [EVENT]
         assert any("/worker-" in key for key in logs.list())
