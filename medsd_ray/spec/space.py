@@ -188,7 +188,11 @@ def apply(template: dict[str, Any], combination: Combination) -> dict[str, Any]:
             inner = inner[parent]
             if not isinstance(inner, dict):
                 raise ValueError(f"space.{path}: {'.'.join(parents[:depth])} has no fields")
-        if parents == ["components"] and isinstance(inner.get(last), dict):
+        if (
+            parents == ["components"]
+            and isinstance(inner.get(last), dict)
+            and isinstance(value, str | Mapping)
+        ):
             inner[last] |= {"method": value} if isinstance(value, str) else value
         else:
             inner[last] = copy.deepcopy(value)

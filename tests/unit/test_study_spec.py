@@ -210,6 +210,13 @@ def test_a_value_twice_is_refused(path: str, values: list[Any]):
         parse_study(changed(STUDY, {"space": space}))
 
 
+@pytest.mark.parametrize("value", [True, 1, 1.5, [1], float("nan")])
+def test_a_component_s_value_of_another_type_is_refused(value: Any):
+    run = STUDY["run"] | {"components": {"unet": {"method": "lora", "lora": {"rank": 4}}}}
+    with pytest.raises(InputError, match=r"run with components\.unet=.*: components\.unet"):
+        parse_study(changed(STUDY, {"run": run, "space": {"components.unet": [value]}}))
+
+
 def test_two_combinations_that_are_one_run_are_refused():
     same = ["full", {"method": "full", "learning_rate": None}]
     with pytest.raises(InputError, match=r"space: components\.unet=full and .* are the same run"):
