@@ -51,18 +51,15 @@ class ReplicatedEngine(Engine):
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self.parameters: list[Tensor] = [p for _, p in named]
 
-        # Masters first, of the float32 weights; then the parameters become half, frozen ones too.
-        half = self.dtype is not torch.float32
-        self.masters: list[Tensor] = [
-            p.detach().clone(memory_format=torch.contiguous_format) for p in self.parameters
-        ]
-        if half:
+        # In half precision the masters are of the float32 weights; then the parameters become half, frozen
+        # ones too.
+        self.masters, self.gradients = self.parameters, []
+        if self.dtype is not torch.float32:
+            self.masters = [p.detach().clone(memory_format=torch.contiguous_format) for p in self.parameters]
+            self.gradients = [torch.zeros_like(master) for master in self.masters]
             for parameter in module.parameters():
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(self.dtype)
-        else:
-            self.masters = self.parameters
-        self.gradients = [torch.zeros_like(master) for master in self.masters] if half else []
 
         # One group of masters a component, as each has its own learning rate, which is a tensor for the
         # graph.
@@ -121,6 +118,8 @@ class ReplicatedEngine(Engine):
     def _whole_step(self, micro_batches: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
         """The losses (micro batches,) and the gradient's norm. All in here is done on the device alone."""
         losses = []
+        for parameter in self.parameters:
+            parameter.grad = None  # what a capture that failed may have left
         for number, batch in enumerate(micro_batches):
             loss = self._module(batch)
             (loss * self.loss_scale.scale if self.scaled else loss).backward()

@@ -4,6 +4,7 @@ on another number of workers, and exports that plain diffusers loads and samples
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,29 @@ def test_a_swapped_encoder_can_be_trained_too(root: Path, pools: dict[int, Pool]
     same = {key for key, value in encoder.encoder.state_dict().items() if torch.equal(value, original[key])}
     assert not [key for key in same if key.endswith("weight")]
     assert changed(root, root / "swap-trained", "unet") == set()
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize(
+    ("name", "components"),
+    [("lora", LORA), ("inversion", INVERSION), ("swap", SWAP)],
+    ids=lambda v: str(v)[:9],
+)
+def test_each_method_trains_in_half_precision(
+    root: Path, pools: dict[int, Pool], name: str, components: dict, stage: int
+):
+    """As in single precision, but for rounding."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        output = f"{precision}-{name}-{stage}"
+        run = spec(root, output, components, workers=1, stage=stage)
+        training = run.training.model_copy(update={"precision": precision, "learning_rate": 1e-3})
+        pools[1].train(run.model_copy(update={"training": training}))
+        found[precision] = losses(root, output)
+        result = json.loads((root / output / "result.json").read_text())
+    assert set(result["compute_dtype"].values()) == {"bfloat16"}
+    torch.testing.assert_close(found["bf16"], found["fp32"], atol=0.03, rtol=0)
+    assert not torch.equal(found["bf16"], found["fp32"])
 
 
 @pytest.mark.parametrize(("name", "components"), [("lora", LORA), ("inversion", INVERSION)])

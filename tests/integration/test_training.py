@@ -235,6 +235,14 @@ def test_the_vae_is_trained_by_each_method(
     )
 
 
+def test_the_vae_is_trained_in_half_precision(root: Path, images: str, one_worker: Pool):
+    for precision in ("fp32", "bf16"):
+        values = spec(root, f"vae-{precision}", 1, {"vae": "full"}, precision=precision, zero_stage=0)
+        one_worker.train(parse_run(values.model_dump(mode="json") | {"data": {"train": images}}))
+    assert result(root, "vae-bf16")["compute_dtype"] == {"vae": "bfloat16"}
+    torch.testing.assert_close(losses(root, "vae-bf16"), losses(root, "vae-fp32"), atol=0.03, rtol=0)
+
+
 def test_a_frozen_text_encoder_is_served_from_the_latents_and_samples_are_drawn(
     root: Path, one_worker: Pool, two_workers: Pool
 ):
