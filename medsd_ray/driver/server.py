@@ -110,6 +110,8 @@ class PollServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128
+    """Connections that wait to be taken: of more, the next one's client would wait for seconds."""
 
     def __init__(self, state: DriverState, port: int, token_sha256: str | None):
         self.state, self.token_sha256 = state, token_sha256

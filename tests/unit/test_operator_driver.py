@@ -96,12 +96,12 @@ def test_a_driver_hears_who_has_the_token_of_its_attempt_alone(monkeypatch: pyte
 
 
 def test_requests_that_never_end_hold_neither_threads_nor_the_port(monkeypatch: pytest.MonkeyPatch):
-    """300 connections of half a request: the operator is answered, and threads stay bounded."""
+    """100 connections of half a request: the operator is answered, and threads stay bounded."""
     monkeypatch.setattr(server, "LONGEST_S", 0.2)
     monkeypatch.setattr(server.PollHandler, "timeout", 60)
     port, before = free_port(), threading.active_count()
     server.serve(server.DriverState("train", stop=lambda: None), port)
-    half = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(300)]
+    half = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(100)]
     for one in half:
         with contextlib.suppress(OSError):  # those that are cut off already
             one.sendall(b"POST /poll HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
