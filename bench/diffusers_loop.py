@@ -26,7 +26,6 @@ from tqdm.auto import tqdm
 
 from medsd_ray.data.latents import LatentReader
 from medsd_ray.data.shards import iter_samples, open_split
-from medsd_ray.models.load import load_components
 from medsd_ray.models.tokens import token_ids
 from medsd_ray.storage import FolderStorage
 
@@ -92,7 +91,7 @@ class Loop:
 
     def __init__(
         self,
-        model: str,
+        parts: Any,
         images: Path,
         latents: str | None,
         size: int,
@@ -105,7 +104,6 @@ class Loop:
             mixed_precision=precision, cpu=device == "cpu", log_with="tensorboard", project_config=log
         )
         self.accelerator.init_trackers("bench")
-        parts = load_components(model)
         self.noise_scheduler, self.precomputed, self.batch = parts.scheduler, latents is not None, batch
         self.vae, self.text_encoder = (
             parts.vae.requires_grad_(False),

@@ -14,6 +14,8 @@ import torch
 from medsd_ray.spec.load import parse_run
 from medsd_ray.training import checks, worker
 from medsd_ray.training.auto_settings import Machine, choose
+from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize
+from medsd_ray.training.stages import registry as stages
 
 
 def join(options: dict[str, Any]) -> None:
@@ -26,6 +28,26 @@ def trainer(values: dict[str, Any], device: str) -> Any:
     values = values | {"resources": {"use_gpu": device == "cuda"}}
     checked = checks.check_inputs(parse_run(values))
     return worker.Trainer(choose(checked, _machine(device)), torch.device(device), lambda record: None, print)
+
+
+def trainer_in_memory(values: dict[str, Any], device: str, parts: Any) -> Any:
+    """The Trainer of a run over `parts`, a model in memory that is in no folder, and random latents."""
+    run = parse_run(values | {"resources": {"use_gpu": device == "cuda"}})
+    stages.load_adapted = lambda run: _adapted(parts, run)
+    side = parts.unet.config["sample_size"]
+    latents = LatentMeta(0.18215, [[0.0]], (side, side))
+    size = ModelSize(sum(p.numel() for p in parts.unet.parameters()), 0)
+    checked = CheckedRun(run, "random", (f"{run.data.train}/train", "train"), None, latents, {}, size)
+    return worker.Trainer(choose(checked, _machine(device)), torch.device(device), lambda record: None, print)
+
+
+def _adapted(parts: Any, run: Any) -> Any:
+    from medsd_ray.models.components import Components
+    from medsd_ray.models.methods.registry import adapt
+
+    needed: Any = Components(None, None, None, parts.unet, parts.scheduler)  # type: ignore[arg-type]
+    adapt(needed, "unet", run.components.unet, run.seed)
+    return needed
 
 
 def _machine(device: str) -> Machine:

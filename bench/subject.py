@@ -33,13 +33,23 @@ def model(layout: str) -> str:
 
 
 def _save(layout: str, folder: Path) -> None:
+    from medsd_ray.models.save import save_pipeline
+
+    save_pipeline(components(layout), folder)
+
+
+def components(layout: str, device: str = "cpu") -> Any:
+    """All parts of a model, in memory: medsd-small, or random weights in another layout, made on `device`."""
+    import torch
     from diffusers import DDPMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from medsd_ray.base_model.architecture import build_tokenizer
     from medsd_ray.models.components import Components
-    from medsd_ray.models.save import save_pipeline
+    from medsd_ray.models.load import load_components
 
+    if layout == "small":
+        return load_components("medsd-small")
     # A tokenizer's ids of special tokens are annotated as anything: hence what the type checker is told to
     # ignore.
     wide = layout == "sd2"  # OpenCLIP ViT-H's text tower, less its last layer, in place of CLIP ViT-L's
@@ -59,20 +69,38 @@ def _save(layout: str, folder: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
         pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
     )
-    components = Components(
-        vae=vae(),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
-        unet=unet(layout),
-        scheduler=DDPMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            steps_offset=1,
-        ),
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     )
-    save_pipeline(components, folder)
+    with torch.device(device):
+        return Components(vae(), CLIPTextModel(text), tokenizer, unet(layout), scheduler)
+
+
+def random_latents(folder: Path, parts: Any, size: int, count: int = 64) -> str:
+    """A training split of random latents of `size` px and random embeddings, as encode would write it: speed
+    does not depend on what they show.
+    """
+    import torch
+
+    from medsd_ray.data.latents import to_bytes
+    from medsd_ray.data.shards import Index, Shard, write_index
+    from medsd_ray.storage import entry_of_bytes, open_storage
+
+    store, side = open_storage(f"{folder}/latents/train"), size // 8
+    width, tokens = parts.unet.config["cross_attention_dim"], parts.tokenizer.model_max_length
+    shape = (count, parts.unet.config["in_channels"], side, side)
+    tensors = {
+        "mean": torch.randn(shape),
+        "logvar": torch.full(shape, -4.0),
+        "text_embeddings": torch.randn(count, tokens, width),
+    }
+    data = to_bytes(tensors, [str(index) for index in range(count)], ["a chest x-ray"] * count)
+    store.write("shard-00000.safetensors", data)
+    shard = Shard("shard-00000.safetensors", count, **entry_of_bytes(data))
+    named = dict.fromkeys(("model", "fingerprint", "vae_fingerprint", "text_encoder_fingerprint"), "random")
+    meta = named | {"scaling_factor": 0.18215, "empty_embedding": tensors["text_embeddings"][0].tolist()}
+    write_index(store, Index("latent", "train", (shard,), meta))
+    return f"{folder}/latents"
 
 
 # diffusers' annotations say tuple[str] where tuples of any length are meant: hence what the type checker is

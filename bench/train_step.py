@@ -20,130 +20,162 @@ import subject
 from common import THREADS, Arm, Row, alternate, arguments, median, pending, row, save, serve
 
 PACKAGES = ("torch", "diffusers", "accelerate", "deepspeed")
-CASES = {
-    "cpu": [("small", 64, 32)],
-    "cuda": [("sd1", 256, 32), ("sd1", 512, 16), ("sd2", 256, 32), ("sd2", 512, 16)],
-}
+CASES = {"small-64": ("small", 64, 32), "sd1-256": ("sd1", 256, 64), "sd2-512": ("sd2", 512, 64)}
 """(layout, pixels, images a step)."""
+DEFAULT = {"cpu": ["small-64"], "cuda": ["sd2-512", "sd1-256"]}
 LEVERS: dict[str, dict[str, Any]] = {
     "torch.compile of the repeated blocks": {"compile": True},
     "channels_last activations": {"channels_last": True},
-    "AdamW not fused": {"fused": False},
     "bf16 weights, float32 masters": {"precision": "bf16"},
     "explicit attention in place of SDPA": {"explicit_attention": True},
-    "ZeRO stage 0": {"zero_stage": 0},
+    "ZeRO stage 2": {"zero_stage": 2},
     "ZeRO stage 3": {"zero_stage": 3},
     "moving average (EMA)": {"ema": {"decay": 0.999}},
     "a log line each step": {"log_every": 1},
 }
-GPU_LEVERS = {"CUDA graphs of the compiled blocks": {"compile": True, "cuda_graphs": True}}
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bf16 FLOP/s by the vendor's data sheets."""
-MLPERF = {"H100": 127, "H200": 129}
-"""MLPerf Training v4.0, SD 2 base at 512 px: images/s of one of 64 GPUs, steady state."""
+MLPERF = {"H100": 145, "H200": 150}
+"""MLPerf Training v4.1 (H100, Dell) and v5.0 (H200, HPE), SD 2 base at 512 px: the best images/s of a GPU."""
 MOSAIC = {256: 137, 512: 36}
 """MosaicML's diffusion, SD 2 base: images/s of one A100, by pixels; scaled here by peak FLOP/s."""
+FLOP_SD2_512 = 2.41e12
+"""Of an image, three times the forward pass: what recomputation adds is not counted."""
 
 
 def main() -> None:
-    parser = arguments(__doc__, repetitions=5)
+    parser = arguments(__doc__, repetitions=None)
+    parser.add_argument(
+        "--case", choices=tuple(CASES), action="append", help="again for more; by the device where absent"
+    )
+    parser.add_argument("--batch", type=int, help="images a step, in place of the case's")
     parser.add_argument("--steps", type=int, default=12, help="steps of one measurement")
-    parser.add_argument("--part", choices=("peers", "levers"), help="one of the two alone")
+    parser.add_argument(
+        "--part", choices=("peers", "levers"), help="one of the two; on a GPU the peers where absent"
+    )
     given = parser.parse_args()
     if given.arm:
         return arm(json.loads(given.arm))
-    rows: list[Row] = []
+    on_gpu = given.device == "cuda"
+    given.repetitions = given.repetitions or (1 if on_gpu else 5)
     with tempfile.TemporaryDirectory() as folder:
-        for layout, size, batch in CASES[given.device]:
-            rows += case(layout, size, batch, given, Path(folder) / f"{layout}-{size}")
-    save("train_step", rows, gpu())
+        for name in given.case or DEFAULT[given.device]:
+            layout, size, batch = CASES[name]
+            Case(layout, size, given.batch or batch, given, Path(folder) / name).run()
+    save("train_step", [], pending_rows())
 
 
-def gpu() -> list[Row]:
+def pending_rows() -> list[Row]:
     rows = []
-    for layout, size, _ in CASES["cuda"]:
+    for name in DEFAULT["cuda"]:
+        layout, size, _ = CASES[name]
         named = [
-            ("U-Net training, over diffusers' loop", "images/s", "ratio >= 2"),
-            ("U-Net training, over diffusers' loop with latents precomputed", "images/s", None),
-            *((name, "images/s", goal) for name, goal in records(layout, size, "H100")),
-            ("MFU", "of peak", "ours >= 0.45"),
+            ("U-Net training, over diffusers' loop", "images/s", "ratio >= 3"),
+            ("U-Net training, over diffusers' loop with latents precomputed", "images/s", "ratio >= 1.8"),
+            *((record, "images/s", goal) for record, goal in records(layout, size, "H100")),
+            ("MFU", "of peak", "ours >= 0.37"),
         ]
         rows += [pending(f"{layout} {size} px: {name}", unit, goal) for name, unit, goal in named]
     return rows
 
 
-def case(layout: str, size: int, batch: int, given: Any, folder: Path) -> list[Row]:
-    from diffusers_loop import write_images
+class Case:
+    """One model at one size: medsd, its peers, and its levers. Rows are saved as each arm ends, so that a run
+    which is cut short keeps what it measured.
+    """
 
-    shards = subject.shards(256, size)
-    data = subject.latents(shards, layout, given.device)
-    write_images(shards, folder / "images")
-    precision = "bf16" if given.device == "cuda" else "fp32"
-    common = {"folder": str(folder), "layout": layout, "size": size, "batch": batch, "device": given.device}
-    common |= {"latents": data, "precision": precision}
-    warm, question = {"steps": 4}, {"steps": given.steps}
-    alive = given.device == "cpu"  # a GPU's memory holds one of them at a time
-    where = f"{layout} {size} px"
+    def __init__(self, layout: str, size: int, batch: int, given: Any, folder: Path):
+        self.layout, self.size, self.batch, self.given = layout, size, batch, given
+        self.on_gpu = given.device == "cuda"
+        folder.mkdir(parents=True)
+        self.common = {
+            "folder": str(folder), "layout": layout, "size": size, "batch": batch, "device": given.device,
+            "precision": "bf16" if self.on_gpu else "fp32", "compile": self.on_gpu,
+        }  # fmt: skip
+        self.speeds: dict[str, float] = {}
 
-    def measured(arms: list[Arm]) -> dict[str, float]:
-        answers = alternate(arms, given.repetitions, warm, alive=alive, **question)
-        return {name: median(found, "images_per_second") for name, found in answers.items()}
+    def run(self) -> None:
+        part = self.given.part or ("peers" if self.on_gpu else None)
+        if part != "levers":
+            self.peers()
+        if part != "peers":
+            self.levers()
 
-    ours, peers = Arm("ours", common), [Arm("diffusers", common), Arm("diffusers latents", common)]
+    def peers(self) -> None:
+        arms = [Arm(name, self.common) for name in ("ours", "diffusers latents", "diffusers")]
+        if not self.on_gpu:  # in turns
+            answers = alternate(arms, self.given.repetitions, {"steps": 4}, steps=self.given.steps)
+            self.speeds = {name: median(found, "images_per_second") for name, found in answers.items()}
+            self.efficiency(arms[0])
+        for arm in arms if self.on_gpu else ():  # a GPU's memory holds one of them at a time
+            arm.ask(steps=6)
+            found = [arm.ask(steps=self.given.steps) for _ in range(self.given.repetitions)]
+            self.speeds[arm.name] = median(found, "images_per_second")
+            print(
+                f"{arm.name}: {self.speeds[arm.name]:.1f} images/s, {found[-1]['memory_gib']:.1f} GiB",
+                flush=True,
+            )
+            save(
+                "train_step", against_peers(self.speeds, self.line, self.layout, self.size, self.given.device)
+            )
+            if arm.name == "ours":
+                self.efficiency(arm)
+            arm.close()
+        save("train_step", against_peers(self.speeds, self.line, self.layout, self.size, self.given.device))
+        for arm in arms:
+            arm.close()
+
+    def efficiency(self, ours: Arm) -> None:
+        flops = ours.ask(flops=True)
+        share = flops["flops_per_image"] * self.speeds["ours"] / flops["peak"]
+        save(
+            "train_step", [self.line("MFU", share, None, "of peak", "ours >= 0.37" if self.on_gpu else None)]
+        )
+
+    def levers(self) -> None:
+        with Arm("ours", self.common) as ours:
+            for name, settings in LEVERS.items():
+                with Arm(name, self.common | settings) as lever:
+                    answers = alternate(
+                        [lever, ours],
+                        self.given.repetitions,
+                        {"steps": 4},
+                        alive=not self.on_gpu,
+                        steps=self.given.steps,
+                    )
+                pair = {arm: median(found, "images_per_second") for arm, found in answers.items()}
+                save("train_step", [self.line(f"lever: {name}", pair[name], pair["ours"])])
 
     def line(
-        name: str, mine: float, peer: float | None, unit: str = "images/s", goal: str | None = None
+        self,
+        name: str,
+        mine: float | None,
+        peer: float | None,
+        unit: str = "images/s",
+        goal: str | None = None,
     ) -> Row:
         return row(
-            f"{where}: {name}",
-            mine,
-            peer,
-            unit,
-            given.device,
-            goal,
-            PACKAGES,
-            batch=batch,
-            precision=precision,
-        )
-
-    rows: list[Row] = []
-    if given.part != "levers":
-        rows += against_peers(measured([ours, *peers]), line, layout, size, given.device)
-        flops = ours.ask(flops=True)
-        share = flops["flops_per_image"] * rows[0]["ours"] / flops["peak"]
-        print(
-            f"{where}: {flops['flops_per_image']:.3e} FLOP an image, forward and backward; "
-            f"peak {flops['peak']:.3e} FLOP/s"
-        )
-        rows.append(line("MFU", share, None, "of peak", "ours >= 0.45" if given.device == "cuda" else None))
-    for peer in peers:
-        peer.close()
-    levers = LEVERS | (GPU_LEVERS if given.device == "cuda" else {})
-    for name, settings in levers.items() if given.part != "peers" else ():
-        lever = Arm(name, common | settings)
-        pair = measured([lever, ours])
-        lever.close()
-        rows.append(line(f"lever: {name}", pair[name], pair["ours"]))
-        print(f"{name}: {pair[name]:.1f} against {pair['ours']:.1f} images/s", flush=True)
-    ours.close()
-    return rows
+            f"{self.layout} {self.size} px: {name}", mine, peer, unit, self.given.device, goal, PACKAGES,
+            batch=self.batch, precision=self.common["precision"],
+        )  # fmt: skip
 
 
 def against_peers(
     speeds: dict[str, float], line: Callable[..., Row], layout: str, size: int, device: str
 ) -> list[Row]:
-    ours, loop, precomputed = (speeds[name] for name in ("ours", "diffusers", "diffusers latents"))
+    """Rows of the arms that have ended."""
+    ours, loop, precomputed = (speeds.get(name) for name in ("ours", "diffusers", "diffusers latents"))
+    on_gpu = device == "cuda"
     rows = [
+        line("U-Net training, over diffusers' loop", ours, loop, goal="ratio >= 3" if on_gpu else None),
         line(
-            "U-Net training, over diffusers' loop",
-            ours,
-            loop,
-            goal="ratio >= 2" if device == "cuda" else None,
+            "U-Net training, over diffusers' loop with latents precomputed", ours, precomputed,
+            goal="ratio >= 1.8" if on_gpu else None,
         ),
-        line("U-Net training, over diffusers' loop with latents precomputed", ours, precomputed),
-        line("latents precomputed, over not, in diffusers' loop", precomputed, loop),
-    ]
-    if device == "cuda":
+    ]  # fmt: skip
+    if loop and precomputed:
+        rows.append(line("latents precomputed, over not, in diffusers' loop", precomputed, loop))
+    if on_gpu:
         rows += [line(name, ours, None, goal=goal) for name, goal in records(layout, size, gpu_kind())]
     return rows
 
@@ -161,7 +193,7 @@ def records(layout: str, size: int, gpu: str) -> list[tuple[str, str]]:
         )
     ]
     if size == 512 and gpu in MLPERF:
-        found.append(("U-Net training, against MLPerf v4.0's record", f"ours > {MLPERF[gpu]}"))
+        found.append(("U-Net training, against MLPerf's record", f"ours > {MLPERF[gpu]}"))
     return found
 
 
@@ -196,51 +228,41 @@ def arm(options: dict[str, Any]) -> None:
         for _ in range(question["steps"]):
             step()
         stepper.finish(options["device"])
-        return {"images_per_second": question["steps"] * options["batch"] / (time.perf_counter() - began)}
+        speed = question["steps"] * options["batch"] / (time.perf_counter() - began)
+        memory = torch.cuda.max_memory_allocated() / 2**30 if options["device"] == "cuda" else 0.0
+        return {"images_per_second": speed, "memory_gib": memory}
 
     serve(answer)
 
 
-def diffusers_step(options: dict[str, Any]):
-    from diffusers_loop import Loop
+def diffusers_step(options: dict[str, Any]) -> Callable[[], None]:
+    from diffusers_loop import Loop, write_images
 
-    latents = options["latents"] if options["name"].endswith("latents") else None
-    images, precision = (
-        Path(options["folder"]) / "images",
-        {"fp32": "no"}.get(options["precision"], options["precision"]),
-    )
-    model = subject.model(options["layout"])
-    assert precision is not None
-    return Loop(model, images, latents, options["size"], options["batch"], precision, options["device"]).step
+    parts = subject.components(options["layout"], options["device"])
+    folder, precomputed = Path(options["folder"]), options["name"].endswith("latents")
+    latents = subject.random_latents(folder, parts, options["size"]) if precomputed else None
+    if not (images := folder / "images").is_dir():
+        write_images(subject.shards(128, options["size"]), images)
+    precision: str = {"fp32": "no"}.get(options["precision"], options["precision"])
+    return Loop(parts, images, latents, options["size"], options["batch"], precision, options["device"]).step
 
 
 def ours(options: dict[str, Any]) -> Any:
     """The Trainer of a run, with a lever's settings."""
     import stepper
-    import torch
-
-    from medsd_ray.training import zero_engine
-    from medsd_ray.training.stages import registry as stages
 
     stepper.join(options)
-    training = {
-        name: options[name]
-        for name in ("compile", "precision", "zero_stage", "ema", "log_every")
-        if name in options
-    }
-    output = tempfile.mkdtemp(dir=options["folder"])
-    values = subject.run(options["layout"], options["latents"], output, max_steps=100_000, **training)
-    values["training"]["global_batch_size"] = options["batch"]
-    if "fused" in options:
-        zero_engine.build_optimizer = lambda groups, training, device: torch.optim.AdamW(
-            groups, fused=options["fused"], betas=training.adam_betas, weight_decay=training.weight_decay
-        )
-    if "cuda_graphs" in options:
-        stages._compile = lambda module: module.compile_repeated_blocks(mode="reduce-overhead")  # type: ignore[operator]
+    names = ("compile", "precision", "zero_stage", "ema", "log_every")
+    training = {name: options[name] for name in names if name in options}
+    parts = subject.components(options["layout"], options["device"])
     if "explicit_attention" in options:
-        load = stages.load_adapted
-        stages.load_adapted = lambda spec: _with_explicit_attention(load(spec))
-    trainer = stepper.trainer(values, options["device"])
+        parts = _with_explicit_attention(parts)
+    folder = Path(options["folder"])
+    values = subject.run(
+        "small", subject.random_latents(folder, parts, options["size"]), tempfile.mkdtemp(dir=folder),
+        max_steps=100_000, global_batch_size=options["batch"], micro_batch_size=options["batch"], **training,
+    )  # fmt: skip
+    trainer = stepper.trainer_in_memory(values, options["device"], parts)
     if "channels_last" in options:
         prepare = trainer.stage.prepare
         trainer.stage.prepare = lambda *given: _channels_last(prepare(*given))
@@ -261,15 +283,20 @@ def _channels_last(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def flops_per_image(trainer: Any, options: dict[str, Any]) -> float:
-    """Of one forward and backward pass of the U-Net, by torch.utils.flop_counter."""
+    """Of one forward and backward pass of the U-Net: three times the forward's, by
+    torch.utils.flop_counter.
+    """
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from medsd_ray.training.device_batches import to_device
 
-    sample = trainer.dataset.batch(range(2))
-    with FlopCounterMode(display=False) as counter:
-        trainer.engine(to_device(trainer.stage.prepare(sample, "train"), trainer.device)).backward()
-    return counter.get_total_flops() / 2
+    if (options["layout"], options["size"]) == ("sd2", 512):
+        return FLOP_SD2_512
+    batch = to_device(trainer.stage.prepare(trainer.dataset.batch(range(2)), "train"), trainer.device)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        trainer.engine(batch)
+    return 3 * counter.get_total_flops() / 2
 
 
 def peak(device: str) -> float:
