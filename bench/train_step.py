@@ -243,7 +243,7 @@ def diffusers_step(options: dict[str, Any]) -> Callable[[], None]:
     latents = subject.random_latents(folder, parts, options["size"]) if precomputed else None
     if not (images := folder / "images").is_dir():
         write_images(subject.shards(128, options["size"]), images)
-    precision: str = {"fp32": "no"}.get(options["precision"], options["precision"])
+    precision = "no" if options["precision"] == "fp32" else options["precision"]
     return Loop(parts, images, latents, options["size"], options["batch"], precision, options["device"]).step
 
 
