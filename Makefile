@@ -2,23 +2,27 @@
 #   make demo [DATA=folder with images and metadata.csv] [OUT=demo-out]
 #   make study [DATA=folder] [STUDY_OUT=study-out]
 #   make test
+#   make fuzz [MINUTES=30] [SEED=0]
 SHELL := /bin/bash
 BIN := .venv/bin
 OUT ?= demo-out
 STUDY_OUT ?= study-out
 STUDY ?= tuning/chambon2022.yaml
+MINUTES ?= 30
+SEED ?= 0
 CLUSTER_TESTS ?= tests/cluster
 PYTEST := $(BIN)/python -m pytest
 # Commands of the clone first: `medsd`, and `ninja`, which DeepSpeed looks for on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo study study-phantoms study-xrays test test-unit test-integration programs lint format crds crds-check test-cluster test-gpu test-image base-model
+.PHONY: help install demo study study-phantoms study-xrays test test-unit test-integration fuzz programs lint format crds crds-check test-cluster test-gpu test-image base-model
 
 help:
 	@echo "make demo [DATA=dir] [OUT=dir]   the whole pipeline on two CPU workers, and one page with its results"
 	@echo "make study [DATA=dir] [STUDY_OUT=dir]  the paper's grid on phantoms, and with DATA on those images too; goes on where it was"
 	@echo "make test                        lint, types, unit and integration tests"
 	@echo "make test-unit | test-integration | lint | format"
+	@echo "make fuzz [MINUTES=30] [SEED=0]  strange inputs to every reader; REPLAY=dir runs one that failed again"
 	@echo "make programs                    build Kubernetes, Helm and an S3 server, which some tests need (Go; 20 minutes, once)"
 	@echo "make crds | crds-check           write k8s/crds and the chart's copy from the models, or fail where they are stale"
 	@echo "make test-cluster                the operator on a real Kubernetes (root; builds the programs first)"
@@ -54,6 +58,9 @@ test-unit: install
 
 test-integration: install
 	$(PYTEST) tests/integration
+
+fuzz: install
+	PYTHONPATH=.:tests $(BIN)/python -m fuzz $(if $(REPLAY),--replay "$(REPLAY)",--minutes $(MINUTES) --seed $(SEED))
 
 programs:
 	tests/cluster/build.sh

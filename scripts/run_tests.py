@@ -1,4 +1,4 @@
-"""The unit and integration tests in two processes at once, as `make test` runs them.
+"""The unit tests, strange inputs and integration tests in two processes at once, as `make test` runs them.
 
 Tests that start a Ray of their own wait for processes much of the time: the other tests run beside them. The
 output of Ray's tests is printed when all have ended. Coverage is counted for the unit tests alone, which it
@@ -34,6 +34,7 @@ def main() -> int:
         try:
             codes = [
                 subprocess.call([*pytest, "tests/unit", *COVERAGE], cwd=REPOSITORY),
+                subprocess.call([*pytest, "tests/fuzz"], cwd=REPOSITORY),
                 subprocess.call([*pytest, *others], cwd=REPOSITORY),
                 ray.wait(),
             ]

@@ -18,7 +18,7 @@ from medsd_ray.cli.evaluation import augment, evaluate, prompts
 from medsd_ray.cli.images import export, generate, insert
 from medsd_ray.cli.reader_study import reader_study
 from medsd_ray.cli.training import demo, train, tune
-from medsd_ray.errors import InputError, Interrupted, RunError
+from medsd_ray.errors import InputError, Interrupted, RunError, in_one_line
 
 VERBS = (
     prepare, encode, train, tune, generate, evaluate, insert, augment, prompts, export, demo,
@@ -67,6 +67,5 @@ def main() -> None:
 
 
 def _stop(line: str, code: int) -> NoReturn:
-    # Reasons that are quoted of a library, and names of files, may have line breaks.
-    print(" ".join(line.split()), file=sys.stderr)
+    print(in_one_line(line), file=sys.stderr)
     sys.exit(code)

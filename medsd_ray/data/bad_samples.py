@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from medsd_ray.errors import in_one_line
+
 LISTED = 20
 """Bad samples, and odd ones, that have a line each; of a flood the rest is only counted."""
 
@@ -59,4 +61,4 @@ class OddityLog:
 
 def note(line: str) -> None:
     """Says what the user should know on standard error."""
-    print(line, file=sys.stderr)
+    print(in_one_line(line), file=sys.stderr)

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from medsd_ray.data.shards import Index, Shard
-from medsd_ray.errors import InputError
+from medsd_ray.errors import InputError, RefusedError
 from medsd_ray.storage import FolderStorage, Storage, sha256_file
 
 FETCH_THREADS = 8
@@ -111,8 +111,8 @@ class ShardCache:
     def _copy(self, name: str, path: Path) -> None:
         try:
             self.store.download(name, path, parallel=False)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
+        except RefusedError as error:
+            if getattr(error.__cause__, "errno", None) != errno.ENOSPC:
                 raise
             raise InputError(
                 f"{self.folder}: this disk is full; set data.cache to a folder on a larger one"

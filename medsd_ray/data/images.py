@@ -31,13 +31,17 @@ class ImageReader:
             `pixel_values`: (3, height, width) float32 in [-1, 1], grayscale repeated.
 
         Raises:
-            InputError: The file is no tar, or the image is damaged.
+            InputError: The file is no tar, or the image is damaged or not there.
         """
         if path not in self._open:
             self._open[path] = [member for member in members(path) if member.extension == "png"]
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
         self._open.move_to_end(path)
+        if row >= (count := len(self._open[path])):
+            raise InputError(
+                f"{path}: {count} images, though its index says that there are more; prepare again"
+            )
         member = self._open[path][row]
         with path.open("rb") as file:
             file.seek(member.offset)

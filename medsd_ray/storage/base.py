@@ -12,6 +12,7 @@ from typing import Any
 
 from medsd_ray.documents import MOST_JSON_BYTES, DocumentError, json_object
 from medsd_ray.errors import InputError
+from medsd_ray.storage.regular_file import path_below
 
 COMPLETE = "COMPLETE"
 """The file that is written last to an output of several files: their sizes and checksums."""
@@ -157,11 +158,12 @@ class Storage(ABC):
 
         Raises:
             FileNotFoundError: One of `keys` is absent.
-            InputError: A file differs from COMPLETE; its copy is removed.
+            InputError: A file differs from COMPLETE, and its copy is removed; or no file below the folder can
+                have a key as its name.
         """
         entries = self.complete() or {}
         for key in self.list() if keys is None else keys:
-            target = folder / key
+            target = path_below(folder, key)
             self.download(key, target)
             if key in entries and sha256_file(target) != entries[key]["sha256"]:
                 target.unlink()

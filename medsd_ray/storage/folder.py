@@ -41,40 +41,21 @@ class FolderStorage(Storage):
         except IsADirectoryError as error:
             raise FileNotFoundError(errno.ENOENT, "a folder is no file", str(self.root / key)) from error
 
-    @contextlib.contextmanager
-    def _whole(self, path: Path) -> Iterator[Path]:
-        """A hidden name beside `path` that becomes `path` when the block ends well."""
-        make_folder(path.parent)
-        with _refused(path):
-            if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
-                kind = "a folder" if path.is_dir() else "not a regular file"
-                raise RefusedError(f"cannot write {path}: it is {kind}; choose another name")
-        part = path.parent / f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part"
-        with _refused(path, also=errno.ENOENT):  # where no file can be made, as in /proc
-            part.touch()
-        try:
-            with _refused(path):
-                yield part
-                os.replace(part, path)
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-
     def read(self, key: str, most: int | None = None) -> bytes:
         with self.file(key).open("rb") as file:
             return file.read() if most is None else file.read(most + 1)
 
     def write(self, key: str, data: bytes) -> None:
-        with self._whole(self._path(key)) as part:
+        with whole_file(self._path(key)) as part:
             part.write_bytes(data)
 
     def download(self, key: str, path: Path, *, parallel: bool = True) -> None:
         source = self.file(key)
-        with self._whole(path) as part:
+        with whole_file(path) as part:
             shutil.copyfile(source, part)
 
     def upload(self, path: Path, key: str) -> None:
-        with self._whole(self._path(key)) as part:
+        with whole_file(self._path(key)) as part:
             shutil.copyfile(path, part)
 
     def list(self, prefix: str = "") -> list[str]:
@@ -152,7 +133,27 @@ def _fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _refused(path: Path, also: int | None = None) -> Iterator[None]:
+def whole_file(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path` that becomes `path` when the block ends well."""
+    make_folder(path.parent)
+    with _refused(path):
+        if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise RefusedError(f"cannot write {path}: it is {kind}; choose another name")
+    part = path.parent / f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part"
+    with _refused(path, also=errno.ENOENT):  # where no file can be made, as in /proc
+        part.touch()
+    try:
+        with _refused(path):
+            yield part
+            os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _refused(path: Path, also: int = 0) -> Iterator[None]:
     """Turns an answer that does not change by asking again (`also`: this one too) into a RefusedError."""
     try:
         yield

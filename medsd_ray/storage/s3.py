@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medsd_ray.errors import InputError, RefusedError, RunError, UnreachableError
 from medsd_ray.storage.base import FileInfo, Storage
+from medsd_ray.storage.folder import whole_file
 
 
 class S3Storage(Storage):
@@ -55,6 +55,7 @@ class S3Storage(Storage):
         good), UnreachableError or RunError (the server).
         """
         import botocore.exceptions as botocore
+        from botocore.parsers import ResponseParserError
 
         where = f"{self.url}/{key}".rstrip("/")
         try:
@@ -101,6 +102,12 @@ class S3Storage(Storage):
             ) from error
         except (botocore.BotoCoreError, ConnectionError) as error:
             raise RunError(f"{where}: {error}") from error
+        # What boto3 and we raise on an answer that is cut off, or another program's.
+        except (ResponseParserError, AttributeError, LookupError, RecursionError, TypeError) as error:
+            raise RunError(
+                f"{where}: the answer of {endpoint() or 'AWS'} is not S3's ({type(error).__name__}); try "
+                "again, or check AWS_ENDPOINT_URL"
+            ) from error
 
     def read(self, key: str, most: int | None = None) -> bytes:
         with self._errors(key):
@@ -114,19 +121,14 @@ class S3Storage(Storage):
     def download(self, key: str, path: Path, *, parallel: bool = True) -> None:
         from boto3.s3.transfer import TransferConfig
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
         try:
-            with self._errors(key):
+            with whole_file(path) as part, self._errors(key):
                 self.client.download_file(
                     self.bucket, self._key(key), str(part), Config=TransferConfig(use_threads=parallel)
                 )
-            os.replace(part, path)
         except FileNotFoundError:
             self._require_bucket(key)
             raise
-        finally:
-            part.unlink(missing_ok=True)
 
     def upload(self, path: Path, key: str) -> None:
         from boto3.exceptions import S3UploadFailedError

@@ -122,6 +122,8 @@ def test_an_image_is_found_in_its_shard_whatever_its_headers(tmp_path: Path, pre
     for number in range(5):
         pixels = reader.row(tmp_path / shard.name, number)["pixel_values"]
         torch.testing.assert_close(pixels, torch.full((3, 8, 8), 40 * number / 127.5 - 1))
+    with pytest.raises(InputError, match=r"5 images, though its index says that there are more"):
+        reader.row(tmp_path / shard.name, 5)
 
 
 def test_a_file_that_is_no_tar_is_named(tmp_path: Path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 from storage_contract import StorageContract
 
 from medsd_ray.errors import InputError, RefusedError, RunError
@@ -95,6 +96,43 @@ def test_files_outlast_a_power_cut_before_the_mark_that_names_them(
 def test_a_half_written_file_is_not_listed(tmp_path: Path):
     (tmp_path / ".a.12345678.part").write_bytes(b"half")
     assert FolderStorage(tmp_path).list() == []
+
+
+class _Server:
+    """A client of S3 that has every file."""
+
+    def download_file(self, bucket: str, key: str, path: str, Config: object) -> None:
+        Path(path).write_bytes(b"abc")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["../x/y"], ["a/../../x"], ["/x"], ["a\0"], ["n" * 300], ["a", "a/b"], ["a/b", "a"]],
+)
+def test_a_name_that_no_file_below_the_folder_can_have_is_refused(
+    tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    for store in (S3Storage("bucket", "p", _Server()), FolderStorage(tmp_path / "source")):
+        monkeypatch.setattr(store, "complete", lambda: None)
+        if isinstance(store, FolderStorage):
+            monkeypatch.setattr(store, "file", lambda _: Path(__file__))
+        with pytest.raises(InputError):
+            store.download_tree(tmp_path / "copies" / "b", names)
+        assert not [
+            p for p in tmp_path.rglob("*") if p.is_file() and "b" not in p.relative_to(tmp_path).parts
+        ]
+        assert not (tmp_path / "copies" / "x").exists() and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("x"), KeyError("Key"), RecursionError(), ResponseParserError("<")]
+)
+def test_an_answer_that_is_not_s3_s_is_said(error: Exception):
+    with (
+        pytest.raises(RunError, match=r"s3://b/p: the answer of .* is not S3's"),
+        S3Storage("b", "p")._errors(),
+    ):
+        raise error
 
 
 def test_a_deleted_tree_leaves_no_folder(tmp_path: Path):

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from medsd_ray.errors import OneLineError
+
 LONGEST_TEXT = 100_000
 """Characters of a report: fifty pages, and what is read of it in a fraction of a second."""
 
 
-class BadSample(Exception):
+class BadSample(OneLineError):
     """One sample cannot be used. The text says why and how to mend it; it must hold nothing of the
     patient.
     """
