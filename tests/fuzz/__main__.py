@@ -6,17 +6,12 @@ import argparse
 import multiprocessing
 import os
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from fuzz.campaign import FAMILIES, Campaign, readers
+from fuzz.campaign import FAMILIES, readers, run_family
 from fuzz.children import run_in_child
-from fuzz.figures import Figures, table
-
-BATCH = 100
-"""Cases of a reader before the next one's turn."""
-SAID_EVERY_S = 5.0
+from fuzz.figures import table
 
 
 def main() -> int:
@@ -46,27 +41,6 @@ def main() -> int:
     for line in (faults := [line for one in found for line in one.faults]):
         print(line)
     return int(bool(faults))
-
-
-def run_family(family: str, seconds: float, seed: int, faults: Path) -> list[Figures]:
-    """Runs a family's readers by turns, and says every few seconds how far they are."""
-    campaigns = [Campaign(reader, faults) for reader in readers(family)]
-    until = time.monotonic() + seconds
-    said, turn = time.monotonic(), seed * 1_000_000
-    while time.monotonic() < until:
-        turn += 1
-        for campaign in campaigns:
-            campaign.run(turn, BATCH, until)
-            if time.monotonic() - said > SAID_EVERY_S:
-                said = time.monotonic()
-                counts = [sum(one.figures.counts[name] for one in campaigns) for name in ("cases", "refused")]
-                failed = sum(len(one.figures.faults) for one in campaigns)
-                print(
-                    f"{family}: {counts[0]:,} cases, {counts[1]:,} refused, {failed} different faults; "
-                    f"{max(0, until - said):.0f} s left",
-                    flush=True,
-                )
-    return [campaign.figures for campaign in campaigns]
 
 
 def replay(folder: Path) -> int:

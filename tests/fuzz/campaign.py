@@ -21,6 +21,9 @@ FAMILIES = ("documents", "images", "tables", "pages", "stores", "shards", "model
 """The modules of readers, those with light imports first: children of a small process are forked fast."""
 Files = dict[str, bytes]
 """A case: name below a folder -> bytes."""
+BATCH = 100
+"""Cases of a reader before the next one's turn."""
+SAID_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -107,3 +110,24 @@ class Campaign:
         shutil.copytree(folder, kept, symlinks=True)
         said = f"{outcome.kind} in {outcome.place or 'the child'}: {outcome.said}"
         self.figures.faults.append(f"{self.reader.name}: {said}\n    make fuzz REPLAY={kept}")
+
+
+def run_family(family: str, seconds: float, seed: int, faults: Path) -> list[Figures]:
+    """Runs a family's readers by turns, and says every few seconds how far they are."""
+    campaigns = [Campaign(reader, faults) for reader in readers(family)]
+    until = time.monotonic() + seconds
+    said, turn = time.monotonic(), seed * 1_000_000
+    while time.monotonic() < until:
+        turn += 1
+        for campaign in campaigns:
+            campaign.run(turn, BATCH, until)
+            if time.monotonic() - said > SAID_EVERY_S:
+                said = time.monotonic()
+                counts = [sum(one.figures.counts[name] for one in campaigns) for name in ("cases", "refused")]
+                failed = sum(len(one.figures.faults) for one in campaigns)
+                print(
+                    f"{family}: {counts[0]:,} cases, {counts[1]:,} refused, {failed} different faults; "
+                    f"{max(0, until - said):.0f} s left",
+                    flush=True,
+                )
+    return [campaign.figures for campaign in campaigns]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,25 @@ def test_the_table():
     lines = table([figures]).splitlines()
     assert lines[0].startswith("| reader | cases | taken | refused | traceback |")
     assert lines[2] == "| tar | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 1 |"
+
+
+def test_the_command(tmp_path: Path):
+    """A campaign of a second, and an input that was kept."""
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{tests.parent}:{tests}"}
+
+    def fuzz(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "fuzz", *words]
+        return subprocess.run(command, env=environment, cwd=tmp_path, text=True, capture_output=True)
+
+    ended = fuzz("--minutes", "0.02", "--families", "documents")
+    assert ended.returncode == 0, ended.stderr
+    assert "| run.yaml |" in ended.stdout and "| all |" in ended.stdout
+    kept = tmp_path / "run.yaml-0123abcd"
+    kept.mkdir()
+    (kept / "run.yaml").write_text("[")
+    ended = fuzz("--replay", str(kept))
+    assert ended.returncode == 0 and "run.yaml: Outcome(kind='refused'" in ended.stdout
 
 
 @pytest.mark.parametrize("family", FAMILIES)
