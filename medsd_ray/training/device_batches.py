@@ -13,7 +13,10 @@ Batch = dict[str, Tensor]
 
 def pinned(batch: Batch, device: torch.device) -> Batch:
     """The batch in memory from which a GPU copies by itself; as it is for a CPU."""
-    return {name: tensor.pin_memory() for name, tensor in batch.items()} if device.type == "cuda" else batch
+    if device.type == "cpu":
+        return batch
+    with torch.cuda.device(device):  # a thread begins with the first GPU, which may be another worker's
+        return {name: tensor.pin_memory() for name, tensor in batch.items()}
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

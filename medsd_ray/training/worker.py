@@ -337,6 +337,8 @@ def work(
     """One worker's whole run; torch.distributed is up. Raises InputError and RunError."""
     if device.type == "cpu":
         torch.set_num_threads(checked.run.resources.cpus_per_worker)
+    else:
+        torch.cuda.set_device(device)  # streams and graphs are of the current one
     trainer = Trainer(checked, device, report, say)
     try:
         trainer.train()

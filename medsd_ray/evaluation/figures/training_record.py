@@ -1,4 +1,6 @@
-"""How fast a training run was and how much memory its optimizer took, as the run recorded it."""
+"""How fast a training run was, how much memory its optimizer took, and in which precision it computed, as the
+run recorded it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,12 @@ from typing import Any
 from medsd_ray.evaluation.estimates import Missing, put
 from medsd_ray.runs.record import RunRecord
 
+SHOWN = (
+    "images_per_second", "optimizer_bytes_per_worker", "world_size", "zero_stage", "device", "precision",
+    "compute_dtype", "compile", "cuda_graph",
+)  # fmt: skip
+"""Of result.json: how fast it was, and what was in effect."""
+
 
 def train_section(record: RunRecord) -> dict:
     """Speed and memory as the run recorded them."""
@@ -14,6 +22,9 @@ def train_section(record: RunRecord) -> dict:
     missing = Missing(
         "no training run was given (--run)" if record.url is None else "the run's result.json does not say"
     )
-    for name in ("images_per_second", "optimizer_bytes_per_worker", "world_size", "zero_stage"):
-        put(section, name, missing if record.result.get(name) is None else record.result[name])
+    for name in SHOWN:
+        value = record.result.get(name)
+        if isinstance(value, dict):  # a component's own
+            value = ", ".join(f"{component}: {own}" for component, own in value.items())
+        put(section, name, missing if value is None else value)
     return section
