@@ -95,7 +95,7 @@ def test_prepare_to_report_through_s3(bucket: Storage, tmp_path: Path):
     report = bucket.child("report").read_json("report.json")
     assert report["train"]["images_per_second"] == result["images_per_second"]
     assert report["train"]["optimizer_bytes_per_worker"] == result["optimizer_bytes_per_worker"]
-    assert report["train"]["compute_dtype"] == "unet: float32, text_encoder: float32"
+    assert report["train"]["compute_dtype"] == "text_encoder: float32, unet: float32"
     assert_figures_or_reasons(report)
     assert b"<img" in bucket.child("report").read("report.html")
 
