@@ -55,7 +55,9 @@ class Validation:
             # discards it.
             chosen = wanted if wanted.any() else torch.arange(len(wanted)) == 0
             batch = self.stage.prepare({k: v[chosen] for k, v in sample.items()}, "validation")
-            loss = self.engine(to_device(batch, self.collectives.device))
+            # Without gradients, and with fewer samples in the last batch, all would be compiled again.
+            with torch.compiler.set_stance("force_eager"):
+                loss = self.engine(to_device(batch, self.collectives.device))
             if wanted.any():
                 count = int(wanted.sum())
                 total += torch.tensor([float(loss) * count, count], dtype=torch.float64)
