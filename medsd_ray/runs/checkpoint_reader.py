@@ -151,6 +151,8 @@ def load_weights(store: Storage, raw: bool) -> dict[str, dict[str, Tensor]]:
     """
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
         reader = CheckpointReader(store, Path(folder))
+        if not reader.shapes:  # else the base model would pass for what was trained
+            raise InputError(f"{store.url}/{CHECKPOINT} names no weights; use an earlier checkpoint")
         kind = "weight" if raw or not reader.description["ema"] else "ema"
         weights: dict[str, dict[str, Tensor]] = {}
         for name in reader.shapes:

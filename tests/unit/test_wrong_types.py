@@ -116,6 +116,13 @@ def test_a_checkpoint_s_description(tmp_path: Path):
     assert refused > 200 and believed < 80
 
 
+def test_a_checkpoint_that_names_no_weights(tmp_path: Path):
+    store = FolderStorage(tmp_path / "step")
+    write_checkpoint(store, "base", {"unet": "full"}, {}, {})
+    with pytest.raises(InputError, match=r"checkpoint\.json names no weights"):
+        load_weights(store, raw=True)
+
+
 def _entry(data: bytes) -> dict[str, Any]:
     from medsd_ray.storage import entry_of_bytes
 
