@@ -22,7 +22,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 
-SECONDS = 20.0
+SECONDS = 15.0
 """What a frame may take, beside a second for each million of its pixels."""
 MEMORY = 6 * 2**30
 """Bytes of address space that the process may take."""
