@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from medsd_ray.spec.components import COMPONENTS
+from medsd_ray.spec.components import COMPONENTS, Lora, Method
 from medsd_ray.spec.run import Resources, RunSpec
 from medsd_ray.spec.space import Combination, apply, combinations, short
 from medsd_ray.spec.study import MOST_COMBINATIONS, StudySpec
@@ -133,6 +133,16 @@ def _looked_at(study: StudySpec, values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _written_out(run: RunSpec) -> str:
+    """The run with what a component's absent settings stand for: equal for two runs that do the same."""
+    values = run.model_dump(mode="json")
+    for component in values["components"].values():
+        component["learning_rate"] = component["learning_rate"] or run.training.learning_rate
+        if component["method"] == Method.lora:
+            component["lora"] = component["lora"] or Lora().model_dump(mode="json")
+    return json.dumps(values, sort_keys=True)
+
+
 def check_combinations(study: StudySpec) -> None:
     """Raises ValueError where a combination of the study's space is no run, or none trains anything."""
     trained, vae = False, False
@@ -144,7 +154,7 @@ def check_combinations(study: StudySpec) -> None:
             raise ValueError(f"space: more than {MOST_COMBINATIONS} combinations of choices; narrow it")
         run, stage = _trained_by(study, combination)
         if run is not None:
-            known = f"{end} {run.model_dump_json()}"
+            known = f"{end} {_written_out(run)}"
             if known in runs:
                 raise ValueError(
                     f"space: {_words(runs[known])} and {_words(combination)} are the same run; keep one"

@@ -1,7 +1,7 @@
 """What medsd chooses where a run leaves it open: GPUs, precision, compilation, ZeRO stage.
 
 Chosen once, by the driver, before anything is written. `RUN.yaml` stays as the user wrote it; manifest.json
-and result.json say what was chosen, and why.
+says what was chosen, and why.
 """
 
 from __future__ import annotations

@@ -217,10 +217,20 @@ def test_a_component_s_value_of_another_type_is_refused(value: Any):
         parse_study(changed(STUDY, {"run": run, "space": {"components.unet": [value]}}))
 
 
-def test_two_combinations_that_are_one_run_are_refused():
-    same = ["full", {"method": "full", "learning_rate": None}]
-    with pytest.raises(InputError, match=r"space: components\.unet=full and .* are the same run"):
+@pytest.mark.parametrize(
+    "same",
+    [
+        ["full", {"method": "full", "learning_rate": None}],
+        ["full", {"method": "full", "learning_rate": 1e-4}],
+        ["lora", {"method": "lora", "lora": {"rank": 16}}],
+    ],
+)
+def test_two_combinations_that_are_one_run_are_refused(same: list[Any]):
+    with pytest.raises(InputError, match=r"space: components\.unet=(full|lora) and .* are the same run"):
         parse_study(changed(STUDY, {"space": {"components.unet": same}}))
+
+
+def test_combinations_that_are_runs_of_their_own_are_taken():
     ranges = {"training.learning_rate": {"loguniform": [1e-5, 1e-3]}, "components.unet": ["full", "lora"]}
     assert parse_study(changed(STUDY, DRAWN | {"space": ranges}))
     frozen = {"components.unet": ["frozen", "full"], "training.learning_rate": [1e-4, 1e-3]}
