@@ -95,12 +95,11 @@ def arm(options: dict[str, Any]) -> None:
 
     from medsd_ray.data.shards import iter_samples, open_split
     from medsd_ray.generation.encode import Encoder, Task
-    from medsd_ray.models.load import load_components
     from medsd_ray.storage import open_storage
 
     torch.set_num_threads(THREADS)
     store, index = open_split(options["shards"], "train")
-    components = load_components(subject.model(options["layout"]), only=("vae", "text_encoder", "tokenizer"))
+    components = subject.components(options["layout"], options["device"])
     tasks = [Task("train", number, shard) for number, shard in enumerate(index.shards)]
     on_gpu = options["device"] == "cuda"
 

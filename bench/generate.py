@@ -108,17 +108,16 @@ def arm(options: dict[str, Any]) -> None:
 
     from medsd_ray.generation.generate import ImageWorker, make_plan
     from medsd_ray.generation.sampling import build_pipeline
-    from medsd_ray.models.load import load_components
     from medsd_ray.models.precision import DTYPES
     from medsd_ray.spec.images import Sampling
     from medsd_ray.storage import open_storage
 
     torch.set_num_threads(THREADS)
-    model, count, on_gpu = subject.model(options["layout"]), options["count"], options["device"] == "cuda"
-    components = load_components(model)
+    layout, count, on_gpu = options["layout"], options["count"], options["device"] == "cuda"
+    components = subject.components(layout, options["device"])
     sampling = Sampling("", GUIDANCE, "dpm-solver++", STEPS)
     precision = "bf16" if on_gpu else "fp32"
-    plan = make_plan(model, "", PROMPTS, count, 0, sampling, precision)
+    plan = make_plan(layout, "", PROMPTS, count, 0, sampling, precision)
     chunks = [list(range(at, min(at + BATCH, count))) for at in range(0, count, BATCH)]
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
