@@ -221,5 +221,5 @@ def test_augmentation_is_scored_on_held_out_patients(tmp_path: Path):
     said: list[str] = []
     augment(str(shards), str(tmp_path / "made"), str(out), ratios=[0.5, 3.0], num_seeds=2, say=said.append)
     assert "nothing to do" in said[0]
-    with pytest.raises(InputError, match="2 seeds or more"):
+    with pytest.raises(InputError, match="choose 2 to 1000 seeds"):
         augment(str(shards), str(tmp_path / "made"), str(tmp_path / "other"), num_seeds=1, say=quiet)
