@@ -12,8 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,27 +95,6 @@ def ensure_ray(num_cpus: int = 1) -> None:
                 raise RunError(
                     f"Ray did not start in {STARTS} attempts: {error} Is the machine too busy?"
                 ) from error
-
-
-def start_ray(num_cpus: int = 1) -> Callable[[], None]:
-    """Does what `ensure_ray` does beside other work. Call what is returned to wait for it; it raises what
-    `ensure_ray` raises.
-    """
-    done: Future[None] = Future()
-
-    def start() -> None:
-        try:
-            ensure_ray(num_cpus)
-        except BaseException as error:
-            done.set_exception(error)
-            return
-        done.set_result(None)
-        # Ray's processes end with the thread that started them (Linux' parent-death signal), so this one
-        # stays.
-        threading.Event().wait()
-
-    threading.Thread(target=start, name="start-ray", daemon=True).start()
-    return done.result
 
 
 def _keep_to_this_machine() -> None:

@@ -7,14 +7,13 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medsd_ray.data.shards import Index, open_split
 from medsd_ray.errors import InputError
 from medsd_ray.models.resolve import model_fingerprint
-from medsd_ray.ray_cluster import cluster_address, start_ray
+from medsd_ray.ray_cluster import cluster_address, ensure_ray
 from medsd_ray.runs.checkpoints import newest_usable, saved_steps
 from medsd_ray.runs.names import RUN_SPEC
 from medsd_ray.spec.run import RunSpec
@@ -42,13 +41,9 @@ def check_run(run: RunSpec, output: Storage, resume: bool) -> CheckedRun:
         RunError: Ray does not start.
     """
     check_output(output, resume)
-    slots = run.resources.num_workers * run.resources.cpus_per_worker
-    # Ray's start takes as long as the check of the model, which imports diffusers: both at once.
-    starts: list[Callable[[], None]] = []
-    checked = check_inputs(run, before_model=lambda: starts.append(start_ray(slots)))
+    checked = check_inputs(run)
     recorded = check_newest_checkpoint(checked, output)
-    for wait in starts:
-        wait()
+    ensure_ray(run.resources.num_workers * run.resources.cpus_per_worker)
     check_gpus(run)
     chosen = choose(checked, look_at_machine(), recorded)
     return dataclasses.replace(chosen, run=with_absolute_paths(chosen.run))
@@ -72,9 +67,9 @@ def check_output(output: Storage, resume: bool) -> None:
         print(f"no complete checkpoint in {output.url}: training starts at step 0", flush=True)
 
 
-def check_inputs(run: RunSpec, before_model: Callable[[], None] = lambda: None) -> CheckedRun:
-    """Checks data and model, and takes their fingerprints; calls `before_model` between the two. Raises
-    InputError where they do not fit the run.
+def check_inputs(run: RunSpec) -> CheckedRun:
+    """Checks data and model, and takes their fingerprints. Raises InputError where they do not fit the
+    run.
     """
     # Imported here, as they take seconds, which a command line that is refused for less need not wait for:
     # torch with the first, diffusers with the second.
@@ -83,7 +78,6 @@ def check_inputs(run: RunSpec, before_model: Callable[[], None] = lambda: None) 
     stage = stage_of(run)
     train, index = _split(run.data.train, "train", stage.shard_kind, stage.subject)
     validation = _validation(run, stage.shard_kind, stage.subject)
-    before_model()
     from medsd_ray.models.methods.registry import adaptation
 
     adapted = load_adapted(run)

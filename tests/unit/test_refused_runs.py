@@ -85,7 +85,7 @@ def digests(folder: Path) -> dict[str, str]:
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray that would have no GPU, and workers that must not start."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(checks, "start_ray", lambda slots: lambda: None)
+    monkeypatch.setattr(checks, "ensure_ray", lambda slots: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(run, "fit_and_show", lambda *arguments: pytest.fail("the workers were started"))
 
