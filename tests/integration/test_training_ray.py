@@ -54,7 +54,7 @@ def values(root: Path, output: str, workers: int) -> dict:
         "training": {
             "max_steps": STEPS,
             "global_batch_size": 16,
-            "micro_batch_size": 2,
+            "micro_batch_size": 1,
             "learning_rate": 1e-3,
             "log_every": 1,
             "zero_stage": 2,
