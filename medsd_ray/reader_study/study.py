@@ -89,6 +89,8 @@ def open_study(folder: Path) -> Study:
         if fault := first_fault(StudyFile, value):
             raise ValueError(fault)
         images = tuple(value["images"])
+        if len(set(images)) < len(images):
+            raise ValueError("an image is named twice")
         study = Study(folder, value["seed"], value["width"], value["height"], images)
     except FileNotFoundError as error:
         raise InputError(

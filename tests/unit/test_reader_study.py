@@ -402,3 +402,14 @@ def test_the_report_says_what_is_not_known_and_escapes_names(tmp_path: Path):
     (folder / KEY).unlink()
     with pytest.raises(InputError, match="key is not there"):
         report_study(str(folder))
+
+
+def test_a_study_that_names_an_image_twice_is_refused(tmp_path: Path):
+    """Readers would be asked twice, and the second answer would count."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/0123456789abcdef.png").write_bytes(b"")
+    study = {"format": "medsd-reader-study/1", "seed": 0, "width": 8, "height": 8}
+    twice = {"images": ["0123456789abcdef"] * 2}
+    (tmp_path / "study.json").write_text(json.dumps(study | twice))
+    with pytest.raises(InputError, match="an image is named twice"):
+        open_study(tmp_path)
