@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import struct
+import time
 import unicodedata
 import zlib
 from pathlib import Path
@@ -18,6 +19,7 @@ from medsd_ray.data.sources.folder import scan
 from medsd_ray.data.sources.image_files import open_image
 from medsd_ray.data.sources.pixels import resize, to_8bit
 from medsd_ray.data.sources.source import BadSample, Source
+from medsd_ray.data.sources.table import Table
 from medsd_ray.errors import InputError
 
 HEADER = ["image", "patient_id", "finding", "report"]
@@ -330,3 +332,11 @@ def test_a_folder_that_is_none(tmp_path: Path):
         scan(str(tmp_path), "patient_id")
     with pytest.raises(InputError, match="local folder"):
         scan("s3://bucket/xrays", "patient_id")
+
+
+def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path: Path):
+    (tmp_path / "metadata.csv").write_text("image,report,patient_id" + ",age" * 200_000 + "\n")
+    began = time.monotonic()
+    with pytest.raises(InputError, match="200003 columns; 10000 at most"):
+        Table(tmp_path, "patient_id")
+    assert time.monotonic() - began < 2

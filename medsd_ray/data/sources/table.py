@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from medsd_ray.errors import InputError
 from medsd_ray.storage import path_below, regular_file
 
 TABLE = "metadata.csv"
+MOST_COLUMNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,15 @@ class Table:
             raise self._not_closed(1, error) from error
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from error
+        if len(self.header) > MOST_COLUMNS:
+            raise InputError(f"{self.path}: {len(self.header)} columns; {MOST_COLUMNS} at most are read")
         for column in ("image", "report", patient):
             if column is not None and column not in self.header:
                 hint = "; name the patient's column with --split-by" if column == patient else ""
                 raise InputError(
                     f"{self.path}: no column {column!r} among {', '.join(self.header) or 'none'}{hint}"
                 )
-        if twice := [c for c in self.header if self.header.count(c) > 1]:
+        if twice := [column for column, times in Counter(self.header).items() if times > 1]:
             raise InputError(f"{self.path}: two columns named {twice[0]!r}; rename one")
         self.others = [c for c in self.header if c not in ("image", "report", patient)]
 
