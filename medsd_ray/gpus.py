@@ -9,23 +9,23 @@ def use_gpus(wanted: bool | None, num_workers: int) -> bool:
     """`wanted`, else whether there are GPUs: in this machine for one worker, which runs in this process, in
     Ray for several. Said in one line where it was left to medsd and there are some.
 
-    Raises InputError where there are none though they are wanted, or fewer than workers: the CPU never takes
-    a GPU's place unasked.
+    Raises InputError where there are none though they are wanted, or fewer than workers where it was left to
+    medsd: the CPU never takes a GPU's place unasked.
     """
     if wanted is False:
         return False
     found = _in_this_machine() if num_workers == 1 else _in_ray(num_workers)
-    if not found and not wanted:
+    if not found:
+        if wanted:
+            raise InputError("no GPU here; leave --use-gpu out")
         return False
+    if wanted:
+        return True  # workers for whom there is no GPU, or not yet, get no task
     if found < num_workers:
-        of = f"{num_workers} workers" if num_workers > 1 else "one worker"
         raise InputError(
-            f"{found} GPUs for {of} with a GPU each; lower --num-workers, or say --no-use-gpu"
-            if found
-            else "no GPU here; leave --use-gpu out"
+            f"{found} GPUs for {num_workers} workers with a GPU each; lower --num-workers, or say --no-use-gpu"
         )
-    if wanted is None:
-        print(f"on {num_workers} GPU{'s' if num_workers > 1 else ''}; --no-use-gpu for the CPU", flush=True)
+    print(f"on {num_workers} GPU{'s' if num_workers > 1 else ''}; --no-use-gpu for the CPU", flush=True)
     return True
 
 

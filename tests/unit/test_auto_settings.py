@@ -116,6 +116,9 @@ def test_verbs_take_a_gpu_where_there_is_one_and_never_the_cpu_in_its_place(
     monkeypatch.setattr("medsd_ray.gpus._in_ray", lambda workers: 1)
     with pytest.raises(InputError, match="1 GPUs for 2 workers"):
         use_gpus(None, 2)
+    assert (
+        use_gpus(True, 2) is True
+    )  # asked for: the second waits for a GPU, as a run's report in a cluster does
 
 
 def test_images_are_made_in_half_precision_on_a_gpu_alone_unless_asked_for():
