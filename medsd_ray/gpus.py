@@ -23,7 +23,8 @@ def use_gpus(wanted: bool | None, num_workers: int) -> bool:
         return True  # workers for whom there is no GPU, or not yet, get no task
     if found < num_workers:
         raise InputError(
-            f"{found} GPUs for {num_workers} workers with a GPU each; lower --num-workers, or say --no-use-gpu"
+            f"{found} GPUs for {num_workers} workers with a GPU each; lower --num-workers, or say "
+            "--no-use-gpu"
         )
     print(f"on {num_workers} GPU{'s' if num_workers > 1 else ''}; --no-use-gpu for the CPU", flush=True)
     return True

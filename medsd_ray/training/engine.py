@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,20 +46,33 @@ OwnedRanges = list[tuple[Piece, ParameterRange]]
 """What one worker saves: each range as a checkpoint names it, and where it lies in this worker's memory."""
 
 
-class LossScale(Protocol):
+FIRST_SCALE, GOOD_STEPS = 2.0**16, 1000
+
+
+class LossScale:
     """Dynamic loss scaling for fp16 (Micikevicius et al. 2018, arXiv 1710.03740, sec. 3.2): the scale is
     halved where a gradient is not finite, and doubled after GOOD_STEPS steps without one. 1 for other
-    precisions.
+    precisions. Both numbers are tensors, so that no step waits for the device.
     """
 
+    def __init__(self, training: Training, device: torch.device):
+        self.scale = torch.tensor(FIRST_SCALE if training.precision == "fp16" else 1.0, device=device)
+        self.good_steps = torch.tensor(0, dtype=torch.int32, device=device)
+
+    def update(self, found_inf: Tensor) -> None:
+        """After a step: `found_inf` is 1.0 where its gradient was not finite, else 0.0."""
+        torch._amp_update_scale_(self.scale, self.good_steps, found_inf, 2.0, 0.5, GOOD_STEPS)
+        self.scale.clamp_(min=1.0)
+
     def state(self) -> tuple[float, int]:
-        """The scale and the good steps since it last changed, as a checkpoint holds them."""
-        ...
+        """The scale and the good steps since it last changed, as a checkpoint holds them. The device
+        waits.
+        """
+        return self.scale.item(), int(self.good_steps.item())
 
-    def restore(self, scale: float, good_steps: int) -> None: ...
-
-
-FIRST_SCALE, GOOD_STEPS = 2.0**16, 1000
+    def restore(self, scale: float, good_steps: int) -> None:
+        self.scale.fill_(scale)
+        self.good_steps.fill_(good_steps % GOOD_STEPS)
 
 
 class Engine(ABC):

@@ -15,29 +15,10 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.cuda_graph import StepGraph
-from medsd_ray.training.engine import FIRST_SCALE, GOOD_STEPS, Engine, ParameterRange, component_of
+from medsd_ray.training.engine import Engine, LossScale, ParameterRange, component_of
 
 BUCKET = 100_000_000
 """Elements of the gradient that are sent at once."""
-
-
-class DeviceLossScale:
-    """The loss scale as tensors on the device; see `engine.LossScale`."""
-
-    def __init__(self, scale: float, device: torch.device):
-        self.scale = torch.tensor(scale, device=device)
-        self.good_steps = torch.tensor(0, dtype=torch.int32, device=device)
-
-    def update(self, found_inf: Tensor) -> None:
-        torch._amp_update_scale_(self.scale, self.good_steps, found_inf, 2.0, 0.5, GOOD_STEPS)
-        self.scale.clamp_(min=1.0)
-
-    def state(self) -> tuple[float, int]:
-        return self.scale.item(), int(self.good_steps.item())
-
-    def restore(self, scale: float, good_steps: int) -> None:
-        self.scale.fill_(scale)
-        self.good_steps.fill_(good_steps % GOOD_STEPS)
 
 
 class ReplicatedEngine(Engine):
@@ -88,7 +69,7 @@ class ReplicatedEngine(Engine):
 
         # State of the loop, on the device.
         self.scaled = training.precision == "fp16"
-        self.loss_scale: DeviceLossScale = DeviceLossScale(FIRST_SCALE if self.scaled else 1.0, device)
+        self.loss_scale = LossScale(training, device)
         self._updates, self._skipped = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         # What may be captured: one worker's step of fixed shapes. The text encoder's batches have as many
         # rows as there are different captions.

@@ -11,14 +11,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from medsd_ray.spec.run import RunSpec, Training
-from medsd_ray.training.engine import FIRST_SCALE, GOOD_STEPS, Engine, ParameterRange, component_of
+from medsd_ray.training.engine import Engine, LossScale, ParameterRange, component_of
 
 
 class ZeroOptimizer(Protocol):
@@ -48,28 +47,6 @@ class ZeroOptimizer(Protocol):
     def get_param_id(self, param: nn.Parameter) -> int:
         """Stage 3: the number of a parameter."""
         ...
-
-
-@dataclass
-class HostLossScale:
-    """The loss scale as plain numbers; see `engine.LossScale`."""
-
-    scale: float = 1.0
-    good_steps: int = 0
-
-    def update(self, overflow: bool) -> None:
-        if overflow:
-            self.scale, self.good_steps = max(self.scale / 2, 1.0), 0
-        elif self.good_steps + 1 == GOOD_STEPS:
-            self.scale, self.good_steps = self.scale * 2, 0
-        else:
-            self.good_steps += 1
-
-    def state(self) -> tuple[float, int]:
-        return self.scale, self.good_steps
-
-    def restore(self, scale: float, good_steps: int) -> None:
-        self.scale, self.good_steps = scale, good_steps % GOOD_STEPS
 
 
 def effective_stage(training: Training, accumulation: int) -> int:
@@ -199,9 +176,7 @@ class ZeroEngine(Engine):
             part.view(part.tensor).copy_(float32[part.name].view(-1)[part.start : part.start + part.length])
 
         # State of the loop.
-        self.loss_scale: HostLossScale = HostLossScale(
-            FIRST_SCALE if self.training.precision == "fp16" else 1.0
-        )
+        self.loss_scale = LossScale(self.training, torch.device("cpu"))  # DeepSpeed takes a number
         self._updates = self._skipped = 0
 
     @property
@@ -215,7 +190,7 @@ class ZeroEngine(Engine):
         for group, peak in zip(self.zero.param_groups, self.peaks.values(), strict=True):
             group["lr"] = peak * factor
         # 1 but in fp16. Else DeepSpeed would scale by its own rule, which no checkpoint of ours holds.
-        self.zero.override_loss_scale(self.loss_scale.scale)
+        self.zero.override_loss_scale(self.loss_scale.scale.item())
         losses = []
         for batch in micro_batches:
             loss = self.deepspeed(batch)
@@ -226,7 +201,7 @@ class ZeroEngine(Engine):
         self._updates += applied
         self._skipped = 0 if applied else self._skipped + 1
         if self.training.precision == "fp16":
-            self.loss_scale.update(overflow=not applied)
+            self.loss_scale.update(torch.tensor(float(not applied)))
         return torch.stack(losses)
 
     def updates(self) -> int:
