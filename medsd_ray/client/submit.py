@@ -40,7 +40,12 @@ def finetune(
         spec = FineTuneSpec.model_validate({"run": run, "report": report, **given})
     except ValidationError as error:
         raise InputError(
-            describe_errors(error, place=lambda option: f"--{dotted_path(option)} {option['input']!r}")
+            describe_errors(
+                error,
+                FineTuneSpec,
+                "a FineTune",
+                place=lambda option: f"--{dotted_path(option)} {option['input']!r}",
+            )
         ) from error
     values = spec.model_dump(mode="json", exclude_defaults=True)
     name = values["run"].pop("name")
@@ -53,7 +58,7 @@ def read_report(path: Path) -> Report:
     try:
         return Report.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{path}: {describe_errors(error)}") from error
+        raise InputError(f"{path}: {describe_errors(error, Report, 'a report')}") from error
 
 
 def _check_addresses(run: RunSpec, report: Report | None) -> None:

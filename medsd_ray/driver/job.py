@@ -75,7 +75,7 @@ def load_job(path: Path) -> PodJob:
     try:
         return PodJob.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{path}: {describe_errors(error)}") from error
+        raise InputError(f"{path}: {describe_errors(error, PodJob, 'a job')}") from error
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from medsd_ray.errors import InputError
 from medsd_ray.spec.load import parse_run, parse_study
@@ -15,6 +15,8 @@ from medsd_ray.spec.status import Status
 from medsd_ray.spec.values import describe_errors, dotted_path
 
 LONGEST_NAME = 63
+
+Spec = TypeVar("Spec", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -62,25 +64,26 @@ def read_spec(kind: str, name: str, values: dict[str, Any]) -> JobSpec:
             f"metadata.name: {name!r} is not a DNS label of at most {LONGEST_NAME} characters; "
             "choose another name"
         )
-    try:
-        if kind == "Evaluation":
-            return EvaluationSpec.model_validate(values)
-        if kind == "Study":
-            study = parse_study({**(values.get("study") or {}), "name": name}, source="spec.study")
-            return StudyJobSpec.model_validate({**values, "study": study})
-        run = parse_run({**(values.get("run") or {}), "name": name}, source="spec.run")
-        return FineTuneSpec.model_validate({**values, "run": run})
-    except ValidationError as error:
-        raise InputError(_describe(error)) from error
+    if kind == "Evaluation":
+        return _checked(EvaluationSpec, values, "an Evaluation")
+    if kind == "Study":
+        study = parse_study({**(values.get("study") or {}), "name": name}, source="spec.study")
+        return _checked(StudyJobSpec, {**values, "study": study}, "a Study")
+    run = parse_run({**(values.get("run") or {}), "name": name}, source="spec.run")
+    return _checked(FineTuneSpec, {**values, "run": run}, "a FineTune")
 
 
 def read_runtime(made: dict[str, Any]) -> RuntimeSpec:
     """Raises InputError with every wrong field, one line."""
     try:
-        return RuntimeSpec.model_validate(made.get("spec") or {})
+        return _checked(RuntimeSpec, made.get("spec") or {}, "a Runtime")
+    except InputError as error:
+        raise InputError(f"runtime {made['metadata']['name']}: {error}") from error
+
+
+def _checked(model: type[Spec], values: dict[str, Any], kind: str) -> Spec:
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"runtime {made['metadata']['name']}: {_describe(error)}") from error
-
-
-def _describe(error: ValidationError) -> str:
-    return describe_errors(error, place=lambda details: f"spec.{dotted_path(details)}".rstrip("."))
+        place = lambda details: f"spec.{dotted_path(details)}".rstrip(".")
+        raise InputError(describe_errors(error, model, kind, place)) from error

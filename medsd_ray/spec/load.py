@@ -27,7 +27,7 @@ def parse_run(values: dict, source: str = "run") -> RunSpec:
     try:
         return RunSpec.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{source}: {describe_errors(error, 'run')}") from error
+        raise InputError(f"{source}: {describe_errors(error, RunSpec, 'a run')}") from error
 
 
 def dump_run(run: RunSpec) -> str:
@@ -49,7 +49,7 @@ def parse_study(values: dict, source: str = "study") -> StudySpec:
         study = StudySpec.model_validate(values)
         check_combinations(study)
     except ValidationError as error:
-        raise InputError(f"{source}: {describe_errors(error, 'study')}") from error
+        raise InputError(f"{source}: {describe_errors(error, StudySpec, 'a study')}") from error
     except ValueError as error:
         raise InputError(f"{source}: {error}") from error
     return study

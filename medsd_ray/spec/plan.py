@@ -191,5 +191,5 @@ def _trained_by(study: StudySpec, combination: Combination) -> tuple[RunSpec | N
     except ValidationError as error:
         tried = _words(combination)
         raise ValueError(
-            f"run{f' with {tried}' if tried else ''}: {describe_errors(error, 'run')}"
+            f"run{f' with {tried}' if tried else ''}: {describe_errors(error, RunSpec, 'a run')}"
         ) from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from medsd_ray.documents import MOST_YAML_BYTES, DocumentError, parse_yaml
@@ -62,20 +63,25 @@ def set_value(values: dict[str, Any], override: str) -> None:
 
 
 def describe_errors(
-    error: ValidationError, kind: str | None = None, place: Callable[[ErrorDetails], str] | None = None
+    error: ValidationError,
+    model: type[BaseModel],
+    kind: str,
+    place: Callable[[ErrorDetails], str] | None = None,
 ) -> str:
     """Every wrong field, in one line.
 
     Args:
         error: What pydantic found.
-        kind: What the fields belong to, such as a run; where given, a field that is missing or not known is
-            said in words of our own, else in pydantic's.
+        model: What it checked, whose fields are suggested for one that is not known.
+        kind: What the fields belong to, such as `a run`.
         place: Names the place of one error; by default the path of its field, such as training.max_steps.
 
     Returns:
         Such as "training.max_steps: Input should be greater than 0; data.train is missing".
     """
-    return "; ".join(_describe_error(details, kind, place or dotted_path) for details in error.errors())
+    return "; ".join(
+        _describe_error(details, model, kind, place or dotted_path) for details in error.errors()
+    )
 
 
 def dotted_path(details: ErrorDetails) -> str:
@@ -83,14 +89,37 @@ def dotted_path(details: ErrorDetails) -> str:
     return ".".join(map(str, details["loc"]))
 
 
-def _describe_error(details: ErrorDetails, kind: str | None, place: Callable[[ErrorDetails], str]) -> str:
+def _describe_error(
+    details: ErrorDetails, model: type[BaseModel], kind: str, place: Callable[[ErrorDetails], str]
+) -> str:
     where = place(details)
-    if kind and details["type"] == "extra_forbidden":
-        return f"{where} is not a field of a {kind}; remove it or mend its spelling"
-    if kind and details["type"] == "missing":
+    if details["type"] == "extra_forbidden":
+        *parents, name = details["loc"]
+        near = difflib.get_close_matches(str(name), _fields(model, parents), n=1)
+        mend = f"did you mean {near[0]}?" if near else "remove it or mend its spelling"
+        return f"{where} is not a field of {kind}; {mend}"
+    if details["type"] == "missing":
         return f"{where} is missing"
     message = details["msg"].removeprefix("Value error, ")
     message = re.sub(
         r"<Method\.\w+: ('\w+')>", r"\1", message
     )  # pydantic shows a StrEnum's members as Python does
     return f"{where}: {message}" if where else message
+
+
+def _fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The names of the fields at a path, such as those of `training`."""
+    models = [model]
+    for part in path:
+        # A key of a mapping, or a place in a list, is no field: what it holds was found with its parent.
+        inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        models = [found for annotation in inner for found in _models(annotation)] or models
+    return [name for one in models for name in one.model_fields]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a type speaks of, such as those of a list or of a field that may be null."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)

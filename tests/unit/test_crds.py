@@ -176,7 +176,7 @@ def test_how_models_become_schemas():
 def test_a_model_says_the_first_of_its_rules_that_does_not_hold(values: dict[str, Any], words: str):
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate(values)
-    assert describe_errors(caught.value) == words
+    assert describe_errors(caught.value, Whole, "a whole") == words
 
 
 def test_each_rule_of_a_run_is_broken_by_one_of_the_runs_that_python_and_the_api_server_refuse():

@@ -337,7 +337,7 @@ def test_names_fit_and_stay_apart():
             finetune(pool="x" * 70)["spec"],
             "spec.pool: String should have at most 63 characters",
         ),
-        ("Evaluation", "x", {}, "spec.model: Field required"),
+        ("Evaluation", "x", {}, "spec.model is missing"),
     ],
 )
 def test_a_spec_is_refused_in_one_line(kind: str, name: str, values: dict[str, Any], words: str):
@@ -347,7 +347,7 @@ def test_a_spec_is_refused_in_one_line(kind: str, name: str, values: dict[str, A
 
 
 def test_a_runtime_is_refused_in_one_line():
-    with pytest.raises(InputError, match=r"runtime r: spec\.image: Field required"):
+    with pytest.raises(InputError, match=r"runtime r: spec\.image is missing"):
         read_runtime({"metadata": {"name": "r"}, "spec": {"pools": [{"name": "a"}]}})
 
 

@@ -49,8 +49,18 @@ def test_the_short_form_of_a_component():
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("trainin", {}, "trainin is not a field of a run"),
-        ("training.learning_rat", 1e-4, "training.learning_rat is not a field of a run"),
+        ("trainin", {}, "trainin is not a field of a run; did you mean training?"),
+        (
+            "training.learning_rat",
+            1e-4,
+            "training.learning_rat is not a field of a run; did you mean learning_rate?",
+        ),
+        (
+            "components.unet",
+            {"method": "lora", "lora": {"rnak": 4}},
+            "lora.rnak is not a field of a run; did you mean rank?",
+        ),
+        ("training.zzz", 1, "training.zzz is not a field of a run; remove it or mend its spelling"),
         (
             "training.global_batch_size",
             0,
@@ -105,6 +115,13 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "RUN.yaml"
     path.write_text(yaml.safe_dump(RUN))
     return path
+
+
+def test_an_override_of_no_field_names_the_near_one(file: Path):
+    with pytest.raises(
+        InputError, match=r"training\.max_step is not a field of a run; did you mean max_steps\?"
+    ):
+        load_run(file, ["training.max_step=3"])
 
 
 def test_overrides(file: Path):

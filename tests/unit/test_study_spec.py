@@ -83,7 +83,10 @@ def test_a_good_study_is_read_back_as_it_was(tmp_path: Path, changes: dict[str, 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"run.training.max_stps": 3}, "components.unet=frozen: training.max_stps is not a field of a run"),
+        (
+            {"run.training.max_stps": 3},
+            "components.unet=frozen: training.max_stps is not a field of a run; did you mean max_steps?",
+        ),
         (with_space(components__unet=["full", "frull"]), "components.unet=frull: components.unet.method"),
         (with_space(components__unte=["full"]), "components.unte is not a field of a run"),
         (with_space(components__unet__lr=[1, 2]), "components.unet.lr is not a field of a run"),
@@ -140,7 +143,15 @@ def test_a_good_study_is_read_back_as_it_was(tmp_path: Path, changes: dict[str, 
         ({"evaluation": {"steps": 1001}}, "evaluation.steps"),
         ({"evaluation": {"scheduler": "euler"}}, "evaluation.scheduler"),
         ({"evaluation": {"seed": 2**31}}, "evaluation.seed"),
-        ({"colour": "red"}, "colour is not a field of a study"),
+        ({"colour": "red"}, "colour is not a field of a study; remove it"),
+        (
+            {"search": {"max_concurent": 2}},
+            "search.max_concurent is not a field of a study; did you mean max_concurrent?",
+        ),
+        (
+            {"space": {"training.learning_rate": {"chioce": [1e-4]}}},
+            "space.training.learning_rate.chioce is not a field of a study; did you mean choice?",
+        ),
         (PBT | {"seeds": [0, 1]}, "seeds: pbt takes one"),
         (PBT | with_space(components__unet=["full", "lora"]), "space.components.unet: pbt changes numbers"),
         (
