@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.estimates import Missing, mean_t, put
+from medsd_ray.evaluation.estimates import Missing, mean_t, put, too_few, unless_few
 from medsd_ray.evaluation.figures.accuracy import auroc, judge, prompt_labels
 from medsd_ray.evaluation.figures.distances import draw
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
@@ -120,10 +120,13 @@ def augment(
         raise InputError(
             f"{generated}: no prompt is a caption of the real training images, so no image has a label"
         )
+    few = too_few(len(test), test.patients)
     rows = []
     for case in cases(ratios):
         for number_ in range(num_seeds):
             rows.append(_run(case, train, inputs.real.get("validation"), test, made, seed + number_))
+            if few is not None:
+                put(rows[-1], "auroc", few)
             say(_line(rows[-1]))
     found = {
         "format": "medsd-augmentation/1",
@@ -135,7 +138,7 @@ def augment(
         "test_patients": test.patients,
         "classes": usable_classes(train.labels),
         "validation": VALIDATION,
-        "cases": summarise(rows, cases(ratios)),
+        "cases": summarise(rows, cases(ratios), few),
         "runs": rows,
         "notes": inputs.notes,
         "versions": versions(),
@@ -197,9 +200,9 @@ def score(classifier: Classifier, images: ImageSet) -> dict[str, Any]:
     }
 
 
-def summarise(rows: list[dict], every: list[Case]) -> list[dict[str, Any]]:
-    """For each case: its figures over seeds with Student's interval, and the gain over `real`, seed by
-    seed.
+def summarise(rows: list[dict], every: list[Case], few: Missing | None = None) -> list[dict[str, Any]]:
+    """For each case: its figures over seeds with Student's interval, and the gain over `real`, seed by seed;
+    without intervals where the held-out images are too `few`.
     """
     found = []
     base = [row for row in rows if row["case"] == "real"]
@@ -211,9 +214,9 @@ def summarise(rows: list[dict], every: list[Case]) -> list[dict[str, Any]]:
             if None in values:
                 put(one, name, Missing(next(row[f"{name}_reason"] for row in mine if row[name] is None)))
                 continue
-            put(one, name, mean_t(np.array(values)))
+            put(one, name, unless_few(mean_t(np.array(values)), few))
             if case.name != "real" and None not in before:
-                put(one, f"{name}_gain", mean_t(np.array(values) - np.array(before)))
+                put(one, f"{name}_gain", unless_few(mean_t(np.array(values) - np.array(before)), few))
         found.append(one)
     return found
 
@@ -239,7 +242,8 @@ def _plot(found: list[dict]) -> bytes:
         colour = COLOURS[
             "real" if one["case"] == "real" else "generated" if one["case"] == "generated" else "base"
         ]
-        axes.plot(one[f"{name}_interval"], [place, place], color=colour, linewidth=3, alpha=0.6)
+        if interval := one[f"{name}_interval"]:
+            axes.plot(interval, [place, place], color=colour, linewidth=3, alpha=0.6)
         axes.plot([one[name]], [place], "o", color=colour, markersize=8)
         if one["case"] == "real":
             axes.axvline(one[name], color=colour, linestyle="--", linewidth=1)
@@ -262,6 +266,7 @@ def summary(found: dict) -> str:
             for n, w in (("accuracy", 10), ("auroc", 8))
         ]
         lines.append(f"{one['case']:<26}{one['images']:>8}" + "".join(cells))
-    return "\n".join(
-        [*lines, f"scored on {found['test']} real images of {found['test_patients']} held-out patients"]
-    )
+    lines.append(f"scored on {found['test']} real images of {found['test_patients']} held-out patients")
+    if few := next((one[key] for one in found["cases"] if (key := "accuracy_interval_reason") in one), None):
+        lines.append(f"no intervals and no AUROC, {few}")
+    return "\n".join(lines)

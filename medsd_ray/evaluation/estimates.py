@@ -28,9 +28,39 @@ class Estimate:
         return [self.low, self.high]
 
 
+@dataclass(frozen=True)
+class Withheld:
+    """A figure without its interval, and why there is none."""
+
+    value: float
+    why: Missing
+
+
+FEWEST_IMAGES, FEWEST_PATIENTS = 30, 10
+"""Of real images that judge: below either, resampling them says nothing of other patients, and an interval or
+an area under a curve looks more exact than it is.
+"""
+
+
+def too_few(images: int, patients: int | None = None) -> Missing | None:
+    """Why figures over so many images get no interval by resampling, and no AUROC; None where they do.
+    `patients` is None where images are drawn one by one.
+    """
+    if images >= FEWEST_IMAGES and (patients is None or patients >= FEWEST_PATIENTS):
+        return None
+    of = "" if patients is None else f" of {patients} patients"
+    needed = "" if patients is None else f" of {FEWEST_PATIENTS} patients"
+    return Missing(f"too few: {images} images{of}, where {FEWEST_IMAGES}{needed} are needed")
+
+
+def unless_few(estimate: Estimate, few: Missing | None) -> Estimate | Withheld:
+    """The estimate, without its interval where there are too few images for one."""
+    return estimate if few is None else Withheld(estimate.value, few)
+
+
 def put(section: dict, name: str, value: Any) -> None:
-    """Writes a figure: an Estimate with its interval, a number, or for Missing null with the reason beside
-    it.
+    """Writes a figure: an Estimate with its interval, Withheld with the reason in the interval's place, a
+    number, or for Missing null with the reason beside it.
     """
     if isinstance(value, float) and not math.isfinite(value):
         value = Missing("the computation gave no finite number")
@@ -40,6 +70,9 @@ def put(section: dict, name: str, value: Any) -> None:
     elif isinstance(value, Estimate):
         section[name] = value.value
         section[f"{name}_interval"] = value.interval
+    elif isinstance(value, Withheld):
+        section[name] = value.value
+        put(section, f"{name}_interval", value.why)
     else:
         section[name] = value
 

@@ -13,8 +13,8 @@ import numpy as np
 from medsd_ray.addresses import path_of
 from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.estimates import Estimate, Missing, mean_t, put, wilson
-from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, percent
+from medsd_ray.evaluation.estimates import Estimate, Missing, Withheld, mean_t, put, wilson
+from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, percent, span
 from medsd_ray.evaluation.report.template import render_template
 from medsd_ray.reader_study import statistics
 from medsd_ray.reader_study.answers import Answer, Answers
@@ -144,7 +144,7 @@ def figures(rated: list[RatedImage], seed: int) -> dict[str, Any]:
     return section
 
 
-def _share(rated: list[RatedImage], holds: Callable[[RatedImage], bool], seed: int) -> Estimate:
+def _share(rated: list[RatedImage], holds: Callable[[RatedImage], bool], seed: int) -> Estimate | Withheld:
     """Wilson's interval for one reader; for several, whose answers to one image hang together, by drawing
     images.
     """
@@ -154,7 +154,7 @@ def _share(rated: list[RatedImage], holds: Callable[[RatedImage], bool], seed: i
     return statistics.mean_by_image(values, np.array([one.answer.image for one in rated]), seed)
 
 
-def _mean(rated: list[RatedImage], seed: int) -> Estimate | Missing:
+def _mean(rated: list[RatedImage], seed: int) -> Estimate | Withheld | Missing:
     values = np.array([one.answer.realism for one in rated], dtype=float)
     if len(values) < 2:
         return Missing("fewer than two images are rated")
@@ -189,7 +189,7 @@ def _agreement(by_reader: dict[str, list[RatedImage]], question: str, seed: int)
     interval = statistics.bootstrap(
         len(images), lambda drawn: statistics.agreement(table_[drawn], categories, ordered=ordered), seed
     )
-    section["kappa_interval"] = None if interval is None else list(interval)
+    put(section, "kappa_interval", interval if isinstance(interval, Missing) else list(interval))
     return section
 
 
@@ -286,9 +286,9 @@ def summary(found: dict) -> str:
         value, interval = everyone[name], everyone.get(f"{name}_interval")
         if value is None:
             return f"{words:<56}{'–':>8}  {everyone[f'{name}_reason']}"
-        return f"{words:<56}{form(value):>8}" + (
-            f"  (95%: {form(interval[0])} to {form(interval[1])})" if interval else ""
-        )
+        why = everyone.get(f"{name}_interval_reason")
+        said = f"no interval, {why}" if why else f"95%: {span(interval, form)}"
+        return f"{words:<56}{form(value):>8}  ({said})"
 
     lines = [f"{everyone['answers']} answers of {everyone['readers']} readers"]
     lines += [line(name, words, percent) for name, words in SHARES.items()]
@@ -296,5 +296,7 @@ def summary(found: dict) -> str:
     for question, section in found["agreement"].items():
         method = section.get("method", "kappa")
         said = number(section["kappa"]) if section["kappa"] is not None else f"–  {section['kappa_reason']}"
+        if few := section.get("kappa_interval_reason"):
+            said += f"  (no interval, {few})"
         lines.append(f"{f'Agreement on {question} ({method})':<56}{said:>8}")
     return "\n".join([*lines, *found["cautions"]])

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import cohen_kappa_score
 
-from medsd_ray.evaluation.estimates import Estimate
+from medsd_ray.evaluation.estimates import Estimate, Missing, Withheld, too_few
 
 BOOTSTRAPS = 1000
 
@@ -55,28 +55,27 @@ def agreement(answers: np.ndarray, categories: int, *, ordered: bool = False) ->
     return fleiss_kappa(np.stack([(answers == c).sum(1) for c in range(categories)], axis=1))
 
 
-def bootstrap(count: int, figure: Callable[[np.ndarray], float], seed: int) -> tuple[float, float] | None:
+def bootstrap(count: int, figure: Callable[[np.ndarray], float], seed: int) -> tuple[float, float] | Missing:
     """95% percentile interval of `figure` over `count` images drawn with replacement; `figure` gets their
-    indices. None where more than half of the draws have no figure.
+    indices. Missing where there are too few images, or more than half of the draws have no figure.
     """
+    if (few := too_few(count)) is not None:
+        return few
     rng = np.random.default_rng([seed, 41])
     draws = np.array([figure(rng.integers(0, count, count)) for _ in range(BOOTSTRAPS)])
     draws = draws[np.isfinite(draws)]
     if len(draws) < BOOTSTRAPS / 2:
-        return None
+        return Missing("most draws of the images have no such figure")
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
 
 
-def mean_by_image(values: np.ndarray, images: np.ndarray, seed: int) -> Estimate:
+def mean_by_image(values: np.ndarray, images: np.ndarray, seed: int) -> Estimate | Withheld:
     """A mean over answers of several readers; its 95% interval draws images, with all answers to each."""
     names, of = np.unique(images, return_inverse=True)
     totals, counts = (
         np.bincount(of, weights=w, minlength=len(names)) for w in (values.astype(float), np.ones(len(values)))
     )
     mean = float(values.mean())
-    low, high = bootstrap(len(names), lambda drawn: totals[drawn].sum() / counts[drawn].sum(), seed) or (
-        mean,
-        mean,
-    )
-    return Estimate(mean, low, high)
+    found = bootstrap(len(names), lambda drawn: totals[drawn].sum() / counts[drawn].sum(), seed)
+    return Withheld(mean, found) if isinstance(found, Missing) else Estimate(mean, *found)

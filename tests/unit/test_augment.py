@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.augment import Case, augment, cases, labelled, mixture, summarise
+from medsd_ray.evaluation.augment import Case, augment, cases, labelled, mixture, summarise, summary
+from medsd_ray.evaluation.estimates import too_few
 from medsd_ray.evaluation.inputs import ImageSet, read_made
 
 
@@ -71,6 +72,25 @@ def test_gains_are_taken_seed_by_seed():
         [0.05, 0.05]
     )
     assert generated["accuracy"] is None and generated["accuracy_reason"] == "too few"
+
+
+def test_few_held_out_images_give_means_without_intervals():
+    rows = [
+        {"case": case, "seed": seed, "images": 9, "accuracy": 0.9, "auroc": None, "auroc_reason": "few"}
+        for case in ("real", "real + 1x generated", "generated")
+        for seed in (0, 1)
+    ]
+    few = too_few(29, 12)
+    found = summarise(rows, cases([1.0]), few)
+    for one in found:
+        assert one["accuracy"] == 0.9 and one["accuracy_interval"] is None and one["auroc"] is None
+        assert (
+            one["accuracy_interval_reason"]
+            == "too few: 29 images of 12 patients, where 30 of 10 patients are needed"
+        )
+    assert found[-1]["accuracy_gain_interval"] is None
+    said = summary({"cases": found, "test": 29, "test_patients": 12})
+    assert said.endswith(f"no intervals and no AUROC, {few}")
 
 
 @pytest.mark.parametrize("ratio", [float("nan"), float("inf"), -1.0, 0.0, 1e9])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medsd_ray.evaluation.figures import accuracy
+from medsd_ray.evaluation.figures.sets import Sets
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.networks import classifier
 
@@ -44,6 +45,30 @@ def test_it_learns_left_from_right(trained: classifier.Classifier):
     assert (score.count, score.patients) == (60, 30)
     assert score.by_class["right"][1] == 20
     assert score.accuracy.low <= score.accuracy.value <= score.accuracy.high
+
+
+@pytest.mark.parametrize(
+    ("images", "patients", "withheld"), [(30, 10, False), (29, 29, True), (30, 30, False), (36, 9, True)]
+)
+def test_few_held_out_images_or_patients_give_no_auroc_and_no_interval(
+    trained: classifier.Classifier, images: int, patients: int, withheld: bool
+):
+    held_out = spots(images, 3, images_per_patient=images // patients)
+    assert held_out.patients == patients
+    sets = Sets(spots(120, 1), None, held_out, spots(40, 4), None, "")
+    section = accuracy.classifier_section(trained, sets, "finding", 0)
+    insertion = accuracy.insertion_section(section)
+    assert section["real_heldout_accuracy"] == insertion["detector_accuracy"] > 0.9
+    assert (section["real_heldout_accuracy_interval"] is None) is withheld
+    assert (section["real_heldout_auroc"] is None) is withheld
+    few = f"too few: {images} images of {patients} patients, where 30 of 10 patients are needed"
+    for said in (
+        section.get("real_heldout_accuracy_interval_reason"),
+        section.get("real_heldout_auroc_reason"),
+        insertion.get("detector_accuracy_interval_reason"),
+    ):
+        assert said == (few if withheld else None)
+    assert section["generated_accuracy_interval"]  # Wilson's says itself how few they are
 
 
 def test_the_same_seed_trains_the_same_network(

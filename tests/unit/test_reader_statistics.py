@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
+from medsd_ray.evaluation.estimates import Estimate, Missing, Withheld
 from medsd_ray.reader_study.statistics import agreement, bootstrap, cohen_kappa, fleiss_kappa, mean_by_image
 
 # Fleiss 1971, table 1: 30 patients, 6 psychiatrists; depression, personality disorder, schizophrenia,
@@ -74,10 +75,20 @@ def test_three_readers_get_fleiss_and_two_get_cohen():
 
 def test_the_bootstrap_draws_images_whole():
     """Ten readers who all say the same of an image are one observation, not ten."""
-    images = np.repeat(np.arange(20), 10)
-    values = np.repeat(np.arange(20) % 2, 10)
+    images = np.repeat(np.arange(30), 10)
+    values = np.repeat(np.arange(30) % 2, 10)
     by_image = mean_by_image(values, images, 0)
-    as_if_single = mean_by_image(values, np.arange(200), 0)
+    as_if_single = mean_by_image(values, np.arange(300), 0)
+    assert isinstance(by_image, Estimate) and isinstance(as_if_single, Estimate)
     assert by_image.value == as_if_single.value == 0.5
     assert (by_image.high - by_image.low) > 2.5 * (as_if_single.high - as_if_single.low)
-    assert bootstrap(5, lambda _: float("nan"), 0) is None
+    found = bootstrap(30, lambda _: float("nan"), 0)
+    assert found == Missing("most draws of the images have no such figure")
+
+
+def test_fewer_than_30_images_give_a_mean_without_an_interval():
+    images = np.repeat(np.arange(29), 2)
+    few = Missing("too few: 29 images, where 30 are needed")
+    assert mean_by_image(np.ones(58), images, 0) == Withheld(1.0, few)
+    assert bootstrap(29, lambda drawn: 1.0, 0) == few
+    assert bootstrap(30, lambda drawn: 1.0, 0) == (1.0, 1.0)

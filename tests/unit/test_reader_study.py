@@ -23,7 +23,7 @@ from reader_study import SIZE, generated_images, make_study, real_shards
 from medsd_ray.errors import InputError
 from medsd_ray.reader_study.answers import Answer, Answers
 from medsd_ray.reader_study.assembly import StudyImage, choose, new_study, uncompressed_png
-from medsd_ray.reader_study.report import report_study
+from medsd_ray.reader_study.report import report_study, summary
 from medsd_ray.reader_study.serve import build_app, serve_study
 from medsd_ray.reader_study.study import ANSWERS, KEY, open_study, order, reader_name
 
@@ -366,6 +366,12 @@ def test_the_report_of_readers_whose_answers_are_known(tmp_path: Path):
     assert (naive["sensitivity_generated"], naive["specificity_generated"]) == (1.0, 0.0)
     assert by_reader["oracle"]["specificity_real"] == 1.0
     assert two["all"]["turing_accuracy"] == 0.75 and two["all"]["realism_real"] == 4.5
+    few = "too few: 24 images, where 30 are needed"  # so that intervals by drawing images are withheld
+    assert two["all"]["turing_accuracy_interval"] is None
+    assert two["all"]["turing_accuracy_interval_reason"] == few
+    assert two["agreement"]["judged"]["kappa_interval_reason"] == few
+    assert f"no interval, {few}" in summary(two)
+    assert f"no interval, {few}" in (folder / "report" / "report.html").read_text()
     assert two["agreement"]["judged"]["method"] == "Cohen" and two["agreement"]["judged"][
         "kappa"
     ] == pytest.approx(0.0)

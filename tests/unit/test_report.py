@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -21,6 +22,7 @@ from medsd_ray.evaluation.figures.memorisation import memorisation_section
 from medsd_ray.evaluation.figures.sets import Sets
 from medsd_ray.evaluation.figures.training_record import train_section
 from medsd_ray.evaluation.inputs import ImageSet
+from medsd_ray.evaluation.networks.extractors import Extractor
 from medsd_ray.evaluation.report import format, plots
 from medsd_ray.evaluation.report import page as report
 from medsd_ray.evaluation.versions import versions
@@ -113,6 +115,37 @@ def test_put_writes_intervals_and_refuses_what_is_not_a_number():
     }  # fmt: skip
     with pytest.raises(ValueError, match="JSON compliant"):
         format.dumps({"x": float("inf")})
+
+
+def flat(pixels: np.ndarray) -> np.ndarray:
+    """Features of images: their mean brightness and that of their corner."""
+    return np.stack([pixels.mean((1, 2, 3)), pixels[:, :8, :8].mean((1, 2, 3))], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "made", "patients", "withheld"),
+    [(30, 30, 10, False), (29, 30, 29, True), (30, 29, 10, True), (36, 30, 9, True)],
+)
+def test_few_images_or_patients_give_distances_without_intervals(
+    held_out: int, made: int, patients: int, withheld: bool
+):
+    real = images(held_out, "real")
+    real = replace(real, groups=[str(i % patients) for i in range(held_out)])
+    sets = Sets(None, None, real, images(made, "made", 1), images(40, "base", 2), "some images")
+    no = Missing("not given")
+    extractors = {"inception": no, "xrv": no, "classifier": Extractor("classifier", 2, "two means", flat)}
+    found = bare_report(sets, **distance_sections(extractors, sets, 0, lambda _: None))
+    for name in ("fid", "kid"):
+        for one in ("generated", "base"):
+            assert found[name][one] is not None
+            assert (found[name][f"{one}_interval"] is None) is withheld
+        assert (found[name]["generated_below_base"] is None) is withheld
+    assert (found["kid"]["generated_std"] is None) is withheld
+    few = f"too few: {min(held_out, made)} images of {patients} patients, where 30 of 10 patients are needed"
+    text = page(found, sets, fid_plot=plots.interval_plot(found["fid"], "FID"))
+    for said in (" ".join(found["cautions"]), report.summary(found), text):
+        assert (few in said) is withheld
+    assert ("Intervals (95%) come from" in text) is not withheld
 
 
 class Tags(HTMLParser):

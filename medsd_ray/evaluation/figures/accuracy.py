@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_auroc, multiclass_auroc
 
-from medsd_ray.evaluation.estimates import Estimate, Missing, put, wilson
+from medsd_ray.evaluation.estimates import Estimate, Missing, put, too_few, unless_few, wilson
 from medsd_ray.evaluation.figures.sets import NO_BASE, NO_TRAIN, Sets
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.networks.classifier import Classifier
@@ -165,8 +165,10 @@ def _held_out_figures(classifier: Classifier, held_out: ImageSet, seed: int) -> 
         put(section, "real_heldout_accuracy", Missing(str(error)))
         put(section, "real_heldout_auroc", Missing(str(error)))
         return section
-    put(section, "real_heldout_accuracy", score.accuracy)
-    put(section, "real_heldout_auroc", score.auroc or Missing("the held-out images show one class only"))
+    few = too_few(score.count, score.patients)
+    put(section, "real_heldout_accuracy", unless_few(score.accuracy, few))
+    area = score.auroc or Missing("the held-out images show one class only")
+    put(section, "real_heldout_auroc", few or area)
     return section | {
         "real_heldout_count": score.count,
         "real_heldout_patients": score.patients,
@@ -209,7 +211,7 @@ def insertion_section(classifier: dict) -> dict:
         ("base_accuracy", "base"),
         ("detector_accuracy", "real_heldout"),
     ):
-        for suffix in ("", "_interval", "_reason"):
+        for suffix in ("", "_interval", "_reason", "_interval_reason"):
             if f"{source}_accuracy{suffix}" in classifier:
                 section[f"{name}{suffix}"] = classifier[f"{source}_accuracy{suffix}"]
     return section

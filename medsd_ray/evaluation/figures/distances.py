@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
-from medsd_ray.evaluation.estimates import Estimate, Missing, put
+from medsd_ray.evaluation.estimates import Estimate, Missing, put, too_few, unless_few
 from medsd_ray.evaluation.figures.sets import NO_BASE, NO_TRAIN, Sets
 from medsd_ray.evaluation.messages import Say
 from medsd_ray.evaluation.networks.extractors import Extractor
@@ -237,18 +237,20 @@ def _distances(extractor: Extractor | Missing, sets: Sets, seed: int, say: Say) 
         "repeats": comparison.repeats,
     }
     sections: dict[str, dict[str, Any]] = {kind: dict(about) for kind in ("fid", "kid", "prdc")}
+    # Generated images are as many as one likes; patients are counted of the real ones.
+    few = too_few(min(comparison.samples, comparison.reference), len(set(reference.groups)))
     for name, absent in (("generated", NO_TRAIN), ("real", NO_TRAIN), ("base", NO_BASE)):
         if name not in candidates:
             for section in sections.values():
                 put(section, name, absent)
             continue
-        put(sections["fid"], name, comparison.fid[name])
-        put(sections["kid"], name, comparison.kid[name])
-        sections["kid"][f"{name}_std"] = comparison.kid_std[name]
+        put(sections["fid"], name, unless_few(comparison.fid[name], few))
+        put(sections["kid"], name, unless_few(comparison.kid[name], few))
+        put(sections["kid"], f"{name}_std", few or comparison.kid_std[name])
         put(sections["prdc"], name, _prdc(reference.values, candidates[name], comparison.samples, seed))
-    put(sections["fid"], "generated_below_base", _criterion(comparison.fid_difference))
-    put(sections["kid"], "generated_below_base", _criterion(comparison.kid_difference))
-    if comparison.share_below is not None:
+    put(sections["fid"], "generated_below_base", _criterion(comparison.fid_difference, few))
+    put(sections["kid"], "generated_below_base", _criterion(comparison.kid_difference, few))
+    if comparison.share_below is not None and few is None:
         sections["fid"]["generated_below_base"]["share_of_halves"] = comparison.share_below
     return sections
 
@@ -261,10 +263,14 @@ def _not_measured(why: Missing) -> dict[str, dict]:
     return sections
 
 
-def _criterion(difference: Estimate | None) -> dict | Missing:
-    """Generated minus base: it holds where the whole interval is below zero."""
+def _criterion(difference: Estimate | None, few: Missing | None) -> dict | Missing:
+    """Generated minus base: it holds where the whole interval is below zero, for which there may be too few
+    images.
+    """
     if difference is None:
         return NO_BASE
+    if few is not None:
+        return few
     return {"difference": difference.value, "interval": difference.interval, "holds": difference.high < 0}
 
 

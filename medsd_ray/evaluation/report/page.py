@@ -34,6 +34,8 @@ def cautions(report: dict) -> list[str]:
             "other aspects of realism. It learned from the training images, so even they differ from "
             "held-out ones in its features: the floor is above zero."
         )
+    if few := withheld(report):
+        said.append(f"Intervals by resampling and the AUROC are withheld, {few}.")
     heldout = classifier["real_heldout_accuracy"]
     if heldout is not None:
         low = (classifier.get("real_heldout_auroc_interval") or [1.0])[0]
@@ -62,6 +64,13 @@ def cautions(report: dict) -> list[str]:
     return said
 
 
+def withheld(report: dict) -> str | None:
+    """Why the report has figures without their intervals, where it has some."""
+    places = ((report["classifier"], "real_heldout_accuracy"), (report["fid"], "generated"))
+    reasons = (section.get(f"{name}_interval_reason") for section, name in places)
+    return next((reason for reason in reasons if reason), None)
+
+
 def render(report: dict, view: dict) -> bytes:
     """The page. `view` holds data: URIs from plots.py."""
     return render_template("medsd_ray.evaluation.report", "report.html.j2", report=report, **view)
@@ -84,4 +93,7 @@ def summary(report: dict) -> str:
     passed = {True: "passed", False: f"FAILED: {len(check['flagged'])} near-copies", None: "not done"}[
         check["passed"]
     ]
-    return "\n".join([*lines, f"memorisation check: {passed}"])
+    few = withheld(report)
+    return "\n".join(
+        [*lines, f"memorisation check: {passed}", *([f"no intervals and no AUROC, {few}"] if few else [])]
+    )

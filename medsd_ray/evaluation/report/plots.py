@@ -146,23 +146,23 @@ def loss_curve(metrics: list[dict]) -> str | None:
 
 
 def interval_plot(section: dict, label: str) -> str | None:
-    """A section's figures for real, generated and base with their intervals, as an SVG URI; None where none
-    is there.
+    """A section's figures for real, generated and base with their intervals, where they have one, as an SVG
+    URI; None where no figure is there.
     """
     names = [n for n in ("base", "generated", "real") if section.get(n) is not None]
     if not names:
         return None
     figure, axes = new_figure(8, 0.7 + 0.42 * len(names))
     for row, name in enumerate(names):
-        low, high = section[f"{name}_interval"]
-        axes.plot(
-            [low, high], [row, row], color=COLOURS[name], linewidth=3, solid_capstyle="round", alpha=0.6
-        )
+        if interval := section[f"{name}_interval"]:
+            axes.plot(
+                interval, [row, row], color=COLOURS[name], linewidth=3, solid_capstyle="round", alpha=0.6
+            )
         axes.plot([section[name]], [row], "o", color=COLOURS[name], markersize=8)
     axes.set_yticks(range(len(names)), [WORDS[n] for n in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel(label)
-    if min(section[f"{n}_interval"][0] for n in names) >= 0:
+    if min((section[f"{n}_interval"] or [section[n]])[0] for n in names) >= 0:
         nearest, farthest = (pick(section[n] for n in names) for pick in (min, max))
         if farthest > 20 * nearest > 0:  # else the near ones fall on one spot
             axes.set_xscale("symlog", linthresh=nearest, linscale=0.5)
