@@ -150,9 +150,11 @@ def vae() -> Any:
 def shards(count: int, size: int, shard_size: str = "1MiB") -> str:
     """Image shards of `count` drawn phantoms, nearly all in `train`."""
     from medsd_ray.data.prepare import prepare
+    from medsd_ray.data.sources.request import SourceRequest
 
     folder = CACHE / "shards" / f"{count}-{size}-{shard_size}"
-    prepare(str(count), str(folder), kind="phantom", size=size, shard_size=shard_size, splits="0.9,0.05,0.05")
+    asked = SourceRequest(str(count), "phantom", size=size)
+    prepare(asked, str(folder), shard_size=shard_size, splits="0.9,0.05,0.05")
     return str(folder)
 
 

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from medsd_ray.data.prepare import prepare
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.generation.encode import encode
 from medsd_ray.spec.load import parse_run
 from medsd_ray.training.run import train
@@ -33,7 +34,7 @@ def run(root: Path, stage: int) -> dict:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        prepare("64", str(root / "shards"), kind="phantom", size=64, splits="0.8,0.1,0.1")
+        prepare(SourceRequest("64", "phantom", size=64), str(root / "shards"))
         encode(str(root / "shards"), str(root / "latents"), model="medsd-small", text_embeddings=False)
         results = {stage: run(root, stage) for stage in (0, 1, 2, 3)}
     whole = results[0]["optimizer_bytes_per_worker"]

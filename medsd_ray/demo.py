@@ -120,6 +120,7 @@ def demo(data: Path | None, out: Path, sizes: DemoSizes | None = None) -> None:
         Interrupted: Training was stopped, with a checkpoint; the same call goes on.
     """
     from medsd_ray.data.prepare import prepare
+    from medsd_ray.data.sources.request import SourceRequest
     from medsd_ray.data.sources.table import TABLE
     from medsd_ray.evaluation.evaluate import EvaluationOptions, evaluate
     from medsd_ray.generation.encode import encode
@@ -137,16 +138,8 @@ def demo(data: Path | None, out: Path, sizes: DemoSizes | None = None) -> None:
 
     def prepared() -> None:
         source, kind = (str(sizes.phantoms), "phantom") if data is None else (str(data), "folder")
-        prepare(
-            source,
-            paths["shards"],
-            kind=kind,
-            size=IMAGE_SIZE,
-            shard_size="1MiB",
-            split_by="patient_id",
-            splits=SPLITS,
-            seed=0,
-        )
+        asked = SourceRequest(source, kind, size=IMAGE_SIZE)
+        prepare(asked, paths["shards"], shard_size="1MiB", splits=SPLITS)
 
     def trained(run: RunSpec) -> None:
         (out / f"{run.name}.yaml").write_text(dump_run(run))

@@ -16,22 +16,48 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder with metadata.csv, of DICOM files, or of OpenI XML; for phantoms, how many"
+            help="Folder with metadata.csv, a CSV, TSV or Parquet file, a folder of DICOM files or of OpenI "
+            "XML; for phantoms, how many"
         ),
     ],
     dest: Annotated[str, typer.Argument(help="Folder or s3:// for the shards")],
     kind: Annotated[SourceKind, typer.Option(help="What SOURCE holds")] = "folder",
     size: Annotated[int, typer.Option(help="Height and width in pixels; a multiple of 8")] = 256,
     shard_size: Annotated[str, typer.Option(help="Bytes of a shard at most, such as 64MiB")] = "64MiB",
-    split_by: Annotated[
-        str, typer.Option(help="CSV column or DICOM keyword that names the patient")
-    ] = "patient_id",
+    image_column: Annotated[
+        str | None, typer.Option(help="Column that names the image; by default image")
+    ] = None,
+    caption_column: Annotated[
+        str | None, typer.Option(help="Column with the caption; by default report")
+    ] = None,
+    caption: Annotated[
+        str | None,
+        typer.Option(
+            help="Caption made of columns, such as '{age} year old {sex}. {view} chest X-ray. {impression}'; "
+            "a sentence with an empty field is left out"
+        ),
+    ] = None,
+    patient_column: Annotated[
+        str | None,
+        typer.Option(
+            "--patient-column",
+            "--split-by",
+            help="Column or DICOM keyword that names the patient; by default patient_id",
+        ),
+    ] = None,
+    patient_regex: Annotated[
+        str | None,
+        typer.Option(help="Takes the patient from the image's path, such as '(patient[0-9]+)/'"),
+    ] = None,
+    yes_split: Annotated[
+        bool, typer.Option("--yes-split", help="Split by values that do not look like patients")
+    ] = False,
     splits: Annotated[
         str, typer.Option(help="Shares of train, validation and test, by patient")
     ] = "0.8,0.1,0.1",
     seed: Annotated[int, seed_option("Of the split, and of drawn phantoms")] = 0,
     images: Annotated[
-        str | None, typer.Option(help="openi: folder with the images that parentImage names")
+        str | None, typer.Option(help="Folder of the images, where SOURCE is a table or OpenI XML")
     ] = None,
     label_column: Annotated[
         list[str] | None, typer.Option(help="Column that becomes a label; beside finding, sex and the like")
@@ -52,22 +78,25 @@ def prepare(
     Example: medsd prepare xrays/ s3://bucket/shards --kind folder --size 256
     """
     from medsd_ray.data.prepare import prepare as run
+    from medsd_ray.data.sources.request import SourceRequest
 
-    run(
+    asked = SourceRequest(
         source,
-        dest,
         kind=kind,
         size=size,
-        shard_size=shard_size,
-        split_by=split_by,
-        splits=splits,
         seed=seed,
         images=images,
-        label_columns=label_column or (),
-        yes_labels=yes_label or (),
+        image_column=image_column,
+        caption_column=caption_column,
+        caption=caption,
+        patient_column=patient_column,
+        patient_regex=patient_regex,
+        yes_split=yes_split,
+        label_columns=tuple(label_column or ()),
+        yes_labels=tuple(yes_label or ()),
         frames=frames,
-        skip_bad=skip_bad,
     )
+    run(asked, dest, shard_size=shard_size, splits=splits, skip_bad=skip_bad)
 
 
 def encode(

@@ -11,17 +11,17 @@ import hashlib
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 from medsd_ray.data import splits as patient_splits
 from medsd_ray.data.bad_samples import BadSampleLog, OddityLog, note
 from medsd_ray.data.index_schema import RootIndex
-from medsd_ray.data.labels import LabelColumns
 from medsd_ray.data.pseudonyms import Pseudonyms, load_key
 from medsd_ray.data.shards import FORMAT, INDEX, SPLITS
-from medsd_ray.data.sources.frames import Frames
+from medsd_ray.data.sources.kinds import OPTIONS, open_source
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import Source, stamp
 from medsd_ray.data.split_writer import PseudonymousRecord, write_splits
 from medsd_ray.errors import InputError
@@ -43,19 +43,11 @@ _UNITS = {"": 1, "b": 1} | {
 
 
 def prepare(
-    source: str,
+    asked: SourceRequest,
     dest: str,
     *,
-    kind: str,
-    size: int,
     shard_size: str = "64MiB",
-    split_by: str = "patient_id",
     splits: str = "0.8,0.1,0.1",
-    seed: int = 0,
-    images: str | None = None,
-    label_columns: Sequence[str] = (),
-    yes_labels: Sequence[str] = (),
-    frames: Frames | None = None,
     skip_bad: str = "0",
 ) -> None:
     """Writes every usable sample of a source to shards.
@@ -64,20 +56,10 @@ def prepare(
     Samples that cannot be used are listed on standard error, and the rest is written all the same.
 
     Args:
-        source: A folder, or a number of phantoms.
+        asked: What is read, and how.
         dest: The address of the shards.
-        kind: What `source` is: `folder`, `dicom`, `openi` or `phantom`.
-        size: Height and width of the images in the shards, in pixels.
         shard_size: Of a shard at most, such as `64MiB`.
-        split_by: What names the patient: a column of metadata.csv or, for `dicom`, a keyword of a tag.
         splits: The shares of train, validation and test.
-        seed: Of the assignment of patients to splits, and of phantoms.
-        images: For `openi`, the folder of the images; without one the reports are written as text alone.
-        label_columns: Columns of metadata.csv that become labels beside the harmless ones (`data/labels.py`);
-            for `openi`, `mesh`.
-        yes_labels: The same, whatever their values look like.
-        frames: For `folder` and `dicom`, which images to take of a file that holds several; where it is
-            None, such a file cannot be used.
         skip_bad: How many samples at most may be left out because they cannot be used: a number, or a share
             such as `1%`.
 
@@ -85,38 +67,26 @@ def prepare(
         InputError: At once for arguments or a source that cannot be used at all, or a `dest` that holds other
             shards; at the end where more samples could not be used than `skip_bad` allows.
     """
+    size = asked.size
     if not 8 <= size <= MAX_SIZE or size % 8:
         raise InputError(f"--size {size}: give a multiple of 8 from 8 to {MAX_SIZE}")
-    if images is not None and kind != "openi":
-        raise InputError("--images is for --kind openi; other sources name their images themselves")
-    labels = LabelColumns(tuple(label_columns), tuple(yes_labels))
-    if kind == "phantom" and labels != LabelColumns():
-        raise InputError("--label-column and --yes-label name columns, which phantoms do not have")
-    if frames is not None and kind not in ("folder", "dicom"):
-        raise InputError("--frames is for --kind folder or dicom; other sources have one image a file")
     allowed = parse_skip_bad(skip_bad)
     max_bytes, shares = parse_bytes(shard_size), patient_splits.parse_shares(splits)
     store = open_storage(dest)
     store.exists(INDEX)  # a wrong address is said before the source is read
-    records = open_source(source, kind, size, split_by, seed, images, labels, frames)
+    records = open_source(asked)
     pseudonyms = None if records.public else Pseudonyms(load_key())
     plan: dict[str, Any] = {
-        "source": kind,
+        "source": asked.kind,
         "size": size if records.kind == "image" else None,
         "shard_size": max_bytes,
         "splits": shares,
-        "seed": seed,
-        "split_by": split_by if kind in ("folder", "dicom") else None,
+        "seed": asked.seed,
+        "split_by": records.split_by,
         "pseudonym_key": pseudonyms and pseudonyms.key_name,
         "fingerprint": fingerprint(records, pseudonyms),
     }
-    # Absent where nothing is asked for, as in plans of before there was anything to ask for.
-    plan |= {
-        name: sorted(columns)
-        for name, columns in (("label_columns", labels.asked), ("yes_labels", labels.insisted))
-        if columns
-    }
-    plan |= {"frames": frames} if frames else {}
+    plan |= asked_of_source(asked)
     if finished := _finished(store, plan):
         if fault := first_fault(RootIndex, finished):
             raise InputError(f"{store.url}/{INDEX}: damaged ({fault}); delete {dest} or choose another DEST")
@@ -130,8 +100,8 @@ def prepare(
         bad_samples.add(line)
     if not records.records:
         first = f" ({bad_samples.only()})" if bad_samples.count == 1 else bad_samples.where_listed()
-        raise InputError(f"{source}: no sample that can be used{first}; is --kind {kind} right?")
-    by_split = _split(records, pseudonyms, shares, seed)
+        raise InputError(f"{asked.source}: no sample that can be used{first}; is --kind {asked.kind} right?")
+    by_split = _split(records, pseudonyms, shares, asked.seed)
     store.write_json(PLAN, plan)
     indexes = write_splits(
         store,
@@ -176,34 +146,13 @@ def parse_skip_bad(text: str) -> Callable[[int, int], bool]:
     return lambda bad, samples: bad * 100 <= float(match[2]) * samples
 
 
-def open_source(
-    source: str,
-    kind: str,
-    size: int,
-    split_by: str,
-    seed: int,
-    images: str | None,
-    labels: LabelColumns,
-    frames: Frames | None = None,
-) -> Source:
-    """The records of a source of this kind; see `medsd_ray.data.sources`."""
-    if kind == "folder":
-        from medsd_ray.data.sources import folder
-
-        return folder.scan(source, split_by, labels, frames)
-    if kind == "dicom":
-        from medsd_ray.data.sources import dicom
-
-        return dicom.scan(source, split_by, labels, frames)
-    if kind == "openi":
-        from medsd_ray.data.sources import openi
-
-        return openi.scan(source, images, labels)
-    if kind == "phantom":
-        from medsd_ray.data.sources import phantom
-
-        return phantom.scan(source, size, seed)
-    raise InputError(f"--kind {kind!r}: choose folder, dicom, openi or phantom")
+def asked_of_source(asked: SourceRequest) -> dict[str, Any]:
+    """What a plan holds of the options that are set: absent where nothing is asked for, as in plans of before
+    there was anything to ask for. No path, since a path may name a patient.
+    """
+    values = {field: getattr(asked, field) for field in OPTIONS if field not in ("images", "patient_column")}
+    lists = {field: sorted(value) if isinstance(value, tuple) else value for field, value in values.items()}
+    return {field: value for field, value in lists.items() if value}
 
 
 def fingerprint(source: Source, pseudonyms: Pseudonyms | None) -> str:
@@ -288,15 +237,25 @@ def manifest(source: Source, plan: dict[str, Any], indexes: dict[str, dict]) -> 
         "skipped": len(source.problems) + sum(index["skipped"] for index in indexes.values()),
         "warnings": dict(warnings),
         "plan": plan,
-        "command": f"medsd prepare SOURCE DEST --kind {plan['source']} --shard-size {plan['shard_size']}"
-        + (f" --size {plan['size']}" if plan["size"] else "")
-        + (f" --split-by {plan['split_by']}" if plan["split_by"] else "")
-        + (f" --frames {plan['frames']}" if plan.get("frames") else "")
-        + "".join(f" --label-column {shlex.quote(name)}" for name in plan.get("label_columns", ()))
-        + "".join(f" --yes-label {shlex.quote(name)}" for name in plan.get("yes_labels", ()))
-        + f" --splits {shares} --seed {plan['seed']}",
+        "command": _command(plan, shares),
         "version": version("medsd"),
     }
+
+
+def _command(plan: dict[str, Any], shares: str) -> str:
+    """The command that makes these shards again of the same source."""
+    words = [f"medsd prepare SOURCE DEST --kind {plan['source']} --shard-size {plan['shard_size']}"]
+    words += [f"--size {plan['size']}"] if plan["size"] else []
+    words += [f"--patient-column {shlex.quote(plan['split_by'])}"] if plan["split_by"] else []
+    for field, option in OPTIONS.items():
+        value = plan.get(field)
+        if value is True:
+            words.append(option)
+        elif value:
+            words += [
+                f"{option} {shlex.quote(one)}" for one in ([value] if isinstance(value, str) else value)
+            ]
+    return " ".join([*words, f"--splits {shares} --seed {plan['seed']}"])
 
 
 def _report(dest: str, root: dict, bad_samples: BadSampleLog, allowed: Callable[[int, int], bool]) -> None:

@@ -29,6 +29,7 @@ def write_data(root: str, folder: Path) -> Data:
     from tiny import tiny_components
 
     from medsd_ray.data.prepare import prepare
+    from medsd_ray.data.sources.request import SourceRequest
     from medsd_ray.models.save import save_pipeline
     from medsd_ray.storage import open_storage
 
@@ -38,7 +39,7 @@ def write_data(root: str, folder: Path) -> Data:
     open_storage(data.model).upload_tree(folder)
     for split in ("train", "validation"):
         write_latents(data.latents, components, data.model, split=split)
-    prepare("160", data.shards, kind="phantom", size=16, splits="0.6,0.2,0.2")
+    prepare(SourceRequest("160", "phantom", size=16), data.shards, splits="0.6,0.2,0.2")
     return data
 
 

@@ -31,6 +31,7 @@ from pydicom.uid import (
 
 from medsd_ray.data.sources import dicom as dicom_source
 from medsd_ray.data.sources.image_files import open_image
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.evaluation.inputs import read_inputs
 
@@ -161,7 +162,7 @@ DICOMS = _dicoms()
 
 def read_dicom(folder: Path) -> None:
     """Nothing that tells who somebody is comes out of a file, in a sample or in a message."""
-    source = dicom_source.scan(str(folder), "patient_id", frames="all")
+    source = dicom_source.scan(SourceRequest(str(folder), frames="all"))
     said = [*source.problems, *source.notes]
     images = 0
     for record in source.records[:3]:
@@ -188,7 +189,7 @@ def read_cut_dicom(folder: Path) -> None:
     """Of a file without its end no image is made but the whole one."""
 
     def image(name: str) -> np.ndarray:
-        (record,) = dicom_source.scan(str(folder / name), "patient_id", frames="first").records or [None]
+        (record,) = dicom_source.scan(SourceRequest(str(folder / name), frames="first")).records or [None]
         if record is None:
             raise BadSample("no image")
         return np.asarray(record.read().image)

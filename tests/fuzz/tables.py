@@ -17,6 +17,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from medsd_ray.data.sources import folder as folder_source
 from medsd_ray.data.sources import openi
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample, Source
 from medsd_ray.errors import InputError
 from medsd_ray.generation.prompts import read_prompts
@@ -66,7 +67,7 @@ def _read(source: Source) -> list[tuple[str, str, str]]:
 
 
 def read_table(folder: Path) -> None:
-    for name, patient, caption in _read(folder_source.scan(str(folder), "patient_id")):
+    for name, patient, caption in _read(folder_source.scan(SourceRequest(str(folder)))):
         holds((folder / name).resolve().parent == folder, f"{name} lies in the folder")
         holds(
             patient and caption and len(caption.splitlines()) == 1,
@@ -76,7 +77,7 @@ def read_table(folder: Path) -> None:
 
 def read_mixed_table(folder: Path) -> None:
     """No image goes to another row's patient or report, whatever was put between the cells."""
-    for sample in _read(folder_source.scan(str(folder), "patient_id")):
+    for sample in _read(folder_source.scan(SourceRequest(str(folder)))):
         marks = {mark for mark in MARKS for part in sample if mark in part}
         holds(len(marks) <= 1, f"a sample is of one row: {sample}")
 
@@ -100,7 +101,7 @@ def read_drawn_table(folder: Path) -> None:
     """As many samples as rows, each with its own row's report and patient."""
     with (folder / "metadata.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    found = _read(folder_source.scan(str(folder), "patient_id"))
+    found = _read(folder_source.scan(SourceRequest(str(folder))))
     holds(found == [(row["image"], row["patient_id"], row["report"]) for row in rows], "samples are the rows")
 
 
@@ -138,7 +139,7 @@ REPORTS = [
 
 
 def read_reports(folder: Path) -> None:
-    source = openi.scan(str(folder / "reports"), str(folder / "images"))
+    source = openi.scan(SourceRequest(str(folder / "reports"), images=str(folder / "images")))
     for name, patient, caption in _read(source):
         holds(patient and name.startswith(f"{patient}/"), f"a sample is its report's: {name}")
         holds(caption, "a report that is taken says something")

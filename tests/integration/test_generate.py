@@ -11,6 +11,7 @@ from tiny import tiny_components
 
 from medsd_ray.base_model.architecture import build_small
 from medsd_ray.data.sources.folder import scan
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.errors import InputError
 from medsd_ray.generation.generate import generate
 from medsd_ray.models.export import export
@@ -54,7 +55,7 @@ def test_two_workers_and_any_batch_size_make_the_same_files(ray_cluster, s3, mod
     }
     assert expected.items() <= picture.text.items() and "research use only" in picture.text["notice"]
     assert picture.text["model_fingerprint"] == model_fingerprint(model)
-    found = scan(str(tmp_path / "one"), "patient_id")
+    found = scan(SourceRequest(str(tmp_path / "one")))
     assert not found.problems and len({record.patient for record in found.records}) == 13
     assert found.records[3].read().caption == "The heart is enlarged."
     plan = open_storage(f"{s3}/two").read_json("generated.json")

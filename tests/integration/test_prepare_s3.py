@@ -8,12 +8,13 @@ import pytest
 
 from medsd_ray.data.prepare import prepare
 from medsd_ray.data.shards import SPLITS, ShardWriter, iter_samples
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.errors import InputError
 from medsd_ray.storage import open_storage
 
 
 def make(dest: str, size: int = 16) -> None:
-    prepare("30", dest, kind="phantom", size=size, shard_size="30KiB")
+    prepare(SourceRequest("30", "phantom", size=size), dest, shard_size="30KiB")
 
 
 def test_s3_holds_what_a_folder_would(
@@ -46,4 +47,4 @@ def test_s3_holds_what_a_folder_would(
 
 def test_a_missing_bucket_is_said_before_the_source_is_read(s3: str, tmp_path: Path):
     with pytest.raises(InputError, match="there is no bucket 'medsd-absent'"):
-        prepare(str(tmp_path / "absent"), "s3://medsd-absent/shards", kind="folder", size=16)
+        prepare(SourceRequest(str(tmp_path / "absent"), size=16), "s3://medsd-absent/shards")

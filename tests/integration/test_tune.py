@@ -19,6 +19,7 @@ from command import MEDSD, assert_refused, medsd, medsd_here
 from tiny import tiny_components
 
 from medsd_ray.data.prepare import prepare
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.models.save import save_pipeline
 from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import FolderStorage, Storage, open_storage
@@ -60,9 +61,7 @@ def study(root: Path, output: str) -> dict[str, Any]:
 @pytest.fixture
 def root(tmp_path: Path, s3: str) -> Path:
     save_pipeline(tiny_components(0), tmp_path / "model")
-    prepare(
-        "60", f"{s3}/shards", kind="phantom", size=16, splits="0.6,0.2,0.2", split_by="patient_id", seed=0
-    )
+    prepare(SourceRequest("60", "phantom", size=16), f"{s3}/shards", splits="0.6,0.2,0.2")
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study(tmp_path, s3)))
     return tmp_path
 
@@ -230,14 +229,6 @@ def test_bad_studies_are_refused_in_one_line(tmp_path: Path):
     )
     assert_refused(medsd_here("tune", file, "--resume"), "no study to resume here")
     assert_refused(medsd_here("tune", tmp_path / "none.yaml"), "STUDY.yaml")
-    prepare(
-        "20",
-        str(tmp_path / "shards"),
-        kind="phantom",
-        size=16,
-        splits="0.8,0,0.2",
-        split_by="patient_id",
-        seed=0,
-    )
+    prepare(SourceRequest("20", "phantom", size=16), str(tmp_path / "shards"), splits="0.8,0,0.2")
     assert_refused(medsd_here("tune", file), "no validation split", "asha")
     assert not FolderStorage(tmp_path / "study").list(), "nothing is written for a study that does not start"

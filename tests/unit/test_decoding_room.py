@@ -15,6 +15,7 @@ from medsd_ray.data import split_writer
 from medsd_ray.data.sources import image_files
 from medsd_ray.data.sources.decoding_room import DecodingRoom
 from medsd_ray.data.sources.folder import scan
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.split_writer import PseudonymousRecord, read_sample
 
 
@@ -65,7 +66,7 @@ def test_samples_are_read_within_the_room(tmp_path: Path, monkeypatch: pytest.Mo
             most = max(most, room.taken)
 
     monkeypatch.setattr(room, "reserve", counted)
-    records = [PseudonymousRecord(r.name, r.patient, r) for r in scan(str(tmp_path), "patient_id").records]
+    records = [PseudonymousRecord(r.name, r.patient, r) for r in scan(SourceRequest(str(tmp_path))).records]
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(lambda record: read_sample(record, 8), records))
     assert all(isinstance(outcome, tuple) for outcome in outcomes)

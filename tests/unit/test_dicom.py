@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from medsd_ray.data.prepare import prepare
 from medsd_ray.data.pseudonyms import KEY_VARIABLE
 from medsd_ray.data.shards import iter_samples
 from medsd_ray.data.sources.dicom import caption, scan
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
 
@@ -30,7 +32,7 @@ def test_each_bad_file_has_its_line_and_the_rest_is_kept(tmp_path: Path):
     save(nameless, tmp_path / "nameless.dcm")
     del report.Rows, report.PixelData
     save(report, tmp_path / "report.dcm")
-    found = scan(str(tmp_path), "patient_id")
+    found = scan(SourceRequest(str(tmp_path)))
     assert [record.name for record in found.records] == ["good.dcm", "without suffix"]
     said = ["2 frames", "60000x60000 pixels", "no PatientID", "holds no image", "not a DICOM file"]
     names = ["frames", "huge", "nameless", "report", "text"]
@@ -91,7 +93,7 @@ def test_nothing_of_the_identity_reaches_a_shard(
             csv.writer(file).writerows(
                 [["image", "report", "finding"], *([name, "Clear lungs.", "none"] for name in names)]
             )
-    prepare(str(folder), str(out), kind="dicom", size=64, splits="0.5,0.25,0.25")
+    prepare(SourceRequest(str(folder), "dicom", size=64), str(out), splits="0.5,0.25,0.25")
 
     secrets = {part for value in IDENTITY.values() for part in value.replace("^", " ").split()} - {
         "CHEST",
@@ -128,7 +130,7 @@ def test_the_table_decides_what_is_taken(tmp_path: Path):
     (tmp_path / "metadata.csv").write_text(
         "image,report,who\na.dcm,Clear lungs.,someone\nc.dcm,Gone.,someone\n"
     )
-    found = scan(str(tmp_path), "who")
+    found = scan(SourceRequest(str(tmp_path), patient_column="who"))
     assert [(record.name, record.patient) for record in found.records] == [("a.dcm", "someone")]
     assert found.problems == ["metadata.csv line 3: c.dcm: there is no such file; add it or drop the row"]
     assert found.notes == ["1 DICOM files are left out: metadata.csv has no row for them"]
@@ -136,9 +138,36 @@ def test_the_table_decides_what_is_taken(tmp_path: Path):
 
 def test_the_patient_tag_can_be_chosen(tmp_path: Path):
     save(dicom(StudyID="S7"), tmp_path / "a.dcm")
-    assert [record.patient for record in scan(str(tmp_path), "StudyID").records] == ["S7"]
+    assert [
+        record.patient for record in scan(SourceRequest(str(tmp_path), patient_column="StudyID")).records
+    ] == ["S7"]
     with pytest.raises(InputError, match="'Nonsense' is no DICOM keyword"):
-        scan(str(tmp_path), "Nonsense")
+        scan(SourceRequest(str(tmp_path), patient_column="Nonsense"))
+
+
+def test_captions_of_a_template_know_the_header(tmp_path: Path):
+    """Ages are in whole years, at most 90; what the table says counts before it."""
+    ages = {"old": "097Y", "young": "030M", "none": "about 50"}
+    for name, age in ages.items():
+        tags = {"PatientAge": age, "PatientSex": "F", "ViewPosition": "PA", "PatientID": f"{name} P"}
+        save(dicom(**tags), tmp_path / f"{name}.dcm")
+    asked = SourceRequest(str(tmp_path), "dicom", caption="{age} year old {sex}. {view} {modality}.")
+    found = scan(asked)
+    contents = {record.patient: record.read() for record in found.records}
+    assert {name.split()[0]: content.caption for name, content in contents.items()} == {
+        "old": "90 year old female. frontal x-ray.",
+        "young": "2 year old female. frontal x-ray.",
+        "none": "frontal x-ray.",
+    }
+    assert [contents[f"{name} P"].labels.get("PatientAge") for name in ages] == ["90", "2", None]
+    assert found.notes == ["1 captions go without '{age} year old {sex}.': a field of it is empty"]
+    with pytest.raises(InputError, match=r"no field \{Age\} among age, sex.*; do you mean \{age\}\?"):
+        scan(replace(asked, caption="{Age}"))
+    with pytest.raises(InputError, match="tells who the patient is"):
+        scan(replace(asked, caption="{PatientID}"))
+    (tmp_path / "metadata.csv").write_text("image,sex,report\nold.dcm,woman,Clear.\nnone.dcm,,Clear.\n")
+    found = scan(replace(asked, caption="{sex}: {report}"))
+    assert [record.read().caption for record in found.records] == ["woman: Clear.", "female: Clear."]
 
 
 def test_nothing_of_the_identity_comes_with_frames(
@@ -152,7 +181,8 @@ def test_nothing_of_the_identity_comes_with_frames(
         data = dicom(frames, WindowCenter="NaN", WindowWidth=100, **tags)
         save(data, tmp_path / f"in/{patient}-Zwingli.dcm")
     out = tmp_path / "out"
-    prepare(str(tmp_path / "in"), str(out), kind="dicom", size=16, splits="0.5,0.25,0.25", frames="all")
+    asked = SourceRequest(str(tmp_path / "in"), "dicom", size=16, frames="all")
+    prepare(asked, str(out), splits="0.5,0.25,0.25")
     samples = [s for split in ("train", "validation", "test") for s in iter_samples(str(out), split)]
     assert len({s.key for s in samples}) == 12 and len({s.patient for s in samples}) == 4
     assert len({s.image.tobytes() for s in samples if s.image is not None}) == 3

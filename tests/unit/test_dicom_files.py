@@ -22,6 +22,7 @@ from pydicom.pixels import get_decoder, pixel_array
 from medsd_ray.data.sources import decoder_process, dicom_files
 from medsd_ray.data.sources.dicom import scan
 from medsd_ray.data.sources.dicom_files import frame_count, read_frame, read_header
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample
 
 # Of a file whose data set is not written as its transfer syntax says; pytest shows what medsd silences.
@@ -155,7 +156,7 @@ def test_dicom_is_known_by_its_content(tmp_path: Path):
     (tmp_path / "in/note.txt").write_text("a letter")
     (tmp_path / "in/DICOMDIR").write_bytes(whole)
     (tmp_path / "in/photo.img").write_bytes(bytes(range(256)) * 8)
-    found = scan(str(tmp_path / "in"), "patient_id")
+    found = scan(SourceRequest(str(tmp_path / "in")))
     assert found.problems == []
     assert [r.name for r in found.records] == sorted(["a.dcm", *names, "g.IMA", "h.raw"])
     images = [record.read().image for record in found.records]
@@ -229,7 +230,7 @@ def odd_files(folder: Path) -> dict[str, str]:
 
 def test_an_odd_file_is_named_and_the_rest_is_kept(tmp_path: Path):
     expected = odd_files(tmp_path)
-    found = scan(str(tmp_path), "patient_id")
+    found = scan(SourceRequest(str(tmp_path)))
     said = dict(problem.split(": ", 1) for problem in found.problems)
     good = []
     for record in found.records:
@@ -271,10 +272,10 @@ def test_a_deflated_file_is_inflated_no_further_than_it_may_be(
 def test_frames_are_chosen(tmp_path: Path):
     frames = np.stack([np.roll(RAMP, 16 * k, 1) for k in range(5)])
     path = save(dicom(frames.reshape(-1, 256), Rows=64, NumberOfFrames=5), tmp_path / "cine.dcm")
-    (problem,) = scan(str(tmp_path), "patient_id").problems
+    (problem,) = scan(SourceRequest(str(tmp_path))).problems
     assert problem.startswith("cine.dcm: holds 5 frames; say which to take with prepare's --frames first, ")
     for choice, numbers in {"first": [0], "middle": [2], "all": [0, 1, 2, 3, 4]}.items():
-        records = scan(str(tmp_path), "patient_id", frames=choice).records  # pyright: ignore
+        records = scan(SourceRequest(str(tmp_path), frames=choice)).records  # pyright: ignore
         assert [(r.name, r.patient, r.where) for r in records] == [
             (f"cine.dcm#{n + 1}", "P1", f"cine.dcm, frame {n + 1}") for n in numbers
         ]
@@ -289,10 +290,10 @@ def test_what_might_stand_for_a_missing_patient_is_proposed(tmp_path: Path):
         if index != 5:
             del data.PatientID
         save(data, tmp_path / f"{index}.dcm")
-    found = scan(str(tmp_path), "patient_id")
+    found = scan(SourceRequest(str(tmp_path)))
     assert [record.name for record in found.records] == ["5.dcm"]
     assert found.problems == [
-        f"{index}.dcm: has no PatientID; name another tag with --split-by, such as StudyInstanceUID "
+        f"{index}.dcm: has no PatientID; name another tag with --patient-column, such as StudyInstanceUID "
         "(3 values in 5 of 5 files) or AccessionNumber (1 values in 4 of 5 files)"
         for index in range(5)
     ]
@@ -307,12 +308,12 @@ def test_only_regular_files_below_the_folder_are_read(tmp_path: Path):
     (folder / "zero.dcm").symlink_to("/dev/zero")
     (folder / "out.dcm").symlink_to(tmp_path / "out.dcm")
     (folder / "loop").symlink_to(folder)
-    found = scan(str(folder), "patient_id")
+    found = scan(SourceRequest(str(folder)))
     assert [record.name for record in found.records] == ["good.dcm"]
     assert len(found.problems) == 1 and found.problems[0].startswith("pipe.dcm: not a regular file")
     assert found.notes == ["3 links are not followed; give files themselves"]
     (folder / "metadata.csv").write_text("image,report,who\nzero.dcm,Clear.,p\nloop/good.dcm,Clear.,p\n")
-    found = scan(str(folder), "who")
+    found = scan(SourceRequest(str(folder), patient_column="who"))
     assert "leads out of the folder" in found.problems[0] and len(found.records) == 1
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from medsd_ray.data.prepare import prepare
 from medsd_ray.data.shards import list_splits
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.operator.subject import read_runtime, read_subject
 from medsd_ray.spec.load import load_run, load_study
 from medsd_ray.spec.objects import API_VERSION, PLURALS
@@ -61,5 +62,5 @@ def test_each_example_says_how_it_is_run(folder: Path):
 )
 def test_the_examples_images_can_be_prepared(folder: str, splits: str, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("MEDSD_PSEUDONYM_KEY", "a key of the tests")
-    prepare(str(EXAMPLES / folder / "xrays"), str(tmp_path / "shards"), kind="folder", size=64, splits=splits)
+    prepare(SourceRequest(str(EXAMPLES / folder / "xrays"), size=64), str(tmp_path / "shards"), splits=splits)
     assert list_splits(str(tmp_path / "shards"))[0] == "train"

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_ray.data.labels import HARMLESS, LabelColumns
+from medsd_ray.data.labels import HARMLESS
 from medsd_ray.data.sources.folder import scan
 from medsd_ray.data.sources.image_files import open_image
 from medsd_ray.data.sources.pixels import resize, to_8bit
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample, Source
-from medsd_ray.data.sources.table import Table
+from medsd_ray.data.sources.table import read_table
 from medsd_ray.errors import InputError
 
 HEADER = ["image", "patient_id", "finding", "report"]
@@ -43,7 +44,7 @@ def test_rows_become_records(tmp_path: Path):
     )
     Image.fromarray(ramp(10, 20)).save(tmp_path / "a.png")
     Image.fromarray(ramp(10, 20)).save(tmp_path / "b.png")
-    found = scan(str(folder), "patient_id")
+    found = scan(SourceRequest(str(folder)))
     assert found.kind == "image" and found.problems == [] and found.notes == []
     assert [(r.name, r.patient, r.where) for r in found.records] == [
         ("a.png", "p1", "metadata.csv line 2: a.png"),
@@ -80,10 +81,10 @@ def test_each_bad_row_has_its_line_and_the_rest_is_kept(tmp_path: Path):
         ["", "p", "f", "t"],
         ["a", "b"],
     ]
-    found = scan(str(table(folder, *rows, *more)), "patient_id")
+    found = scan(SourceRequest(str(table(folder, *rows, *more))))
     assert [record.name for record in found.records] == ["good.png"]
     said = [
-        "already on line 2",
+        "already in metadata.csv line 2",
         "the report is empty",
         "the patient_id is empty",
         "the image is empty",
@@ -163,12 +164,11 @@ def test_resizing_keeps_the_aspect_and_smooths():
 
 def test_columns_that_identify_are_no_labels(tmp_path: Path):
     header = [*HEADER, "age", "mrn", "StudyDate"]
-    found = scan(
-        str(table(tmp_path, ["a.png", "p1", "f", "text", "50", "4711", "2020"], header=header)), "mrn"
-    )
+    folder = table(tmp_path, ["a.png", "p1", "f", "text", "50", "4711", "2020"], header=header)
+    found = scan(SourceRequest(str(folder), patient_column="mrn"))
     assert "patient_id, StudyDate;" in found.notes[0]
     Image.fromarray(ramp(8, 8)).save(tmp_path / "a.png")
-    (record,) = scan(str(tmp_path), "mrn").records
+    (record,) = scan(SourceRequest(str(tmp_path), patient_column="mrn")).records
     assert record.patient == "4711" and record.read().labels == {"finding": "f", "age": "50"}
 
 
@@ -189,7 +189,7 @@ def labelled(
     table(folder, *lines, header=["image", "patient_id", "report", *header])
     for i in range(len(rows)):
         Image.fromarray(ramp(8, 8)).save(folder / f"{i}.png")
-    return scan(str(folder), "patient_id", LabelColumns(asked, (insisted,) if insisted else ()))
+    return scan(SourceRequest(str(folder), label_columns=asked, yes_labels=(insisted,) if insisted else ()))
 
 
 def labels(found: Source) -> list[dict]:
@@ -204,7 +204,7 @@ def test_columns_become_labels_that_are_harmless_or_asked_for(tmp_path: Path):
     assert all(name in found.notes[0] for name in IDENTIFYING) and len(found.notes) == 1
     found = labelled(tmp_path, header, [row], "site", "city")
     assert set(labels(found)[0]) == set(header) - set(IDENTIFYING) | {"site", "city"}
-    with pytest.raises(InputError, match="no column 'Site' that could be a label among"):
+    with pytest.raises(InputError, match=r"no column 'Site' among .*; --label-column site$"):
         labelled(tmp_path, header, [row], "Site")
     with pytest.raises(InputError, match="no column 'patient_id' that could be a label"):
         labelled(tmp_path, header, [row], "patient_id")
@@ -258,7 +258,7 @@ def test_a_quote_that_is_not_closed_is_refused_with_its_line(tmp_path: Path, nam
     for i in range(6):
         Image.fromarray(ramp(8, 8)).save(tmp_path / f"x{i}.png")
     with pytest.raises(InputError, match=r"metadata\.csv line 4: a quote that is never closed") as caught:
-        scan(str(tmp_path), "patient_id")
+        scan(SourceRequest(str(tmp_path)))
     assert "\n" not in str(caught.value)
 
 
@@ -282,7 +282,7 @@ def test_images_that_no_row_names_are_counted(tmp_path: Path):
     for name in ("0-mask.png", "1-mask.png", "sub/more.JPG", "over.tif", ".hidden.png", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "link.png").symlink_to(tmp_path / "0.png")
-    notes = scan(str(tmp_path), "patient_id").notes
+    notes = scan(SourceRequest(str(tmp_path))).notes
     assert notes[-1] == "2 images are left out: metadata.csv has no row for them"
 
 
@@ -294,7 +294,7 @@ def test_names_of_files_are_compared_in_one_form(tmp_path: Path, form: Form, wri
     (tmp_path / folder).mkdir()
     Image.fromarray(ramp(8, 8)).save(tmp_path / folder / f"{stem}.png")
     name = written.format(*(unicodedata.normalize(other, one) for one in (folder, stem)))
-    found = scan(str(table(tmp_path, [name, "p", "f", "text"])), "patient_id")
+    found = scan(SourceRequest(str(table(tmp_path, [name, "p", "f", "text"]))))
     assert found.problems == [] and found.notes == []
     (record,) = found.records
     assert record.name == unicodedata.normalize("NFC", f"{folder}/{stem}.png")
@@ -306,15 +306,15 @@ def test_a_patient_is_one_in_any_form_of_letters(tmp_path: Path):
     for name in ("a.png", "b.png"):
         Image.fromarray(ramp(8, 8)).save(tmp_path / name)
     rows = [["a.png", "Jos\u00e9", "f", "t"], ["b.png", "Jose\u0301", "f", "t"]]
-    assert len({record.patient for record in scan(str(table(tmp_path, *rows)), "patient_id").records}) == 1
+    assert len({record.patient for record in scan(SourceRequest(str(table(tmp_path, *rows)))).records}) == 1
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
         (b"image,patient_id\n", "no column 'report' among image, patient_id"),
-        (b"image,report\n", "no column 'patient_id' .* --split-by"),
-        (b"", "no column 'image' among none"),
+        (b"image,report\n", "no column 'patient_id' .* --patient-column COLUMN for the patient, or"),
+        (b"", "no columns 'image', 'report', 'patient_id' among none"),
         (b"image,report,patient_id,report\n", "two columns named 'report'"),
         (b"image,report,patient_id\na.png,\xff\xfe,p\n", "not a CSV table in UTF-8"),
     ],
@@ -322,21 +322,21 @@ def test_a_patient_is_one_in_any_form_of_letters(tmp_path: Path):
 def test_a_table_that_is_none(tmp_path: Path, data: bytes, words: str):
     (tmp_path / "metadata.csv").write_bytes(data)
     with pytest.raises(InputError, match=words):
-        scan(str(tmp_path), "patient_id")
+        scan(SourceRequest(str(tmp_path)))
 
 
 def test_a_folder_that_is_none(tmp_path: Path):
     with pytest.raises(InputError, match="no such folder"):
-        scan(str(tmp_path / "absent"), "patient_id")
+        scan(SourceRequest(str(tmp_path / "absent")))
     with pytest.raises(InputError, match=r"no metadata\.csv"):
-        scan(str(tmp_path), "patient_id")
+        scan(SourceRequest(str(tmp_path)))
     with pytest.raises(InputError, match="local folder"):
-        scan("s3://bucket/xrays", "patient_id")
+        scan(SourceRequest("s3://bucket/xrays"))
 
 
 def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path: Path):
     (tmp_path / "metadata.csv").write_text("image,report,patient_id" + ",age" * 200_000 + "\n")
     began = time.monotonic()
     with pytest.raises(InputError, match="200003 columns; 10000 at most"):
-        Table(tmp_path, "patient_id")
+        read_table(tmp_path / "metadata.csv", tmp_path)
     assert time.monotonic() - began < 2

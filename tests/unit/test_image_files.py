@@ -16,6 +16,7 @@ from medsd_ray.data.sources.folder import scan
 from medsd_ray.data.sources.image_files import open_image
 from medsd_ray.data.sources.jpeg import has_all_of_its_image, jpeg_size
 from medsd_ray.data.sources.pixels import Levels
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.inputs import decode, read_inputs, read_real
@@ -163,7 +164,7 @@ def test_a_file_of_several_pages_is_said(tmp_path: Path):
     (tmp_path / "metadata.csv").write_text("image,report,patient_id\na.tif,Clear.,p\n")
     taken = {}
     for frames in ("first", "middle", "all"):
-        records = scan(str(tmp_path), "patient_id", frames=frames).records
+        records = scan(SourceRequest(str(tmp_path), frames=frames)).records
         taken[frames] = [(r.name, r.patient, int(np.max(np.asarray(r.read().image)))) for r in records]
     each = [(f"a.tif#{k + 1}", "p", int(pages[k].max())) for k in range(3)]
     assert taken == {"first": each[:1], "middle": each[1:2], "all": each}
@@ -224,7 +225,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path):
     (folder / "metadata.csv").write_text(
         "image,report,patient_id\n" + "".join(f"{name},Clear.,p\n" for name in names)
     )
-    found = scan(str(folder), "patient_id")
+    found = scan(SourceRequest(str(folder)))
     assert [record.name for record in found.records] == ["good.png", "inside.png"]
     words = ["not a regular file", "leads out", "not the name of a file", "leads out"]
     for line, said, problem in zip(range(3, 7), words, found.problems, strict=True):
@@ -232,7 +233,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path):
     (folder / "metadata.csv").unlink()
     os.mkfifo(folder / "metadata.csv")
     with pytest.raises(InputError, match="not a regular file"):
-        scan(str(folder), "patient_id")
+        scan(SourceRequest(str(folder)))
 
 
 def test_percentiles_of_levels_are_those_of_the_pixels():

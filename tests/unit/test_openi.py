@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from medsd_ray.data.free_text import signs_of_identity
-from medsd_ray.data.labels import LabelColumns
 from medsd_ray.data.shards import iter_samples, read_index
 from medsd_ray.data.sources.openi import clean, parse, scan
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
 
@@ -123,19 +123,32 @@ def reports(tmp_path: Path) -> Path:
 
 
 def test_text_alone(reports: Path):
-    found = scan(str(reports), None)
+    found = scan(SourceRequest(str(reports)))
     assert found.kind == "text"
     assert [record.patient for record in found.records] == ["CXR1", "CXR2", "CXR3"]
     content = found.records[0].read()
     assert (content.image, content.labels) == (None, {})
     assert found.kind == "text"
-    content = scan(str(reports), None, LabelColumns(("mesh",))).records[0].read()
+    content = scan(SourceRequest(str(reports), label_columns=("mesh",))).records[0].read()
     assert content.labels == {"mesh": "Cardiomegaly/mild; Aorta"}
     with pytest.raises(InputError, match="no column 'finding' that could be a label among mesh"):
-        scan(str(reports), None, LabelColumns(("finding",)))
+        scan(SourceRequest(str(reports), label_columns=("finding",)))
     assert [problem.split(":")[0] for problem in found.problems] == ["5.xml", "6.xml"]
     assert found.notes[0] == "left out of the labels: mesh; ask for it with --label-column mesh"
     assert found.notes[1:] == ["1 reports are left out: all their sections are empty"]
+
+
+def test_captions_of_a_template_are_made_of_sections(reports: Path):
+    found = scan(SourceRequest(str(reports), caption="A chest X-ray. {impression}. MeSH: {mesh}."))
+    assert [record.read().caption for record in found.records] == [
+        "A chest X-ray. Large heart. MeSH: Cardiomegaly/mild; Aorta.",
+        "A chest X-ray. Clear. MeSH: normal.",
+        "A chest X-ray. MeSH: normal.",
+        "A chest X-ray. MeSH: normal.",
+    ]
+    assert "2 captions go without '{impression}.': a field of it is empty" in found.notes
+    with pytest.raises(InputError, match=r"no field \{Findings\} among .*; do you mean \{findings\}"):
+        scan(SourceRequest(str(reports), caption="{Findings}"))
 
 
 def test_one_sample_for_each_image(reports: Path, tmp_path: Path):
@@ -143,7 +156,7 @@ def test_one_sample_for_each_image(reports: Path, tmp_path: Path):
     images.mkdir()
     for name in ("CXR1_a.png", "CXR1_b.jpg", "other.png"):
         Image.fromarray(np.full((16, 16), 90, np.uint8)).save(images / name)
-    found = scan(str(reports), str(images))
+    found = scan(SourceRequest(str(reports), images=str(images)))
     assert found.kind == "image"
     assert [(record.name, record.patient) for record in found.records] == [
         ("CXR1/CXR1_a", "CXR1"),
@@ -155,7 +168,7 @@ def test_one_sample_for_each_image(reports: Path, tmp_path: Path):
     assert "1 reports are left out: they name no image" in found.notes
     assert "1 images are left out: no report names them" in found.notes
     with pytest.raises(InputError, match="no such folder"):
-        scan(str(reports), str(tmp_path / "absent"))
+        scan(SourceRequest(str(reports), images=str(tmp_path / "absent")))
 
 
 def test_only_regular_files_below_the_folders_are_read(reports: Path, tmp_path: Path):
@@ -166,7 +179,7 @@ def test_only_regular_files_below_the_folders_are_read(reports: Path, tmp_path: 
     (reports / "circle.xml").symlink_to(reports / "circle.xml")
     (reports / "loop").symlink_to(reports)
     os.mkfifo(images / "CXR1_a.png")
-    found = scan(str(reports), str(images))
+    found = scan(SourceRequest(str(reports), images=str(images)))
     said = dict(problem.split(": ", 1) for problem in found.problems if ".xml: no " not in problem)
     assert "not a regular file" in said["pipe.xml"] and "leads out" in said["zero.xml"]
     assert "not the name of a file" in said["circle.xml"] and not found.records
@@ -176,7 +189,7 @@ def test_the_published_reports(test_data: Path, tmp_path: Path, monkeypatch: pyt
     from medsd_ray.data.prepare import prepare
 
     monkeypatch.setenv("MEDSD_PSEUDONYM_KEY", "a key for this test")
-    prepare(str(test_data / "iu-reports"), str(tmp_path), kind="openi", size=256, label_columns=["mesh"])
+    prepare(SourceRequest(str(test_data / "iu-reports"), "openi", label_columns=("mesh",)), str(tmp_path))
     files = len(list((test_data / "iu-reports").glob("*.xml")))
     samples = [
         sample for split in ("train", "validation", "test") for sample in iter_samples(str(tmp_path), split)

@@ -17,6 +17,7 @@ from medsd_ray.data.prepare import parse_bytes, prepare
 from medsd_ray.data.pseudonyms import KEY_VARIABLE, key_file
 from medsd_ray.data.shards import SPLITS, Sample, ShardWriter, iter_samples, list_splits
 from medsd_ray.data.sources.pixels import ONE_VALUE
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.errors import InputError
 
 HEADER = ["image", "patient_id", "finding", "report"]
@@ -58,7 +59,11 @@ def source(tmp_path: Path) -> Path:
 
 
 def make(source: object, dest: Path, **more) -> None:
-    prepare(str(source), str(dest), **{"kind": "folder", "size": 16, "shard_size": "20KiB", **more})
+    """Shards of 20 KiB with images of 16 pixels, where `more` does not say other."""
+    of_shards = {name: more.pop(name) for name in ("shard_size", "splits", "skip_bad") if name in more}
+    prepare(
+        SourceRequest(str(source), **{"size": 16, **more}), str(dest), **{"shard_size": "20KiB", **of_shards}
+    )
 
 
 def samples(dest: Path) -> dict[str, list[Sample]]:
@@ -268,9 +273,9 @@ def test_phantoms_need_no_key_and_keep_their_masks(tmp_path: Path, monkeypatch: 
         ({"shard_size": "many"}, "--shard-size 'many'"),
         ({"shard_size": "0"}, "--shard-size '0'"),
         ({"splits": "0.5,0.5"}, "--splits '0.5,0.5'"),
-        ({"images": "somewhere"}, "--images is for --kind openi"),
+        ({"images": "somewhere"}, "there is no such folder"),
         ({"kind": "phantom"}, "--kind phantom give how many"),
-        ({"split_by": "who"}, "no column 'who'"),
+        ({"patient_column": "who"}, "no column 'who'"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(
@@ -350,7 +355,10 @@ def test_a_limit_of_bad_samples_that_is_none(source: Path, tmp_path: Path, text:
         ({"shard_size": "17GiB"}, "at most 16GiB"),
         ({"kind": "phantom", "source": "1" + "0" * 12}, "at most 1,000,000"),
         ({"kind": "phantom", "source": "9" * 5000}, "at most 1,000,000"),
-        ({"kind": "phantom", "source": "5", "frames": "all"}, "--frames is for --kind folder or dicom"),
+        (
+            {"kind": "phantom", "source": "5", "frames": "all"},
+            "--kind phantom does not take it",
+        ),
     ],
 )
 def test_sizes_from_outside_have_bounds(source: Path, tmp_path: Path, more: dict, words: str):

@@ -8,14 +8,15 @@ any of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import re
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from medsd_ray.data.labels import LabelColumns
+from medsd_ray.data.labels import as_label
+from medsd_ray.data.sources.columns import Columns
 from medsd_ray.data.sources.dicom_files import (
     count_links,
     dicom_files,
@@ -25,20 +26,13 @@ from medsd_ray.data.sources.dicom_files import (
     read_header,
     text,
 )
-from medsd_ray.data.sources.folder import existing_folder, unnamed
-from medsd_ray.data.sources.frames import Frames, chosen, named
+from medsd_ray.data.sources.files import ImageFile, NamedFiles, Shown, existing_folder, left_out
+from medsd_ray.data.sources.frames import Frames, chosen
 from medsd_ray.data.sources.regular import check_file
-from medsd_ray.data.sources.source import BadSample, Content, Record, Source, stamp
-from medsd_ray.data.sources.table import (
-    TABLE,
-    LabelledRows,
-    NamedFiles,
-    Row,
-    Table,
-    names_in,
-    normal_name,
-    read_rows,
-)
+from medsd_ray.data.sources.request import SourceRequest
+from medsd_ray.data.sources.rows import source_of_rows
+from medsd_ray.data.sources.source import BadSample, Source
+from medsd_ray.data.sources.table import TABLE, Row, Table, normal_name, read_table
 from medsd_ray.errors import InputError
 
 # The fields that go into labels, each with the codes that do (PS3.3 C.7.3.1.1.1, C.8.11.7.1, PS3.16 annex L);
@@ -56,6 +50,16 @@ ALLOWED = {
 }  # fmt: skip
 
 
+FIELDS = ("age", "sex", "view", "body_part", "modality")
+"""What a caption's template may name of a header."""
+_AGE = "PatientAge"
+_OF_TABLES = {
+    "image_column": "--image-column",
+    "caption_column": "--caption-column",
+    "label_columns": "--label-column",
+    "yes_labels": "--yes-label",
+}
+"""Options that name columns of metadata.csv alone."""
 _IMAGE_FIELDS = ["Rows", "Columns", "NumberOfFrames", "BurnedInAnnotation"]
 _SUBSTITUTES = ["StudyInstanceUID", "PatientName", "OtherPatientIDs", "AccessionNumber", "StudyID"]
 """What may stand for a patient where the tag that should is empty. Their values are counted, never shown."""
@@ -98,145 +102,107 @@ class NamelessError(BadSample):
         self.others = others
 
 
-def scan(
-    source: str, split_by: str, asked: LabelColumns = LabelColumns(), frames: Frames | None = None
-) -> Source:
+def scan(request: SourceRequest) -> Source:
     """The DICOM images below SOURCE, from their headers; pixels are read later.
 
-    Args:
-        source: A local folder.
-        split_by: The keyword of the tag that names the patient (`patient_id` means PatientID), or a column of
-            metadata.csv.
-        asked: The columns of metadata.csv that are asked for as labels.
-        frames: Which frames to take of a file that has several; such a file is refused where it is None.
+    The patient's column may be the keyword of a tag; by default it is PatientID. A metadata.csv, where there
+    is one, decides which files are taken.
 
     Raises:
-        InputError: There is no such folder, keyword or column, or a column cannot be a label.
+        InputError: There is no such folder, keyword or column, or a column cannot be what it is asked for.
     """
-    folder = existing_folder(source)
-    keyword = "PatientID" if split_by == "patient_id" else split_by
-    found, nameless = Source("image"), []
-    make = partial(_records, folder, frames)
-    if (folder / TABLE).exists():
-        known = tag_for_keyword(keyword) is not None
-        rows = read_rows(Table(folder, None if known else split_by), asked)
-        _scan_table(found, nameless, folder, rows, partial(make, keyword if known else None))
-    elif asked != LabelColumns():
-        raise InputError(f"{folder}: no {TABLE} here, whose columns --label-column and --yes-label name")
-    elif tag_for_keyword(keyword) is None:
-        raise InputError(f"--split-by {split_by!r} is no DICOM keyword; name one, such as PatientID")
-    else:
-        for path in dicom_files(folder):
-            name = normal_name(path.relative_to(folder).as_posix())
-            _add(found, nameless, name, partial(make, keyword, path, name, None, {}))
-        if links := count_links(folder):
-            found.notes.append(f"{links} links are not followed; give files themselves")
-    _propose(found, nameless)
+    folder = existing_folder(request.source)
+    listed = (folder / TABLE).exists()
+    columns = Columns(patient="PatientID").as_asked(request)
+    if columns.patient == "patient_id":
+        columns = replace(columns, patient="PatientID")
+    keyword = columns.patient if columns.patient and tag_for_keyword(columns.patient) is not None else None
+    if not listed and (asked := [option for field, option in _OF_TABLES.items() if getattr(request, field)]):
+        raise InputError(f"{folder}: no {TABLE} here, whose columns {' and '.join(asked)} name")
+    if not listed and columns.patient and not keyword:
+        raise InputError(
+            f"--patient-column {columns.patient!r} is no DICOM keyword; name one, such as PatientID"
+        )
+    images = DicomImages(folder, keyword, request.frames, captions=not listed)
+    found = source_of_rows(read_table(folder / TABLE, folder) if listed else images.table(), images, columns)
+    found.split_by = columns.patient and (request.patient_column or "patient_id")
+    hint = images.proposed()
+    found.problems = [
+        line + hint if line.endswith(f": has no {keyword}") else line for line in found.problems
+    ]
+    if not listed and (links := count_links(folder)):
+        found.notes.append(f"{links} links are not followed; give files themselves")
     return found
 
 
-def _scan_table(
-    found: Source,
-    nameless: list[tuple[int, NamelessError]],
-    folder: Path,
-    rows: LabelledRows,
-    make: Callable[[Path, str, Row, dict[str, str]], list[Record]],
-) -> None:
-    """As the table lists them; a file that it does not name is left out."""
-    files, lines = NamedFiles(folder), {}
-    found.notes += rows.notes
-    for row in rows.rows:
-        if isinstance(row, str):
-            found.problems.append(row)
-            continue
-        name = normal_name(row.image)
-        if (first := lines.setdefault(name, row.line)) != row.line:
-            found.problems.append(f"{row.where}: already on line {first}; keep one of them")
-            continue
-        of_row = rows.labels(row)
-        _add(
-            found,
-            nameless,
-            row.where,
-            lambda row=row, name=name, of_row=of_row: make(files.find(name), name, row, of_row),
-        )
-    if left := unnamed(map(files.relative, dicom_files(folder)), names_in(rows.rows)):
-        found.notes.append(f"{left} DICOM files are left out: {TABLE} has no row for them")
+class DicomImages:
+    """DICOM files below a folder, as `files.Images`, with what their headers say."""
 
+    def __init__(self, folder: Path, keyword: str | None, frames: Frames | None, captions: bool):
+        """`keyword`: the tag that names the patient, or None; `captions`: whether a caption is made of the
+        header.
+        """
+        self.files, self.keyword, self.captions = NamedFiles(folder), keyword, captions
+        self.frames: Frames | None = frames
+        self.fields = [*FIELDS, *([keyword] if keyword else []), *(["report"] if captions else [])]
+        self.nameless: list[NamelessError] = []
+        self._paths: dict[str, Path] = {}
 
-def _add(
-    found: Source,
-    nameless: list[tuple[int, NamelessError]],
-    where: str,
-    make: Callable[[], list[Record]],
-) -> None:
-    """Adds what `make` makes, or a line of what is wrong; `nameless` has the places of those lines that
-    `_propose` completes.
-    """
-    try:
-        found.records += make()
-    except BadSample as error:
-        if isinstance(error, NamelessError):
-            nameless.append((len(found.problems), error))
-        found.problems.append(f"{where}: {error}")
+    def table(self) -> Table:
+        """A row for each DICOM file, which names it alone."""
+        folder = self.files.folder
+        self._paths = {self.files.relative(path): path for path in dicom_files(folder)}
+        return Table(folder.name, str(folder), ["image"], [Row("", {"image": name}) for name in self._paths])
 
+    def find(self, name: str) -> ImageFile:
+        """See `files.Images`. Raises NamelessError where the header does not name the patient."""
+        path = self._paths[name] if name in self._paths else self.files.find(name)
+        check_file(self.files.folder, path)
+        keywords = [*_IMAGE_FIELDS, *ALLOWED, _AGE, *_SUBSTITUTES, *([self.keyword] if self.keyword else [])]
+        data = read_header(path, keywords)
+        image_size(data)
+        count = frame_count(data)
+        taken = chosen(count, self.frames)
+        labels, values = allowed_fields(data), template_fields(data)
+        if self.keyword:
+            values[self.keyword] = self._patient(data, self.keyword)
+        if self.captions:
+            values["report"] = caption(labels)
+        labels |= {_AGE: values["age"]} if values["age"] else {}
+        burned = text(data, "BurnedInAnnotation").upper() == "YES"
+        warnings = ("burned-in text (BurnedInAnnotation is YES)",) if burned else ()
 
-def _propose(found: Source, nameless: list[tuple[int, NamelessError]]) -> None:
-    """Says what else could name the patients of files that do not: the tags that most of them have, and how
-    many values each has.
-    """
-    values = {
-        keyword: [error.others[keyword] for _, error in nameless if keyword in error.others]
-        for keyword in _SUBSTITUTES
-    }
-    most = sorted((keyword for keyword in values if values[keyword]), key=lambda one: -len(values[one]))
-    said = [
-        f"{keyword} ({len(set(values[keyword]))} values in {len(values[keyword])} of {len(nameless)} files)"
-        for keyword in most[:PROPOSED]
-    ]
-    hint = f", such as {' or '.join(said)}" if said else ""
-    for place, _ in nameless:
-        found.problems[place] += f"; name another tag with --split-by{hint}"
+        def read(number: int) -> Shown:
+            shown = read_frame(path, number)
+            return shown.image, shown.oddities
 
+        return ImageFile(normal_name(name), path.stat().st_size, read, taken, count, values, labels, warnings)
 
-def _records(
-    folder: Path,
-    frames: Frames | None,
-    keyword: str | None,
-    path: Path,
-    name: str,
-    row: Row | None,
-    of_row: dict[str, str],
-) -> list[Record]:
-    """A record for each frame that is taken: identity and checks from the header; `of_row` are the row's
-    labels.
-    """
-    check_file(folder, path)
-    data = read_header(path, [*_IMAGE_FIELDS, *ALLOWED, *_SUBSTITUTES, *([keyword] if keyword else [])])
-    image_size(data)
-    count = frame_count(data)
-    taken = chosen(count, frames)
-    patient = text(data, keyword) if keyword else row.patient if row else ""
-    if not patient:
-        assert keyword is not None  # a row without a patient is no row
-        others = {one: value for one in _SUBSTITUTES if one != keyword and (value := text(data, one))}
-        raise NamelessError(keyword, others)
-    labels = of_row | allowed_fields(data)
-    report = row.report if row else caption(labels)
-    burned = text(data, "BurnedInAnnotation").upper() == "YES"
-    warnings = ("burned-in text (BurnedInAnnotation is YES)",) if burned else ()
-    mark = stamp(path.stat().st_size, report, labels, *([list(taken)] if count > 1 else []))
-    where = row.where if row else name
-    return [
-        Record(
-            named(name, n, count),
-            patient,
-            where if count == 1 else f"{where}, frame {n + 1}",
-            mark,
-            partial(_read, path, n, report, labels, warnings),
-        )
-        for n in taken
-    ]
+    def left_out(self, table: str, named: set[str]) -> str | None:
+        """See `files.Images`."""
+        return left_out("DICOM files", table, map(self.files.relative, dicom_files(self.files.folder)), named)
+
+    def _patient(self, data: Dataset, keyword: str) -> str:
+        if not (patient := text(data, keyword)):
+            others = {one: value for one in _SUBSTITUTES if one != keyword and (value := text(data, one))}
+            self.nameless.append(NamelessError(keyword, others))
+            raise self.nameless[-1]
+        return patient
+
+    def proposed(self) -> str:
+        """What else could name the patients of files that do not: the tags that most of them have, and how
+        many values each has.
+        """
+        values = {
+            keyword: [error.others[keyword] for error in self.nameless if keyword in error.others]
+            for keyword in _SUBSTITUTES
+        }
+        most = sorted((keyword for keyword in values if values[keyword]), key=lambda one: -len(values[one]))
+        said = [
+            f"{one} ({len(set(values[one]))} values in {len(values[one])} of {len(self.nameless)} files)"
+            for one in most[:PROPOSED]
+        ]
+        return "; name another tag with --patient-column" + (f", such as {' or '.join(said)}" if said else "")
 
 
 def allowed_fields(data: Dataset) -> dict[str, str]:
@@ -245,16 +211,37 @@ def allowed_fields(data: Dataset) -> dict[str, str]:
     return {keyword: value for keyword, value in values.items() if value in ALLOWED[keyword]}
 
 
+def template_fields(data: Dataset) -> dict[str, str]:
+    """What a caption's template may name beside columns: FIELDS, each '' where the header does not say it.
+
+    The age is in whole years (PS3.5 6.2, AS), the sex a word; the view, body part and modality are words as
+    in a caption.
+    """
+    codes = allowed_fields(data)
+    view, part = codes.get("ViewPosition", ""), codes.get("BodyPartExamined", "")
+    age = re.fullmatch(r"(\d{3})([DWMY])", text(data, _AGE).upper())
+    years = int(age[1]) // {"D": 365, "W": 52, "M": 12, "Y": 1}[age[2]] if age else None
+    return {
+        "age": "" if years is None else as_label("age", str(years)),
+        "sex": {"M": "male", "F": "female"}.get(codes.get("PatientSex", ""), ""),
+        "view": _VIEWS.get(view, "") or view,
+        "body_part": _PARTS.get(part, part.lower()),
+        "modality": _modality(codes),
+    }
+
+
 def caption(fields: dict[str, str]) -> str:
     """Such as 'a frontal chest x-ray', from allowed fields alone."""
-    modality = fields.get("Modality", "")
-    name = _NAMES.get(modality) or ("x-ray" if modality in _X_RAY else "medical image")
     part = fields.get("BodyPartExamined", "")
-    words = [_VIEWS.get(fields.get("ViewPosition", ""), ""), _PARTS.get(part, part.lower()), name]
+    words = [
+        _VIEWS.get(fields.get("ViewPosition", ""), ""),
+        _PARTS.get(part, part.lower()),
+        _modality(fields),
+    ]
     text = " ".join(word for word in words if word)
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 
-def _read(path: Path, frame: int, report: str, labels: dict[str, str], warnings: tuple[str, ...]) -> Content:
-    shown = read_frame(path, frame)
-    return Content(shown.image, report, labels, warnings=warnings, oddities=shown.oddities)
+def _modality(fields: dict[str, str]) -> str:
+    modality = fields.get("Modality", "")
+    return _NAMES.get(modality) or ("x-ray" if modality in _X_RAY else "medical image")

@@ -5,6 +5,7 @@ its images.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,11 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from medsd_ray.data.labels import LabelColumns, labels_of
-from medsd_ray.data.sources.folder import existing_folder
+from medsd_ray.data.sources.captions import CaptionTemplate, left_out_sentences
+from medsd_ray.data.sources.files import existing_folder
 from medsd_ray.data.sources.image_files import open_image
 from medsd_ray.data.sources.regular import check_file
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample, Content, Record, Source, stamp
 from medsd_ray.data.sources.table import normal_name
 
@@ -38,6 +41,11 @@ class Report:
     sections: dict[str, str]
     mesh: str
     images: tuple[str, ...]
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What a caption's template may name: the sections and `mesh`."""
+        return self.sections | {"mesh": self.mesh}
 
     @property
     def caption(self) -> str:
@@ -103,38 +111,41 @@ def _tree(data: bytes) -> Element:
     return builder.close()
 
 
-def scan(source: str, images: str | None, asked: LabelColumns = LabelColumns()) -> Source:
-    """The reports below SOURCE; images are read later.
+def scan(request: SourceRequest) -> Source:
+    """The reports below SOURCE, one in each XML file; images are read later.
 
-    Args:
-        source: A local folder with a report in each XML file.
-        images: A local folder of their images: one sample for each image of a report. Where it is None, one
-            sample of text for each report.
-        asked: What is asked for as a label of a report's fields, of which `mesh` can be one: its major terms
-            of MeSH.
+    With `images`, a folder, there is one sample for each image of a report, else one of text for each report.
+    A label may be `mesh`, a report's major terms of MeSH; a caption's template has that and the sections.
 
     Raises:
-        InputError: One of the folders is absent, or what is asked for cannot be a label.
+        InputError: One of the folders is absent, or what is asked for cannot be a label or a caption's field.
     """
-    folder = existing_folder(source)
-    files = _image_files(existing_folder(images)) if images is not None else None
-    found = Source("text" if files is None else "image")
+    folder = existing_folder(request.source)
+    template = None if request.caption is None else CaptionTemplate.parse(request.caption)
+    if template:
+        template.check((*SECTIONS, "mesh"), (), request.source)
+    files = _image_files(existing_folder(request.images)) if request.images is not None else None
+    found, unsaid = Source("text" if files is None else "image"), Counter[str]()
     without_text, without_image = 0, 0
     reports = _reports(folder, found)
-    columns, notes = _label_columns(reports, asked, source)
+    columns, notes = _label_columns(reports, request.labels, request.source)
     found.notes += notes
     for where, report in reports.items():
         labels = labels_of({"mesh": report.mesh} if report.mesh else {}, columns)
-        if not report.caption:
+        caption, left_out = template.fill(report.fields) if template else (report.caption, [])
+        unsaid.update(left_out)
+        if not caption:
             without_text += 1
         elif files is None:
-            found.records.append(_record(report, report.patient, where, None, labels))
+            found.records.append(_record(report, report.patient, where, None, caption, labels))
         elif not report.images:
             without_image += 1
         else:
-            _add_images(found, report, where, files, labels)
+            _add_images(found, report, where, files, caption, labels)
+    found.notes += left_out_sentences(unsaid)
     if without_text:
-        found.notes.append(f"{without_text} reports are left out: all their sections are empty")
+        of = "all sentences of their caption" if template else "all their sections"
+        found.notes.append(f"{without_text} reports are left out: {of} are empty")
     if without_image:
         found.notes.append(f"{without_image} reports are left out: they name no image")
     if files and (left := len(files.keys() - {name for one in reports.values() for name in one.images})):
@@ -189,22 +200,26 @@ def _image_files(folder: Path) -> dict[str, Path]:
 
 
 def _add_images(
-    found: Source, report: Report, where: str, files: dict[str, Path], labels: dict[str, str]
+    found: Source,
+    report: Report,
+    where: str,
+    files: dict[str, Path],
+    caption: str,
+    labels: dict[str, str],
 ) -> None:
     for name in dict.fromkeys(report.images):
         if name in files:
-            found.records.append(
-                _record(
-                    report, f"{report.patient}/{name}", f"{where}: {files[name].name}", files[name], labels
-                )
-            )
+            at, image = f"{where}: {files[name].name}", files[name]
+            found.records.append(_record(report, f"{report.patient}/{name}", at, image, caption, labels))
         else:
             found.problems.append(f"{where}: no {name}.png or .jpg in the image folder; add it")
 
 
-def _record(report: Report, name: str, where: str, image: Path | None, labels: dict[str, str]) -> Record:
-    mark = stamp(image.stat().st_size if image else 0, report.caption, labels)
-    return Record(name, report.patient, where, mark, partial(_read, image, report.caption, labels))
+def _record(
+    report: Report, name: str, where: str, image: Path | None, caption: str, labels: dict[str, str]
+) -> Record:
+    mark = stamp(image.stat().st_size if image else 0, caption, labels)
+    return Record(name, report.patient, where, mark, partial(_read, image, caption, labels))
 
 
 def _read(image: Path | None, caption: str, labels: dict[str, str]) -> Content:

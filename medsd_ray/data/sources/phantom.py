@@ -17,6 +17,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from medsd_ray.data.shards import Sample
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import Content, Record, Source
 from medsd_ray.errors import InputError
 
@@ -28,17 +29,13 @@ MOST = 1_000_000
 """Phantoms in one data set."""
 
 
-def scan(source: str, size: int, seed: int) -> Source:
-    """The first phantoms of a seed as a source; they are drawn when they are read.
-
-    Args:
-        source: How many, in decimal digits.
-        size: Height and width in pixels.
-        seed: Of the drawings.
+def scan(request: SourceRequest) -> Source:
+    """The first phantoms of a seed as a source, as many as SOURCE says; they are drawn when they are read.
 
     Raises:
-        InputError: `source` is no number from 1 to MOST.
+        InputError: SOURCE is no number from 1 to MOST, in decimal digits.
     """
+    source, seed, size = request.source, request.seed, request.size
     if not source.isdecimal() or len(source) > len(str(MOST)) or not 0 < int(source) <= MOST:
         raise InputError(
             f"SOURCE {source[:40]!r}: for --kind phantom give how many to draw, such as 2000; at most "

@@ -69,6 +69,8 @@ class Source:
     """A line for each sample that cannot be used."""
     notes: list[str] = field(default_factory=list)
     """What the user should know; nothing is wrong."""
+    split_by: str | None = None
+    """The column or keyword of a tag that names the patients; None where none does."""
     public: bool = False
     """Whether names and patients identify no one: they are kept as they are."""
 

@@ -1,0 +1,118 @@
+"""What the columns of a table mean, and which of those that are asked for are not there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from medsd_ray.data.labels import LabelColumns
+from medsd_ray.data.sources.captions import CaptionTemplate
+from medsd_ray.data.sources.near_names import near_name
+from medsd_ray.data.sources.request import SourceRequest
+from medsd_ray.errors import InputError
+
+_OTHER_WORDS = {
+    "--image-column": ("path", "image_path", "file", "file_name", "filename", "image_id", "image_index"),
+    "--caption-column": ("caption", "text", "impression", "findings", "description", "prompt"),
+    "--patient-column": ("patient", "subject_id", "subject", "mrn", "case_id", "group_id", "person_id"),
+}
+"""Option -> other names that its column often has."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a table mean. The defaults are those of a metadata.csv; a layout has its own."""
+
+    image: str = "image"
+    """Names the image of a row."""
+    caption: str | CaptionTemplate = "report"
+    """The column with the caption, or how captions are made of columns."""
+    patient: str | None = "patient_id"
+    """Names the patient; None where `patient_regex` finds it."""
+    patient_regex: re.Pattern[str] | None = None
+    """Takes the patient from the image's name: its first group, else all that it matches."""
+    yes_split: bool = False
+    """Whether patients are believed in that do not look like patients."""
+    labels: LabelColumns = field(default_factory=LabelColumns)
+    """What is asked for as a label, beside the harmless columns."""
+
+    def as_asked(self, request: SourceRequest) -> Columns:
+        """The same, with what the request names in the place of these. Raises InputError where it names the
+        same thing twice.
+        """
+        if request.caption is not None and request.caption_column is not None:
+            raise InputError("--caption and --caption-column both say what the caption is; give one of them")
+        if request.patient_regex is not None and request.patient_column is not None:
+            raise InputError(
+                "--patient-regex and --patient-column both say who the patient is; give one of them"
+            )
+        columns = replace(
+            self,
+            image=request.image_column or self.image,
+            caption=request.caption_column or self.caption,
+            yes_split=request.yes_split,
+            labels=LabelColumns(
+                (*self.labels.asked, *request.label_columns), (*self.labels.insisted, *request.yes_labels)
+            ),
+        )
+        if request.caption is not None:
+            columns = replace(columns, caption=CaptionTemplate.parse(request.caption))
+        if request.patient_column is not None:
+            columns = replace(columns, patient=request.patient_column, patient_regex=None)
+        if request.patient_regex is not None:
+            columns = replace(columns, patient=None, patient_regex=_regex(request.patient_regex))
+        return columns
+
+    def check(self, names: Collection[str], where: str) -> None:
+        """Raises InputError, in one line for all, where columns are not among `names`."""
+        wanted = [("--image-column", self.image), ("--patient-column", self.patient)]
+        if isinstance(self.caption, str):
+            wanted.insert(1, ("--caption-column", self.caption))
+        wanted += [("--label-column", name) for name in self.labels.asked]
+        wanted += [("--yes-label", name) for name in self.labels.insisted]
+        absent = [(option, name) for option, name in wanted if name is not None and name not in names]
+        if absent:
+            said = ", ".join(dict.fromkeys(repr(name) for _, name in absent))
+            mends = "; ".join(_mend(option, name, names) for option, name in absent)
+            there = ", ".join(names) or "none"
+            raise InputError(f"{where}: no column{'s' * (len(absent) > 1)} {said} among {there}; {mends}")
+        if isinstance(self.caption, CaptionTemplate):
+            self.caption.check(names, {self.image, self.patient} - {None}, where)  # pyright: ignore
+
+    @property
+    def taken(self) -> set[str | None]:
+        """The columns that have a meaning, so that they are no labels."""
+        return {self.image, self.patient, self.caption if isinstance(self.caption, str) else None}
+
+    def patient_in(self, name: str) -> str | None:
+        """The patient that an image's name tells, by `patient_regex`; None where it does not match."""
+        match = self.patient_regex.search(name) if self.patient_regex else None
+        return match and (match[1] if match.re.groups else match[0])
+
+
+def _regex(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise InputError(
+            f"--patient-regex {text[:60]!r}: not a regular expression ({error}); mend it"
+        ) from error
+
+
+def _mend(option: str, name: str, names: Collection[str]) -> str:
+    """How to name the column that is not there."""
+    near = near_name(name, names, _OTHER_WORDS.get(option, ()))
+    mend = f"{option} {_quoted(near)}" if near else f"{option} COLUMN"
+    if option == "--caption-column":
+        return f"{mend} or --caption TEMPLATE, such as '{{view}} chest X-ray', for the caption"
+    if option == "--patient-column":
+        return (
+            f"{mend} for the patient, or --patient-regex REGEX to take it from the image's path, or, where "
+            "each image is another patient's, --patient-column with the images' column and --yes-split"
+        )
+    return mend
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[\w./-]+", name) else f"'{name}'"
