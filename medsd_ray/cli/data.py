@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medsd_ray.cli.options import ModelOption, Precision, UseGpu, seed_option
+from medsd_ray.cli.options import CompileModel, ModelOption, Precision, UseGpu, seed_option
 
 SourceKind = Literal["folder", "dicom", "openi", "phantom"]
 FramesTaken = Literal["first", "middle", "all"]
@@ -110,6 +110,7 @@ def encode(
     num_workers: Annotated[int, typer.Option(help="Ray workers")] = 1,
     use_gpu: UseGpu = None,
     precision: Precision = None,
+    compile: CompileModel = None,
 ) -> None:
     """Encode image shards with a model's VAE and text encoder into latent shards, over Ray workers.
 
@@ -126,4 +127,5 @@ def encode(
         num_workers=num_workers,
         use_gpu=use_gpu,
         precision=precision,
+        compile=compile,
     )

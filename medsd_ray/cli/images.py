@@ -9,6 +9,7 @@ import typer
 
 from medsd_ray.cli.options import (
     ClassifierLabel,
+    CompileModel,
     GuidanceScale,
     ModelArgument,
     Precision,
@@ -48,6 +49,7 @@ def generate(
     num_workers: Annotated[int, typer.Option(help="Ray workers; does not change the images")] = 1,
     use_gpu: UseGpu = None,
     precision: Precision = None,
+    compile: CompileModel = None,
 ) -> None:
     """Make images from prompts.
 
@@ -68,6 +70,7 @@ def generate(
         num_workers=num_workers,
         use_gpu=use_gpu,
         precision=precision,
+        compile=compile,
     )
 
 

@@ -52,6 +52,12 @@ UseGpu = Annotated[
 Precision = Annotated[
     str | None, typer.Option(help="fp32, bf16 or fp16; bf16 on a GPU and fp32 on a CPU where absent")
 ]
+CompileModel = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile", help="torch.compile; where absent, on a GPU if there are enough images"
+    ),
+]
 
 RealImages = Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")]
 GeneratedImages = Annotated[str, typer.Option(help="Folder that generate wrote")]

@@ -30,6 +30,7 @@ from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sampling import image_size, sample_images
 from medsd_ray.gpus import use_gpus
 from medsd_ray.models.components import Components
+from medsd_ray.models.inference import Inference
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.spec.images import NUM_INSERTED, SEED, Sampling
@@ -134,7 +135,7 @@ def insert(
         say(f"{out}: complete, nothing to do\n{summary(known)}")
         return known
     components = load_components(model)
-    components.for_inference(use_gpus(use_gpu, 1))
+    components.for_inference(Inference(use_gpus(use_gpu, 1)))
     size = image_size(components)
     splits = read_real(real, label, size)
     region = _region(components, method, mask, real, prompt, size)

@@ -34,9 +34,9 @@ from medsd_ray.data.shards import (
 from medsd_ray.errors import InputError
 from medsd_ray.gpus import use_gpus
 from medsd_ray.models.components import Components
+from medsd_ray.models.inference import Inference, inference_settings
 from medsd_ray.models.load import load_components
 from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
-from medsd_ray.models.precision import inference_precision
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.models.tokens import (
     LongCaptions,
@@ -55,6 +55,8 @@ from medsd_ray.storage.outputs import Complete, Foreign, New, claim
 
 NOTES = ".progress"
 PLAN = f"{NOTES}/plan.json"
+COMPILE_FROM = 20_000
+"""Images that pay for a minute of compiling on a GPU."""
 # What latents must agree in to be of one kind. Not the model's address, nor floats, which differ a little by
 # machine.
 IDENTITY = ("vae_fingerprint", "text_encoder_fingerprint", "text_embeddings", "scaling_factor", "precision")
@@ -70,6 +72,7 @@ def encode(
     num_workers: int = 1,
     use_gpu: bool | None = None,
     precision: str | None = None,
+    compile: bool | None = None,
 ) -> None:
     """Encodes shards of images into shards of latents; what is complete in `dest` is left as it is.
 
@@ -83,6 +86,8 @@ def encode(
         num_workers: Ray workers; 1 encodes in this process.
         use_gpu: Gives each worker a GPU; where None, if there are GPUs.
         precision: fp32, bf16 or fp16; where None, bf16 on a GPU and fp32 on a CPU.
+        compile: Compiles the VAE; where None, on a GPU for COMPILE_FROM images or more. It changes latents by
+            rounding alone.
 
     Raises:
         InputError: The shards have no images, or images that the VAE cannot halve evenly; `dest` holds other
@@ -101,8 +106,9 @@ def encode(
     for store, index in splits.values():
         _check(store, index, components)
     on_gpu = use_gpus(use_gpu, num_workers)
-    precision = inference_precision(precision, on_gpu)
-    encoder = Encoder(components, text_embeddings, batch_size, on_gpu, {}, out, precision)
+    images = sum(index.samples for _, index in splits.values())
+    how = inference_settings(on_gpu, precision, compile, images=images, compile_from=COMPILE_FROM)
+    encoder = Encoder(components, text_embeddings, batch_size, how, {}, out)
     meta = _fingerprints(model, text_embeddings) | encoder.describe()
     tasks = []
     for split, (store, index) in splits.items():
@@ -133,17 +139,17 @@ class Encoder:
     components: Components
     text_embeddings: bool
     batch_size: int
-    use_gpu: bool
+    how: Inference
     sources: dict[str, Storage]
     out: Storage
-    precision: str = "fp32"
 
     def describe(self) -> dict:
         """What the index says of the latents: the VAE's scaling factor, the empty caption's embedding."""
         return {
             "scaling_factor": self.components.vae.config["scaling_factor"],
             "text_embeddings": self.text_embeddings,
-            "precision": self.precision,
+            "precision": self.how.precision,
+            "compile": self.how.compile,
             "empty_embedding": self._embed([""])[0].tolist() if self.text_embeddings else None,
             "tokenizer_fingerprint": tokenizer_fingerprint(self.components.tokenizer),
         }
@@ -152,7 +158,7 @@ class Encoder:
         """Writes a latent shard and a note of it. Returns how many samples it has, or what is wrong with its
         source.
         """
-        self.components.for_inference(self.use_gpu, self.precision)
+        self.components.for_inference(self.how)
         try:
             samples = list(read_shard(self.sources[task.split], task.shard))
         except InputError as error:
@@ -173,8 +179,12 @@ class Encoder:
     @torch.inference_mode()
     def _encode(self, samples: list[Sample]) -> dict[str, Tensor]:
         vae: Any = self.components.vae  # diffusers annotates encode's result as a tuple
-        posterior = vae.encode(_pixels(samples).to(vae.device, vae.dtype)).latent_dist
-        tensors = {"mean": posterior.mean.float().cpu(), "logvar": posterior.logvar.float().cpu()}
+        # Compiled code is of one shape: the last batch of a shard is filled up.
+        filled = samples + samples[:1] * (self.batch_size - len(samples)) if self.how.compile else samples
+        posterior = vae.encode(_pixels(filled).to(vae.device, vae.dtype)).latent_dist
+        tensors = {
+            name: getattr(posterior, name)[: len(samples)].float().cpu() for name in ("mean", "logvar")
+        }
         if self.text_embeddings:
             tensors["text_embeddings"] = self._embed([sample.caption for sample in samples])
         return tensors
@@ -250,7 +260,7 @@ def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:
     """Encodes all that can be; raises InputError at the end where something could not."""
     wrong: dict[tuple[str, int], InputError] = {}
     with ProgressLine(sum(task.shard.samples for task in tasks), "images encoded") as progress:
-        for task, result in run_tasks(encoder, tasks, num_workers, encoder.use_gpu):
+        for task, result in run_tasks(encoder, tasks, num_workers, encoder.how.use_gpu):
             if isinstance(result, InputError):
                 wrong[task.split, task.number] = result
             else:

@@ -22,8 +22,8 @@ from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.generation.sampling import sample_images
 from medsd_ray.gpus import use_gpus
 from medsd_ray.models.components import Components
+from medsd_ray.models.inference import Inference, inference_settings
 from medsd_ray.models.load import load_components
-from medsd_ray.models.precision import inference_precision
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.progress_line import ProgressLine
 from medsd_ray.ray_cluster import check_address
@@ -32,6 +32,9 @@ from medsd_ray.runs.names import GENERATED
 from medsd_ray.spec.images import BATCH_SIZE, NUM_IMAGES, SEED, Sampling
 from medsd_ray.storage import Storage, absolute, entry_of_bytes, open_storage
 from medsd_ray.storage.outputs import Complete, Foreign, New, claim
+
+COMPILE_FROM = 2000
+"""Images that pay for a minute or two of compiling on a GPU."""
 
 
 def generate(
@@ -46,6 +49,7 @@ def generate(
     num_workers: int = 1,
     use_gpu: bool | None = None,
     precision: str | None = None,
+    compile: bool | None = None,
 ) -> None:
     """Makes images from prompts. An output of the same call is completed, or left as it is where complete.
 
@@ -60,6 +64,8 @@ def generate(
         num_workers: Ray workers; 1 generates in this process.
         use_gpu: Gives each worker a GPU; where None, if there are GPUs.
         precision: fp32, bf16 or fp16; where None, bf16 on a GPU and fp32 on a CPU. Images differ with it.
+        compile: Compiles the model; where None, on a GPU for COMPILE_FROM images or more. Images differ with
+            it by rounding.
 
     Raises:
         InputError: A setting is out of its range, the model cannot be loaded, or `out` holds anything else.
@@ -76,8 +82,8 @@ def generate(
         check_address()
     store = absolute(open_storage(out))
     on_gpu = use_gpus(use_gpu, num_workers)
-    precision = inference_precision(precision, on_gpu)
-    plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling, precision)
+    how = inference_settings(on_gpu, precision, compile, images=num_images, compile_from=COMPILE_FROM)
+    plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling, how)
     if not _begin(store, plan):
         print(f"{out}: complete, nothing to do")
         return
@@ -86,10 +92,10 @@ def generate(
     present = set(store.list())
     todo = [image["index"] for image in plan["images"] if image["file"] not in present]
     chunks = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    worker = ImageWorker(components, plan, store, on_gpu)
+    worker = ImageWorker(components, plan, store, how)
     with ProgressLine(num_images, "images") as progress:
         progress.skip(num_images - len(todo))
-        for _, count in run_tasks(worker, chunks, num_workers, on_gpu):
+        for _, count in run_tasks(worker, chunks, num_workers, how.use_gpu):
             progress.add(count)
     store.write(TABLE, _table(plan))
     files = [GENERATED, TABLE, *(image["file"] for image in plan["images"])]
@@ -103,7 +109,7 @@ def make_plan(
     num_images: int,
     seed: int,
     sampling: Sampling,
-    precision: str = "fp32",
+    how: Inference = Inference(),
 ) -> dict[str, Any]:
     """What an output will hold, as `generated.json` records it."""
     width = max(5, len(str(num_images - 1)))
@@ -113,7 +119,8 @@ def make_plan(
         "model": shown(model),
         "model_fingerprint": fingerprint,
         "seed": seed,
-        "precision": precision,
+        "precision": how.precision,
+        "compile": how.compile,
         **asdict(sampling),
         "images": [
             {
@@ -160,17 +167,18 @@ class ImageWorker:
     components: Components
     plan: dict[str, Any]
     store: Storage
-    use_gpu: bool
+    how: Inference
 
     def run(self, indices: list[int]) -> int:
-        self.components.for_inference(self.use_gpu, self.plan["precision"])
+        self.components.for_inference(self.how)
         return write_images(self.components, self.plan, indices, self.store)
 
 
 def _begin(store: Storage, plan: dict[str, Any]) -> bool:
     """Makes the output this plan's own; False where it is complete already."""
-    # An earlier version wrote a model's whole path, and knew one precision.
-    settings_of = lambda value: {"precision": "fp32"} | value | {"model": shown(value["model"])}
+    # An earlier version wrote a model's whole path, and knew one precision and nothing compiled.
+    earlier = {"precision": "fp32", "compile": False}
+    settings_of = lambda value: earlier | value | {"model": shown(value["model"])}
     existing = claim(store, plan, GENERATED, settings_of=settings_of)
     if isinstance(existing, New):
         store.write_json(GENERATED, plan)

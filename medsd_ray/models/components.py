@@ -10,6 +10,8 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from medsd_ray.errors import InputError
+from medsd_ray.models.compilation import compile_module
+from medsd_ray.models.inference import Inference
 from medsd_ray.models.precision import DTYPES
 from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.spec.components import COMPONENTS
@@ -43,12 +45,16 @@ class Components:
         # One number for a square, as diffusers' models have it.
         self.unet.register_to_config(sample_size=size[0] if size[0] == size[1] else list(size))
 
-    def for_inference(self, use_gpu: bool, precision: str = "fp32") -> None:
-        """Moves all parts to this process's GPU if asked, their weights to a `precision` (fp32, bf16 or
-        fp16), and those of convolutions to the memory format in which they are fastest. Not for weights in
-        training, which an optimizer holds as they lie. Raises InputError where there is no GPU.
+    def for_inference(self, how: Inference) -> None:
+        """Moves all parts to this process's GPU if asked, their weights to a precision, and those of
+        convolutions to the memory format in which they are fastest; compiles U-Net and VAE if asked. Not for
+        weights in training, which an optimizer holds as they lie. May be called again with the same `how`.
+        Raises InputError where there is no GPU.
         """
-        if use_gpu and not torch.cuda.is_available():
+        if how.use_gpu and not torch.cuda.is_available():
             raise InputError("no GPU on this machine; leave --use-gpu out")
-        for module in self.modules().values():
-            module.to("cuda" if use_gpu else None, DTYPES[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device, dtype = "cuda" if how.use_gpu else None, DTYPES[how.precision]
+        for name, module in self.modules().items():
+            module.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if how.compile and name != "text_encoder":  # which takes no time beside them
+                compile_module(module, whole=how.use_gpu)

@@ -9,7 +9,6 @@ from specs import RUN, changed
 
 from medsd_ray.errors import InputError
 from medsd_ray.gpus import use_gpus
-from medsd_ray.models.precision import inference_precision
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.auto_settings import Machine, bytes_of_states, choices_in_words, choose
@@ -119,13 +118,3 @@ def test_verbs_take_a_gpu_where_there_is_one_and_never_the_cpu_in_its_place(
     assert (
         use_gpus(True, 2) is True
     )  # asked for: the second waits for a GPU, as a run's report in a cluster does
-
-
-def test_images_are_made_in_half_precision_on_a_gpu_alone_unless_asked_for():
-    assert [inference_precision(w, gpu) for w in (None, "auto") for gpu in (True, False)] == [
-        "bf16",
-        "fp32",
-    ] * 2
-    assert inference_precision("fp16", False) == "fp16"
-    with pytest.raises(InputError, match="'half'; choose fp32, bf16, fp16 or auto"):
-        inference_precision("half", True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from medsd_ray.models.compilation import compile_module
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import LatentMeta
 from medsd_ray.training.stages.stage import StageModule
@@ -46,7 +47,7 @@ def build_stage(run: RunSpec, latents: LatentMeta | None) -> StageModule:
         if run.training.gradient_checkpointing:
             _checkpoint_gradients(module)
         if run.training.compile and name != "text_encoder":
-            _compile(module, whole=bool(run.resources.use_gpu))
+            compile_module(module, whole=bool(run.resources.use_gpu))
     return stage_of(run).build(components, run, latents)
 
 
@@ -57,16 +58,3 @@ def _checkpoint_gradients(module: nn.Module) -> None:
         module.enable_gradient_checkpointing()  # type: ignore[operator]
     else:
         module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-
-
-def _compile(module: nn.Module, whole: bool) -> None:
-    """Compiles a U-Net or a VAE. On a GPU as a `whole`, by shapes that never change, so that normalisation is
-    fused with what follows it and layouts are chosen for all of it; on a CPU the blocks that a model repeats,
-    each kind once.
-    """
-    if getattr(module, "_repeated_blocks", None) and not whole:
-        module.compile_repeated_blocks()  # type: ignore[operator]
-        return
-    # A VAE is called by its two halves, never as one.
-    for part in (module.encoder, module.decoder) if hasattr(module, "decoder") else (module,):
-        part.compile(dynamic=False if whole else None)  # type: ignore[operator]
