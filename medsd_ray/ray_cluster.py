@@ -10,12 +10,14 @@ import re
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from medsd_ray.console import stage
 from medsd_ray.errors import InputError, RunError
 
 STARTS = 3
@@ -65,12 +67,14 @@ def ensure_ray(num_cpus: int = 1) -> None:
     through the verbs themselves. Raises InputError where no cluster answers at RAY_ADDRESS or Ray cannot use
     its folder here, RunError where it does not start.
     """
-    import ray
-
-    if ray.is_initialized():
+    if (ray := sys.modules.get("ray")) and ray.is_initialized():
         return
     check_address()
     address = cluster_address()
+    # Said before the import, which takes a while.
+    stage(f"joining the Ray cluster at {address}" if address else "starting Ray")
+    import ray
+
     options: dict[str, Any] = {"log_to_driver": os.environ.get(CLUSTER) == "1"}
     if address is None:
         # More slots than cores let two workers share one core, rather than wait for it for ever.

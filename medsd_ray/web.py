@@ -19,6 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medsd_ray.console import clear
 from medsd_ray.errors import InputError
 
 SHORTEST = 16  # characters of a token that is given
@@ -148,6 +149,7 @@ def serve(app: ASGIApp, host: str, port: int, *, token: str | None, what: str) -
             raise InputError(
                 f"cannot listen at {host}:{port}: {reason}; choose another --host or --port"
             ) from error
+        clear()
         shown = f"[{host}]" if ":" in host else host
         query = f"/?token={token}" if token else "/"
         print(f"{what}: http://{shown}:{listener.getsockname()[1]}{query} (Ctrl-C ends it)", flush=True)

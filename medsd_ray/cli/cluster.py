@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from medsd_ray.cli.options import Address, Context, Namespace, RunFile, RunName, RunOverrides
+from medsd_ray.console import stage
 
 Part = Literal["checkpoint", "export", "report"]
+
+
+def _where(address: str | None) -> str:
+    return f"Ray at {address}" if address else "the Kubernetes of the kubeconfig"
 
 
 def submit(
@@ -37,6 +43,7 @@ def submit(
 
     Example: medsd submit run.yaml --set resources.num_workers=4 --follow
     """
+    stage(f"reading {run_file}")
     from medsd_ray.spec.load import load_run
 
     spec = load_run(run_file, overrides)
@@ -67,6 +74,7 @@ def status(
 
     Example: medsd status nih-unet
     """
+    stage(f"asking {_where(address)}", sys.stderr)
     from medsd_ray.client.connect import connect
 
     connect(address, namespace, context).status(name)
@@ -85,6 +93,7 @@ def logs(
 
     Example: medsd logs nih-unet --follow
     """
+    stage(f"asking {_where(address)} for {name}", sys.stderr)
     from medsd_ray.client.connect import connect
 
     connect(address, namespace, context).logs(name, follow)
@@ -103,6 +112,7 @@ def cancel(
 
     Example: medsd cancel nih-unet
     """
+    stage(f"asking {_where(address)} to end {name}")
     from medsd_ray.client.connect import connect
 
     connect(address, namespace, context).cancel(name, now)
@@ -131,6 +141,7 @@ def download(
 
     Example: medsd download nih-unet pipelines/nih --what export
     """
+    stage(f"asking {_where(address)} where the output of {name} is")
     from medsd_ray.client.connect import connect
     from medsd_ray.client.download import download as fetch
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from medsd_ray.cli.options import port_option
+from medsd_ray.console import stage
 
 
 def dashboard(
@@ -22,6 +23,7 @@ def dashboard(
 
     Example: medsd dashboard studies/
     """
+    stage(f"opening {root}")
     from medsd_ray.dashboard.app import dashboard as run
 
     run(root, host, port)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from medsd_ray.cli.options import CompileModel, ModelOption, Precision, UseGpu, seed_option
+from medsd_ray.console import stage
 
 SourceKind = Literal["folder", "dicom", "openi", "phantom"]
 FramesTaken = Literal["first", "middle", "all"]
@@ -77,6 +78,7 @@ def prepare(
 
     Example: medsd prepare xrays/ s3://bucket/shards --kind folder --size 256
     """
+    stage(f"reading {source}")
     from medsd_ray.data.prepare import prepare as run
     from medsd_ray.data.sources.request import SourceRequest
 
@@ -116,6 +118,7 @@ def encode(
 
     Example: medsd encode s3://bucket/shards s3://bucket/latents --model medsd-small
     """
+    stage(f"checking {shards} and the model {model}")
     from medsd_ray.generation.encode import encode as run
 
     run(

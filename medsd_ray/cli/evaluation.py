@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from medsd_ray.cli.options import ClassifierLabel, GeneratedImages, RealImages, seed_option
+from medsd_ray.console import stage
 from medsd_ray.errors import InputError
 
 ProtocolName = Literal["roentgen", "chexgenbench"]
@@ -57,6 +58,7 @@ def evaluate(
 
     Example: medsd evaluate --real shards/ --generated images/ --out report/
     """
+    stage(f"reading {generated} and {real}")
     others = (rad_dino, alignment, siamese, reidentify)
     if protocol is None and any(others):
         raise InputError("--rad-dino, --alignment, --siamese and --reidentify belong to --protocol; name one")
@@ -103,6 +105,7 @@ def augment(
 
     Example: medsd augment --real shards/ --generated images/ --out augmentation --ratio 0.5 --ratio 1
     """
+    stage(f"reading {generated} and {real}")
     from medsd_ray.evaluation.augment import augment as run
 
     run(real, generated, out, ratios=ratio or (0.5, 1.0, 2.0), num_seeds=num_seeds, seed=seed, label=label)
@@ -121,6 +124,7 @@ def prompts(
 
     Example: medsd prompts chexgenbench --real shards/ --out prompts.txt
     """
+    stage(f"reading {real}")
     from medsd_ray.evaluation.prompts import write_prompts
 
     write_prompts(protocol, real, out, reidentify=reidentify, seed=seed)

@@ -19,6 +19,7 @@ from medsd_ray.cli.options import (
     UseGpu,
     seed_option,
 )
+from medsd_ray.console import stage
 from medsd_ray.spec.images import (
     BATCH_SIZE,
     GUIDANCE_SCALE,
@@ -55,6 +56,7 @@ def generate(
 
     Example: medsd generate medsd-small --prompt "a chest x-ray" --num-images 8 --seed 0 --out images/
     """
+    stage(f"checking the model {model}")
     sampling = Sampling(negative_prompt, guidance_scale, scheduler, steps)  # before the heavy imports
     from medsd_ray.generation.generate import generate as run
     from medsd_ray.generation.prompts import read_prompts
@@ -118,6 +120,7 @@ def insert(
     Example: medsd insert runs/nih --real shards/ --prompt "A chest x-ray. Pneumonia." --method sdedit --out
     insertion
     """
+    stage(f"checking the model {model} and the images {real}")
     sampling = Sampling(guidance_scale=guidance_scale, scheduler=scheduler, steps=steps)
     from medsd_ray.evaluation.insert import insert as run
 
@@ -160,6 +163,7 @@ def export(
 
     Example: medsd export runs/nih pipelines/nih --report report/report.json
     """
+    stage(f"checking the checkpoint {checkpoint}")
     from medsd_ray.models.export import export as run
 
     run(checkpoint, dest, report=report, without_memorisation_check=without_memorisation_check, raw=raw)

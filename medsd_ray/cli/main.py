@@ -18,6 +18,7 @@ from medsd_ray.cli.evaluation import augment, evaluate, prompts
 from medsd_ray.cli.images import export, generate, insert
 from medsd_ray.cli.reader_study import reader_study
 from medsd_ray.cli.training import demo, train, tune
+from medsd_ray.console import clear
 from medsd_ray.errors import InputError, Interrupted, RunError, in_one_line
 
 VERBS = (
@@ -64,8 +65,11 @@ def main() -> None:
         if format_message is None:
             raise
         _stop(f"medsd: {format_message().rstrip('.')}; see --help", 2)
+    finally:
+        clear()
 
 
 def _stop(line: str, code: int) -> NoReturn:
+    clear()
     print(in_one_line(line), file=sys.stderr)
     sys.exit(code)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from medsd_ray.cli.options import GeneratedImages, port_option, seed_option
+from medsd_ray.console import stage
 
 reader_study = typer.Typer(
     name="reader-study",
@@ -38,6 +39,7 @@ def new(
 
     Example: medsd reader-study new --real shards/ --generated images/ --out study --num-images 100
     """
+    stage(f"reading {generated} and {real}")
     from medsd_ray.reader_study.assembly import new_study
 
     new_study(real, generated, out, num_images=num_images, seed=seed, label=label, normal=normal)
@@ -56,6 +58,7 @@ def serve(
 
     Example: medsd reader-study serve study
     """
+    stage(f"opening {folder}")
     from medsd_ray.reader_study.serve import serve_study
 
     serve_study(folder, host, port)
@@ -67,6 +70,7 @@ def report(folder: Folder) -> None:
 
     Example: medsd reader-study report study
     """
+    stage(f"reading {folder}")
     from medsd_ray.reader_study.report import report_study
 
     report_study(folder)

@@ -17,6 +17,7 @@ from medsd_ray.cli.options import (
     StudyFile,
     StudyOverrides,
 )
+from medsd_ray.console import stage
 
 
 def train(
@@ -29,6 +30,7 @@ def train(
 
     Example: medsd train run.yaml --set training.zero_stage=2 --set resources.num_workers=2
     """
+    stage(f"reading {run_file}")
     from medsd_ray.spec.load import load_run
 
     spec = load_run(run_file, overrides)  # before the heavy imports: a wrong field is said at once
@@ -47,6 +49,7 @@ def tune(
 
     Example: medsd tune tuning/chambon2022.yaml --set shards=s3://bucket/shards
     """
+    stage(f"reading {study_file}")
     from medsd_ray.spec.load import load_study
 
     spec = load_study(study_file, overrides)
@@ -65,6 +68,7 @@ def demo(
 
     Example: medsd demo --data xrays/ --out demo-out
     """
+    stage("prepare, adapt, encode, adapt, generate, evaluate: some minutes on two cores")
     from medsd_ray.demo import demo as run
 
     run(data, out)

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from medsd_ray.console import ProgressLine
 from medsd_ray.data.bad_samples import BadSampleLog, OddityLog
 from medsd_ray.data.free_text import signs_of_identity
 from medsd_ray.data.shards import INDEX, Sample, ShardWriter
 from medsd_ray.data.sources.decoding_room import decoding_room
 from medsd_ray.data.sources.pixels import ONE_VALUE, resize
 from medsd_ray.data.sources.source import LONGEST_TEXT, BadSample, Record
-from medsd_ray.progress_line import ProgressLine
 from medsd_ray.storage import Storage
 
 READ_AHEAD = 32

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medsd_ray.addresses import shown
+from medsd_ray.console import ProgressLine
 from medsd_ray.data.index_schema import EncodedShard
 from medsd_ray.data.latents import to_bytes
 from medsd_ray.data.shards import (
@@ -46,7 +47,6 @@ from medsd_ray.models.tokens import (
     token_ids,
     tokenizer_fingerprint,
 )
-from medsd_ray.progress_line import ProgressLine
 from medsd_ray.ray_cluster import check_address
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.schemas import first_fault

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medsd_ray.addresses import shown
+from medsd_ray.console import ProgressLine
 from medsd_ray.data.sources.table import TABLE
 from medsd_ray.errors import InputError
 from medsd_ray.generation.png import NOTICE, encode_png
@@ -25,7 +26,6 @@ from medsd_ray.models.components import Components
 from medsd_ray.models.inference import Inference, inference_settings
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
-from medsd_ray.progress_line import ProgressLine
 from medsd_ray.ray_cluster import check_address
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.runs.names import GENERATED

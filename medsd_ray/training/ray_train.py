@@ -37,7 +37,10 @@ def fit_and_show(
     with.
     """
     failures: list[BaseException] = []
-    show, told = RecordPrinter(output, checked.run.training.max_steps, seen, on_record), False
+    sizes = checked.run.resources.sizes
+    several = f"{sizes[0]} to {sizes[-1]} workers"
+    workers = several if len(sizes) > 1 else f"{sizes[0]} worker{'s' if sizes[0] > 1 else ''}"
+    show, told = RecordPrinter(output, checked.run.training.max_steps, seen, workers, on_record), False
     topic = new_topic()
 
     def restarting(text: str) -> None:
@@ -65,6 +68,7 @@ def fit_and_show(
             told = True
         show.update(heard(topic))
     show.update(heard(topic))
+    show.close()
     forget(topic)
     return failures[0] if failures else None
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from medsd_ray.progress_line import duration
+from medsd_ray.console import Bar, clear, duration, stage
 from medsd_ray.runs.progress import read_metrics, read_progress
 from medsd_ray.storage import Storage
 
@@ -50,14 +51,36 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 class RecordPrinter:
-    """Prints what is new in a run's records, one line each, or gives it to `tell`. `seen` records were there
-    before.
+    """Shows what is new in a run's records, or gives it to `on_record`: in a log a line each, on a terminal a
+    bar with the newest, and a line for each validation.
     """
 
-    def __init__(self, output: Storage, total: int, seen: int, on_record: RecordCallback | None = None):
-        self.output, self.seen = output, seen
-        self.on_record = on_record or (lambda record: print(line(record, total), flush=True))
+    def __init__(
+        self, output: Storage, total: int, seen: int, workers: str, on_record: RecordCallback | None = None
+    ):
+        """`total` is the run's number of steps, `seen` that of the records that were there before, `workers`
+        says how many of them are started, such as `2 workers`.
+        """
+        self.output, self.total, self.seen, self.workers = output, total, seen, workers
+        self.on_record, self.quiet = on_record or self._show, on_record is not None
         self._warned: set[str] = set()
+        self._bar: Bar | None = None
+        self._up = False
+        if not self.quiet:
+            stage(f"starting {workers}")
+
+    def close(self) -> None:
+        """Leaves the terminal to what comes next."""
+        if self._bar:
+            self._bar.close()
+        clear()
+
+    def _show(self, record: dict[str, Any]) -> None:
+        if "validation_loss" in record or not sys.stdout.isatty():
+            print(line(record, self.total), flush=True)
+            return
+        self._bar = self._bar or Bar(self.total)
+        self._bar.show(record["step"], short_line(record, self.total))
 
     def warn(self, text: str) -> None:
         """Prints a warning once."""
@@ -76,12 +99,24 @@ class RecordPrinter:
             return
         if not progress:
             return
+        if not self.quiet and not self._up:
+            self._up = True
+            if len(records) <= self.seen:
+                stage(f"{self.workers} up, first step")
         self.seen = min(self.seen, len(records))
         for record in records[self.seen :]:
             self.on_record(record)
         self.seen = len(records)
         for warning in progress.get("warnings", []):
             self.warn(warning)
+
+
+def short_line(record: dict[str, Any], total: int) -> str:
+    """What of a record stands beside a bar."""
+    return (
+        f"step {record['step']}/{total}  loss {record['loss']:.4f}  "
+        f"{record['images_per_second']:.1f} images/s  {duration(record['eta_seconds'])} left"
+    )
 
 
 def line(record: dict[str, Any], total: int) -> str:

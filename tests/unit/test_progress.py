@@ -90,7 +90,7 @@ def test_a_store_that_takes_no_writes_is_said_past_it(
         records.close("failed")
     assert said[0] == "the checkpoint of step 3 was not saved"
     assert said[1].startswith("the run's records are not written: cannot write") and "Read-only" in said[1]
-    shown = terminal.RecordPrinter(output, 10, 0)
+    shown = terminal.RecordPrinter(output, 10, 0, "2 workers")
     for _ in range(2):
         shown.update(said)
     assert capsys.readouterr().out.count("warning: the run's records are not written") == 1

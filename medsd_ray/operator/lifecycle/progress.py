@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 
+from medsd_ray.console import duration
 from medsd_ray.driver.protocol import DriverAnswer
 from medsd_ray.operator.lifecycle.decision import DecisionBuilder
 from medsd_ray.operator.manifests.rayjob import output_of, report_of
-from medsd_ray.progress_line import duration
 from medsd_ray.spec.objects import FineTuneSpec
 from medsd_ray.spec.status import Addresses, Progress
 from medsd_ray.times import stamp
