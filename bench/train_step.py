@@ -68,15 +68,20 @@ def main() -> None:
 def pending_rows() -> list[Row]:
     rows = []
     for name in DEFAULT["cuda"]:
-        layout, size, _ = CASES[name]
+        layout, size, batch = CASES[name]
         named = [
             ("U-Net training, over diffusers' loop", "images/s", "ratio >= 3"),
             ("U-Net training, over diffusers' loop with latents precomputed", "images/s", "ratio >= 1.8"),
             *((record, "images/s", goal) for record, goal in records(layout, size, "H100")),
             ("MFU", "of peak", "ours >= 0.37"),
         ]
-        rows += [pending(f"{layout} {size} px: {name}", unit, goal) for name, unit, goal in named]
+        rows += [pending(f"{title(layout, size, batch)}: {name}", unit, goal) for name, unit, goal in named]
     return rows
+
+
+def title(layout: str, size: int, batch: int | None) -> str:
+    """What a case's rows are called; on a GPU each batch has rows of its own, of which the best counts."""
+    return f"{layout} {size} px" + (f", batch {batch}" if batch else "")
 
 
 class Case:
@@ -87,6 +92,7 @@ class Case:
     def __init__(self, layout: str, size: int, batch: int, given: Any, folder: Path):
         self.layout, self.size, self.batch, self.given = layout, size, batch, given
         self.on_gpu = given.device == "cuda"
+        self.title = title(layout, size, batch if self.on_gpu else None)
         folder.mkdir(parents=True)
         self.common = {
             "folder": str(folder), "layout": layout, "size": size, "batch": batch, "device": given.device,
@@ -155,7 +161,7 @@ class Case:
         goal: str | None = None,
     ) -> Row:
         return row(
-            f"{self.layout} {self.size} px: {name}", mine, peer, unit, self.given.device, goal, PACKAGES,
+            f"{self.title}: {name}", mine, peer, unit, self.given.device, goal, PACKAGES,
             batch=self.batch, precision=self.common["precision"],
         )  # fmt: skip
 
