@@ -9,7 +9,8 @@ import typer
 from medsd_ray.cli.options import CompileModel, ModelOption, Precision, UseGpu, seed_option
 from medsd_ray.console import stage
 
-SourceKind = Literal["folder", "dicom", "openi", "phantom"]
+SourceKind = Literal["folder", "dicom", "openi", "mimic-cxr", "chexpert", "nih", "padchest", "hf", "phantom"]
+UncertainFinding = Literal["positive", "negative", "omit"]
 FramesTaken = Literal["first", "middle", "all"]
 
 
@@ -18,7 +19,7 @@ def prepare(
         str,
         typer.Argument(
             help="Folder with metadata.csv, a CSV, TSV or Parquet file, a folder of DICOM files or of OpenI "
-            "XML; for phantoms, how many"
+            "XML, a published set's folder, one of Hugging Face datasets; for phantoms, how many"
         ),
     ],
     dest: Annotated[str, typer.Argument(help="Folder or s3:// for the shards")],
@@ -54,11 +55,23 @@ def prepare(
         bool, typer.Option("--yes-split", help="Split by values that do not look like patients")
     ] = False,
     splits: Annotated[
-        str, typer.Option(help="Shares of train, validation and test, by patient")
+        str, typer.Option(help="Shares of train, validation and test, by patient, or published")
     ] = "0.8,0.1,0.1",
     seed: Annotated[int, seed_option("Of the split, and of drawn phantoms")] = 0,
     images: Annotated[
         str | None, typer.Option(help="Folder of the images, where SOURCE is a table or OpenI XML")
+    ] = None,
+    reports: Annotated[
+        str | None,
+        typer.Option(help="mimic-cxr, chexpert: folder, zip or table of the reports, if elsewhere"),
+    ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(help="View that is taken of a published set, such as PA; by default all"),
+    ] = None,
+    uncertain: Annotated[
+        UncertainFinding | None,
+        typer.Option(help="mimic-cxr, chexpert: what an uncertain finding becomes; by default no label"),
     ] = None,
     label_column: Annotated[
         list[str] | None, typer.Option(help="Column that becomes a label; beside finding, sex and the like")
@@ -88,6 +101,9 @@ def prepare(
         size=size,
         seed=seed,
         images=images,
+        reports=reports,
+        views=tuple(view or ()),
+        uncertain=uncertain,
         image_column=image_column,
         caption_column=caption_column,
         caption=caption,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from medsd_ray.data.identifying_values import identifying_value
 from medsd_ray.errors import InputError
@@ -68,7 +69,11 @@ class LabelColumns:
 
 
 def _identifying(cells: Sequence[tuple[str, str, str]]) -> str | None:
+    seen = set()
     for where, _, value in cells:
+        if value in seen:
+            continue
+        seen.add(value)
         if sign := identifying_value(value):
             return f"{where}: its value looks like {sign}"
     if _tells_patients_apart(cells):
@@ -87,10 +92,16 @@ def _tells_patients_apart(cells: Iterable[tuple[str, str, str]]) -> bool:
 
 def as_label(name: str, value: str) -> str:
     """The value as shards hold it: ages above OLDEST are OLDEST."""
-    if "age" not in re.findall(r"[a-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()):
+    if not _is_age(name):
         return value
     years = re.fullmatch(r"\s*0*(\d{2,3})(?:\.\d+)?\s*(?:[yYjJ]\w*)?\s*", value)  # also DICOM's 095Y
     return str(OLDEST) if years and int(years[1]) >= OLDEST else value
+
+
+@lru_cache(1000)
+def _is_age(name: str) -> bool:
+    """Whether one of a column's words is age."""
+    return "age" in re.findall(r"[a-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
 
 
 def labels_of(values: Mapping[str, str], chosen: Sequence[str]) -> dict[str, str]:

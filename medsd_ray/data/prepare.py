@@ -20,15 +20,18 @@ from medsd_ray.data.bad_samples import BadSampleLog, OddityLog, note
 from medsd_ray.data.index_schema import RootIndex
 from medsd_ray.data.pseudonyms import Pseudonyms, load_key
 from medsd_ray.data.shards import FORMAT, INDEX, SPLITS
-from medsd_ray.data.sources.kinds import OPTIONS, open_source
+from medsd_ray.data.sources.kinds import KINDS, OPTIONS, open_source
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import Source, stamp
 from medsd_ray.data.split_writer import PseudonymousRecord, write_splits
+from medsd_ray.data.splits import PUBLISHED
 from medsd_ray.errors import InputError
 from medsd_ray.schemas import first_fault
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import Complete, Foreign, claim
 
+NOT_IN_PLAN = ("images", "reports", "patient_column")
+"""Options that a plan does not hold: paths, and what it says as `split_by`."""
 PROGRESS = ".progress"
 PLAN = f"{PROGRESS}/plan.json"
 MAX_SIZE = 4096
@@ -59,7 +62,7 @@ def prepare(
         asked: What is read, and how.
         dest: The address of the shards.
         shard_size: Of a shard at most, such as `64MiB`.
-        splits: The shares of train, validation and test.
+        splits: The shares of train, validation and test, or `published` for the set's own.
         skip_bad: How many samples at most may be left out because they cannot be used: a number, or a share
             such as `1%`.
 
@@ -71,7 +74,8 @@ def prepare(
     if not 8 <= size <= MAX_SIZE or size % 8:
         raise InputError(f"--size {size}: give a multiple of 8 from 8 to {MAX_SIZE}")
     allowed = parse_skip_bad(skip_bad)
-    max_bytes, shares = parse_bytes(shard_size), patient_splits.parse_shares(splits)
+    max_bytes = parse_bytes(shard_size)
+    shares = PUBLISHED if splits == PUBLISHED else patient_splits.parse_shares(splits)
     store = open_storage(dest)
     store.exists(INDEX)  # a wrong address is said before the source is read
     records = open_source(asked)
@@ -150,7 +154,7 @@ def asked_of_source(asked: SourceRequest) -> dict[str, Any]:
     """What a plan holds of the options that are set: absent where nothing is asked for, as in plans of before
     there was anything to ask for. No path, since a path may name a patient.
     """
-    values = {field: getattr(asked, field) for field in OPTIONS if field not in ("images", "patient_column")}
+    values = {field: getattr(asked, field) for field in OPTIONS if field not in NOT_IN_PLAN}
     lists = {field: sorted(value) if isinstance(value, tuple) else value for field, value in values.items()}
     return {field: value for field, value in lists.items() if value}
 
@@ -198,7 +202,7 @@ def _finished(store: Storage, plan: dict) -> dict | None:
 
 
 def _split(
-    source: Source, pseudonyms: Pseudonyms | None, shares: dict[str, float], seed: int
+    source: Source, pseudonyms: Pseudonyms | None, shares: dict[str, float] | str, seed: int
 ) -> dict[str, list[PseudonymousRecord]]:
     """Each split's records, ordered by key: the order of the source's rows might lead back to names, a keyed
     hash does not.
@@ -213,8 +217,12 @@ def _split(
     ]
     # By the identifier itself: whoever prepares a data set with the same seed gets the same splits, whatever
     # their key.
-    split_of = patient_splits.assign((r.patient for r in source.records), shares, seed)
-    by_split: dict[str, list[PseudonymousRecord]] = {split: [] for split in shares}
+    if isinstance(shares, str):
+        split_of = patient_splits.published((r.patient, r.split) for r in source.records)
+    else:
+        split_of = patient_splits.assign((r.patient for r in source.records), shares, seed)
+    there = set(split_of.values())
+    by_split: dict[str, list[PseudonymousRecord]] = {split: [] for split in SPLITS if split in there}
     for record in sorted(records, key=lambda record: record.key):
         by_split[split_of[record.record.patient]].append(record)
     return by_split
@@ -229,7 +237,6 @@ def manifest(source: Source, plan: dict[str, Any], indexes: dict[str, dict]) -> 
     warnings: Counter[str] = Counter()
     for index in indexes.values():
         warnings.update({text: value["count"] for text, value in index["warnings"].items()})
-    shares = ",".join(f"{plan['splits'].get(split, 0):g}" for split in SPLITS)
     return {
         "format": FORMAT,
         "kind": source.kind,
@@ -237,16 +244,19 @@ def manifest(source: Source, plan: dict[str, Any], indexes: dict[str, dict]) -> 
         "skipped": len(source.problems) + sum(index["skipped"] for index in indexes.values()),
         "warnings": dict(warnings),
         "plan": plan,
-        "command": _command(plan, shares),
+        "command": _command(plan),
         "version": version("medsd"),
     }
 
 
-def _command(plan: dict[str, Any], shares: str) -> str:
+def _command(plan: dict[str, Any]) -> str:
     """The command that makes these shards again of the same source."""
+    splits, takes = plan["splits"], KINDS[plan["source"]].takes
+    shares = splits if isinstance(splits, str) else ",".join(f"{splits.get(name, 0):g}" for name in SPLITS)
     words = [f"medsd prepare SOURCE DEST --kind {plan['source']} --shard-size {plan['shard_size']}"]
     words += [f"--size {plan['size']}"] if plan["size"] else []
-    words += [f"--patient-column {shlex.quote(plan['split_by'])}"] if plan["split_by"] else []
+    if plan["split_by"] and "patient_column" in takes:
+        words.append(f"--patient-column {shlex.quote(plan['split_by'])}")
     for field, option in OPTIONS.items():
         value = plan.get(field)
         if value is True:

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from medsd_ray.data.shards import SPLITS
 from medsd_ray.errors import InputError
 
+PUBLISHED = "published"
+"""What `--splits` says for the splits that the data set was published in."""
+
 
 def parse_shares(text: str) -> dict[str, float]:
     """`0.8,0.1,0.1` as shares of train, validation and test; a split of share 0 is left out. Raises
@@ -26,9 +29,35 @@ def parse_shares(text: str) -> dict[str, float]:
     ):
         raise InputError(
             f"--splits {text!r}: give the shares of train, validation and test, such as 0.8,0.1,0.1, "
-            "that add up to 1"
+            f"that add up to 1, or {PUBLISHED}"
         )
     return {split: share for split, share in zip(SPLITS, shares, strict=True) if share}
+
+
+def published(samples: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    """The split of each patient, as the data set was published.
+
+    Args:
+        samples: (patient, published split) of each sample.
+
+    Raises:
+        InputError: A sample has no published split, or a patient is in several.
+    """
+    of_patient: dict[str, set[str | None]] = {}
+    for patient, split in samples:
+        of_patient.setdefault(patient, set()).add(split)
+    unknown = sum(None in splits for splits in of_patient.values())
+    several = sum(len(splits) > 1 for splits in of_patient.values())
+    mend = "give the shares of train, validation and test, such as 0.8,0.1,0.1"
+    if unknown:
+        raise InputError(
+            f"--splits {PUBLISHED}: the set says of {unknown} patients not in which split they are; {mend}"
+        )
+    if several:
+        raise InputError(
+            f"--splits {PUBLISHED}: the set has {several} patients in more than one split; {mend}"
+        )
+    return {patient: split for patient, splits in of_patient.items() for split in splits if split}
 
 
 def assign(patients: Iterable[str], shares: dict[str, float], seed: int) -> dict[str, str]:

@@ -17,7 +17,7 @@ from fuzz.figures import Figures
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-FAMILIES = ("documents", "images", "tables", "pages", "stores", "shards", "models")
+FAMILIES = ("documents", "images", "tables", "sets", "pages", "stores", "shards", "models")
 """The modules of readers, those with light imports first: children of a small process are forked fast."""
 Files = dict[str, bytes]
 """A case: name below a folder -> bytes."""

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from medsd_ray.data.splits import assign, parse_shares, share_out
+from medsd_ray.data.splits import assign, parse_shares, published, share_out
 from medsd_ray.errors import InputError
 
 SHARES = parse_shares("0.8,0.1,0.1")
@@ -49,3 +49,12 @@ def test_too_few_patients_are_said():
 def test_wrong_shares_are_refused(text: str):
     with pytest.raises(InputError, match="--splits"):
         parse_shares(text)
+
+
+def test_published_splits_are_of_patients():
+    samples = [("a", "train"), ("a", "train"), ("b", "test"), ("c", "validation")]
+    assert published(samples) == {"a": "train", "b": "test", "c": "validation"}
+    with pytest.raises(InputError, match="1 patients in more than one split; give the shares"):
+        published([*samples, ("a", "test")])
+    with pytest.raises(InputError, match="says of 2 patients not in which split"):
+        published([*samples, ("b", None), ("d", None)])

@@ -34,6 +34,8 @@ class Columns:
     """Takes the patient from the image's name: its first group, else all that it matches."""
     yes_split: bool = False
     """Whether patients are believed in that do not look like patients."""
+    split: str | None = None
+    """The column with the split that the set was published in; None where there is none."""
     labels: LabelColumns = field(default_factory=LabelColumns)
     """What is asked for as a label, beside the harmless columns."""
 

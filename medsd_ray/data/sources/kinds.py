@@ -11,6 +11,9 @@ from medsd_ray.errors import InputError
 
 OPTIONS = {
     "images": "--images",
+    "reports": "--reports",
+    "views": "--view",
+    "uncertain": "--uncertain",
     "image_column": "--image-column",
     "caption_column": "--caption-column",
     "caption": "--caption",
@@ -22,8 +25,10 @@ OPTIONS = {
     "frames": "--frames",
 }
 """Field of a request -> the option that sets it, of those that not every kind takes."""
-TABLE_OPTIONS = frozenset(OPTIONS) - {"images"}
-"""What every kind takes that reads rows of columns (`rows.py`)."""
+SET_OPTIONS = frozenset({"views", "caption_column", "caption", "label_columns", "yes_labels"})
+"""What published sets of X-rays take: they say themselves which image is whose."""
+TABLE_OPTIONS = frozenset(OPTIONS) - {"images", "reports", "views", "uncertain"}
+"""What every other kind takes that reads rows of columns (`rows.py`)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ KINDS = {
     "folder": Kind("folder", TABLE_OPTIONS | {"images"}),
     "dicom": Kind("dicom", TABLE_OPTIONS),
     "openi": Kind("openi", frozenset({"images", "caption", "label_columns", "yes_labels"})),
+    "mimic-cxr": Kind("mimic_cxr", SET_OPTIONS | {"reports", "uncertain"}),
+    "chexpert": Kind("chexpert", SET_OPTIONS | {"reports", "uncertain"}),
+    "nih": Kind("nih", SET_OPTIONS),
+    "padchest": Kind("padchest", SET_OPTIONS),
+    "hf": Kind("hugging_face", TABLE_OPTIONS),
     "phantom": Kind("phantom", frozenset()),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medsd_ray.data.labels import LabelColumns
+from medsd_ray.data.sources.findings import Uncertain
 from medsd_ray.data.sources.frames import Frames
 
 
@@ -22,6 +23,12 @@ class SourceRequest:
     """Of drawn phantoms, and of the splits."""
     images: str | None = None
     """The folder of the images, where it is not SOURCE's own."""
+    reports: str | None = None
+    """The file or folder of a published set's reports, where they are not in SOURCE."""
+    views: tuple[str, ...] = ()
+    """The views that are taken of a published set, such as `PA`; all where it is empty."""
+    uncertain: Uncertain | None = None
+    """What becomes of a finding that its report is uncertain of; where it is None, it is omitted."""
     image_column: str | None = None
     """The column that names each row's image; where it is None, the kind's own."""
     caption_column: str | None = None

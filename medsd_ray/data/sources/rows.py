@@ -61,7 +61,8 @@ def source_of_rows(table: Table, images: Images, columns: Columns) -> Source:
         check_patients(columns.patient, [one.patient for one in found])
     labels = _label_columns(source, table, columns, found)
     for one in found:
-        source.records += _records(one, labels_of(one.row.values, labels))
+        split = one.row.values[columns.split] if columns.split else ""
+        source.records += _records(one, labels_of(one.row.values, labels), split or None)
     source.notes += left_out_sentences(unsaid)
     if left := images.left_out(table.name, table.names()):
         source.notes.append(left)
@@ -117,10 +118,11 @@ def _label_columns(source: Source, table: Table, columns: Columns, found: Sequen
     return taken
 
 
-def _records(found: _Found, labels: Mapping[str, str]) -> list[Record]:
-    """A record for each image that is taken of a row's file."""
+def _records(found: _Found, labels: Mapping[str, str], split: str | None) -> list[Record]:
+    """A record for each image that is taken of a row's file; `split` is the published one."""
     file, labels = found.file, {**labels, **found.file.labels}
     several = file.count > 1
+    known = {name: value for name, value in labels.items() if value}  # what is unknown is no class
     mark = stamp(file.size, found.caption, labels, *([list(file.taken)] if several else []))
     return [
         Record(
@@ -128,7 +130,8 @@ def _records(found: _Found, labels: Mapping[str, str]) -> list[Record]:
             found.patient,
             f"{found.where}, frame {number + 1}" if several else found.where,
             mark,
-            partial(_read, file, number, found.caption, labels),
+            partial(_read, file, number, found.caption, known),
+            split,
         )
         for number in file.taken
     ]

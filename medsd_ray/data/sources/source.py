@@ -55,6 +55,8 @@ class Record:
     """Changes when the sample does."""
     read: Callable[[], Content]
     """Reads the content; raises BadSample where it cannot be used."""
+    split: str | None = None
+    """The split of shards that the set was published in; None where it tells none."""
 
 
 @dataclass

@@ -182,7 +182,7 @@ def read_parquet(path: Path) -> Table:
         )
     columns = [content.column(name).to_pylist() for name in plain]
     for number, cells in enumerate(zip(*columns, strict=True), 1):
-        values = {name: _text(cell) for name, cell in zip(table.columns, cells, strict=True)}
+        values = {name: plain_text(cell) for name, cell in zip(table.columns, cells, strict=True)}
         table.rows.append(Row(f"{path.name} row {number}", values))
     return table
 
@@ -191,7 +191,7 @@ def _has_parts(types: Any, kind: Any) -> bool:
     return types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind)
 
 
-def _text(cell: Any) -> str:
+def plain_text(cell: Any) -> str:
     """A cell as a CSV file has it: empty where there is no value, whole numbers without a point."""
     if cell is None or cell != cell:
         return ""

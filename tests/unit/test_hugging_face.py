@@ -1,0 +1,141 @@
+"""Folders of Hugging Face `datasets`: image folders and Parquet files with images in them."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import pytest
+from published_sets import class_folder, image_folder, parquet, png, save, write
+
+from medsd_ray.data.sources.hugging_face import split_of
+from medsd_ray.data.sources.kinds import open_source
+from medsd_ray.data.sources.request import SourceRequest
+from medsd_ray.data.sources.source import BadSample, Source
+from medsd_ray.errors import InputError
+
+
+def read(root: Path, **more) -> Source:
+    return open_source(SourceRequest(str(root), kind="hf", **more))
+
+
+@pytest.mark.parametrize("metadata", ["csv", "jsonl", "parquet"])
+def test_image_folder(tmp_path: Path, metadata: str):
+    found = read(image_folder(tmp_path, metadata))
+    assert found.problems == [] and len(found.records) == 8
+    record = next(record for record in found.records if record.name == "train/images/1.png")
+    assert (record.patient, record.split) == ("p0-0", "train")
+    content = record.read()
+    assert (content.caption, content.labels) == ("Report train 1.", {"split": "train", "label": "1"})
+    assert content.image is not None and content.image.shape == (24, 20)
+    assert any("objects" in note for note in found.notes) == (metadata == "jsonl")
+
+
+def test_image_folder_without_splits_and_with_another_caption(tmp_path: Path):
+    root = image_folder(tmp_path, splits=())
+    save(root / "images/more.png")
+    found = read(root, caption="Label {label}.")
+    assert [record.split for record in found.records] == [None] * 4
+    assert found.records[1].read().caption == "Label 1."
+    assert any(note.startswith("1 images are left out") for note in found.notes)
+
+
+def test_metadata_of_several_forms_are_one_table(tmp_path: Path):
+    write(tmp_path / "a/metadata.csv", "file_name,text,patient_id\nx.png,One,p1\ny.png,,p2\n")
+    write(
+        tmp_path / "b/metadata.jsonl",
+        '{"file_name": "x.png", "text": "Two", "patient_id": 3, "age": 95.0}\n[]\n\n',
+    )
+    for name in ("a/x.png", "a/y.png", "b/x.png"):
+        save(tmp_path / name)
+    found = read(tmp_path)
+    assert [(r.name, r.patient, r.read().labels) for r in found.records] == [
+        ("a/x.png", "p1", {}),
+        ("b/x.png", "3", {"age": "90"}),
+    ]
+    assert [line for line in found.problems if "the text is empty" in line]
+    assert [line for line in found.problems if line.startswith("metadata.jsonl line 2: no JSON object")]
+
+
+def test_a_name_cannot_lead_out(tmp_path: Path):
+    save(tmp_path / "secret.png")
+    write(tmp_path / "in/train/metadata.csv", "file_name,text,patient_id\n../../secret.png,One,p1\n")
+    found = read(tmp_path / "in")
+    assert not found.records and "leads out of the folder" in found.problems[0]
+
+
+def test_folders_are_classes(tmp_path: Path):
+    root = class_folder(tmp_path)
+    with pytest.raises(
+        InputError, match=r"no column 'patient_id' among image, split, label.*--patient-regex"
+    ):
+        read(root)
+    found = read(root, patient_regex=r"([^/]+)\.png$")
+    assert [(r.patient, r.split, r.read().caption) for r in found.records][-1] == (
+        "train1",
+        "train",
+        "normal",
+    )
+    assert found.records[0].read().labels == {"split": "test", "label": "effusion"}
+
+
+def test_parquet_with_images(tmp_path: Path):
+    found = read(parquet(tmp_path), patient_column="patient")
+    assert [(r.name, r.patient, r.split) for r in found.records] == [
+        ("data/test-00002-of-00003.parquet#1", "p2", "test"),
+        ("data/train-00000-of-00003.parquet#1", "p0", "train"),
+        ("data/train-00000-of-00003.parquet#2", "p0", "train"),
+        ("data/train-00001-of-00003.parquet#1", "p1", "train"),
+        ("data/train-00001-of-00003.parquet#2", "p1", "train"),
+    ]
+    content = found.records[4].read()
+    assert content.image is not None and content.image.shape == (21, 21)
+    assert content.caption == "Report 1 1."
+    assert content.labels == {"label": "effusion", "age": "90", "split": "train"}
+
+
+def test_parquet_images_that_cannot_be_read_are_named(tmp_path: Path):
+    def change(rows: list[dict]) -> None:
+        rows[0]["image"] = (
+            {"bytes": None, "path": "0.png"} if len(rows) == 1 else {"bytes": png()[:60], "path": ""}
+        )
+
+    found = read(parquet(tmp_path, change), patient_column="patient")
+    assert found.problems == [
+        "data/test-00002-of-00003.parquet#1: its image has no bytes; write the set with its images in it, or "
+        "drop the row"
+    ]
+    with pytest.raises(BadSample, match="damaged"):
+        found.records[0].read()
+
+
+def test_refusals_in_one_line(tmp_path: Path):
+    with pytest.raises(InputError, match=r"no metadata\.csv, metadata\.jsonl, \*\.parquet or image here"):
+        read(tmp_path)
+    root = parquet(tmp_path / "parquet")
+    with pytest.raises(InputError, match="no column 'scan' with images; name one with --image-column: image"):
+        read(root, image_column="scan")
+    (root / "data/train-00000-of-00003.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"train-00000-of-00003\.parquet: no sound Parquet file"):
+        read(root)
+    write(tmp_path / "other/metadata.csv", "image,text\na.png,b\n")
+    with pytest.raises(InputError, match=r"no column 'file_name' among image, text; .*--kind folder"):
+        read(tmp_path / "other")
+    write(tmp_path / "saved/data-00000-of-00001.arrow", "")
+    with pytest.raises(InputError, match="`save_to_disk` wrote; write it by `to_parquet`"):
+        read(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("path", "by_name", "split"),
+    [
+        ("train/a.png", False, "train"),
+        ("data/valid/a.png", False, "validation"),
+        ("DEV/a.parquet", True, "validation"),
+        ("data/test-00000-of-00001.parquet", True, "test"),
+        ("my_eval_file.parquet", True, "test"),
+        ("test.png", False, ""),
+        ("trainable.parquet", True, ""),
+    ],
+)
+def test_splits_by_names(path: str, by_name: bool, split: str):
+    assert split_of(PurePosixPath(path), by_name) == split
