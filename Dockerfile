@@ -30,7 +30,7 @@ COPY pyproject.toml uv.lock ./
 # PyTorch of PyPI brings CUDA's libraries with it; the node brings the driver.
 FROM base AS cuda-libraries
 RUN --mount=type=bind,from=uv,source=/uv,target=/uv --mount=type=cache,target=/root/.cache/uv \
-    /uv/bin/uv sync --locked --no-dev --extra dicom --no-install-project
+    /uv/bin/uv sync --locked --no-dev --all-extras --no-install-project
 
 # PyTorch of PyPI cannot be imported without CUDA's libraries (2.7 GB). So the same versions come from PyTorch's own index,
 # built for CPUs: those two are pinned by version, all else by uv.lock's hashes.
@@ -39,7 +39,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=bind,from=uv,source=/uv,target=/uv --mount=type=cache,target=/root/.cache/uv \
     skip=$(sed -nE 's/^name = "(torch|torchvision|triton|cuda-.*|nvidia-.*)"$/--no-install-package \1/p' uv.lock) \
     && version() { sed -n "/^name = \"$1\"\$/{n;s/version = \"\(.*\)\"/\1/p}" uv.lock; } \
-    && /uv/bin/uv sync --locked --no-dev --extra dicom --no-install-project $skip \
+    && /uv/bin/uv sync --locked --no-dev --all-extras --no-install-project $skip \
     && /uv/bin/uv pip install --no-deps --index-url "$TORCH_INDEX" \
         "torch==$(version torch)+cpu" "torchvision==$(version torchvision)+cpu"
 

@@ -1,4 +1,4 @@
-# `make demo` and `make test` install what they need first: Python 3.11, git, make and a C compiler are enough.
+# `make demo` and `make test` install what they need first: Python 3.11 to 3.13, git, make and a C compiler are enough.
 #   make demo [DATA=folder with images and metadata.csv] [OUT=demo-out]
 #   make study [DATA=folder] [STUDY_OUT=study-out]
 #   make test

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import re
@@ -39,13 +40,23 @@ def path_of(address: str | os.PathLike) -> Path:
         if "\0" in text or max(map(len, parts)) > 255 or sum(map(len, parts)) + len(parts) > 4096:
             raise ValueError
         path = Path(text).expanduser()
-        path.resolve()
-        return path
+        circular = leads_in_a_circle(path)
     except ValueError as error:
         raise InputError(f"{text[:80]!r}: not a name that a file can have; mend it") from error
     except RuntimeError as error:
-        why = "there is no user of this name" if text.startswith("~") else "its links lead round in a circle"
-        raise InputError(f"{text!r}: {why}; write another path") from error
+        raise InputError(f"{text!r}: there is no user of this name; write another path") from error
+    if circular:
+        raise InputError(f"{text!r}: its links lead round in a circle; write another path")
+    return path
+
+
+def leads_in_a_circle(path: Path) -> bool:
+    """Whether a path's links lead round in a circle. Raises ValueError for what no file can be named."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def last_part(address: str) -> str:

@@ -41,8 +41,7 @@ def stage(text: str, file: TextIO | None = None) -> None:
     output others read takes sys.stderr.
     """
     global _status
-    file = sys.stdout if file is None else file
-    text = f"{in_one_line(text)} ..."
+    file, text = sys.stdout if file is None else file, f"{in_one_line(text)} ..."
     if not file.isatty() or _bars:
         print(text, file=file, flush=True)
     elif _status is None:

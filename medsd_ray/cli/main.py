@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,6 +16,7 @@ from medsd_ray.cli.dashboard import dashboard
 from medsd_ray.cli.data import encode, prepare
 from medsd_ray.cli.evaluation import augment, evaluate, prompts
 from medsd_ray.cli.images import export, generate, insert
+from medsd_ray.cli.packages import missing_package
 from medsd_ray.cli.reader_study import reader_study
 from medsd_ray.cli.training import demo, train, tune
 from medsd_ray.console import clear
@@ -30,13 +31,28 @@ VERBS = (
 app = typer.Typer(
     name="medsd",
     help="Adapt Stable Diffusion's parts to medical images: prepare, encode, train, generate, evaluate.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 for verb in VERBS:
     app.command()(verb)
 app.add_typer(reader_study)
+
+
+@app.callback(invoke_without_command=True)
+def without_verb(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show medsd's version and exit.")] = False,
+) -> None:
+    """What `medsd` does without a verb: it shows its help, or its version."""
+    if version:
+        import medsd_ray
+
+        print(medsd_ray.__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
@@ -57,6 +73,11 @@ def main() -> None:
         _stop(f"medsd: {error}", 2)
     except RunError as error:
         _stop(f"medsd: {error}", 1)
+    except ModuleNotFoundError as error:
+        line = missing_package(error, sys.argv[1])
+        if line is None:
+            raise
+        _stop(line, 2)
     except (Interrupted, KeyboardInterrupt, typer.Abort) as error:
         _stop(f"medsd: interrupted{f': {error}' if str(error) else ''}", 130)
     except Exception as error:

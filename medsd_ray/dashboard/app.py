@@ -126,7 +126,7 @@ def _tagged(
 def plotly_path() -> Path:
     spec = importlib.util.find_spec("plotly")  # without running its code, which takes a second
     if spec is None or spec.origin is None:
-        raise InputError("the package plotly is not installed: install medsd as its README says")
+        raise InputError("plotly is not installed: pip install 'medsd[dashboard]'")
     return Path(spec.origin).parent / "package_data" / PLOTLY
 
 

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+from medsd_ray.addresses import leads_in_a_circle
 from medsd_ray.errors import InputError
 
 
@@ -25,11 +26,11 @@ def path_below(folder: Path, name: str) -> Path:
     have the name.
     """
     try:
+        if leads_in_a_circle(folder / name):
+            raise InputError(f"{folder / name}: its links lead round in a circle; remove them")
         path = (folder / name).resolve()
         if path.is_relative_to(folder.resolve()):
             return path
-    except RuntimeError as error:  # pathlib's for a loop
-        raise InputError(f"{folder / name}: its links lead round in a circle; remove them") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: {name[:80]!r} is not the name of a file") from error
     raise OutsideError(f"{name!r} leads out of {folder}: keys stay below their folder")

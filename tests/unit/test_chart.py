@@ -389,9 +389,9 @@ def test_what_the_values_say_of_the_runtime_wins():
 
 def test_versions_are_the_projects():
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    assert chart["appVersion"] == version()
-    requirements = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
-    ray = next(it.partition("==")[2] for it in requirements if it.startswith("ray["))
+    assert chart["version"] == chart["appVersion"] == version()
+    locked = tomllib.loads((REPOSITORY / "uv.lock").read_text())["package"]
+    ray = next(package["version"] for package in locked if package["name"] == "ray")
     assert yaml.safe_load((CHART / "values.yaml").read_text())["runtime"]["spec"]["rayVersion"] == ray
 
 

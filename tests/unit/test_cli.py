@@ -4,6 +4,7 @@ error.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import get_args
 import pytest
 from command import MEDSD, assert_refused, medsd
 
+import medsd_ray
 from medsd_ray.cli.data import SourceKind, UncertainFinding
 from medsd_ray.cli.evaluation import ProtocolName
 from medsd_ray.cli.images import InsertionMethod
@@ -40,8 +42,9 @@ VERBS = [
 ]
 
 
-def test_help_names_every_verb_in_the_order_of_use():
-    result = medsd("--help")
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]], ids=lambda words: " ".join(words) or "bare")
+def test_help_names_every_verb_in_the_order_of_use(words: list[str]):
+    result = medsd(*words)
     assert result.returncode == 0
     listed = result.stdout.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in listed] == [*VERBS, "reader-study"]
@@ -52,6 +55,20 @@ def test_each_verb_has_help_with_an_example(verb: str):
     result = medsd(verb, "--help")
     assert result.returncode == 0
     assert f"Example: medsd {verb} " in result.stdout
+
+
+def test_the_version_is_the_packages():
+    result = medsd("--version")
+    assert (result.returncode, result.stdout) == (0, f"{importlib.metadata.version('medsd')}\n")
+    assert medsd_ray.__version__ == result.stdout.strip()
+
+
+def test_a_shell_completes_verbs_and_options():
+    """As bash asks for the words that may follow."""
+    asked = {"_MEDSD_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    assert medsd(**asked, COMP_WORDS="medsd pre").stdout.split() == ["prepare"]
+    asked["COMP_CWORD"] = "2"
+    assert medsd(**asked, COMP_WORDS="medsd prepare --shard").stdout.split() == ["--shard-size"]
 
 
 @pytest.mark.parametrize("verb", ["new", "serve", "report"])
@@ -89,7 +106,6 @@ def test_help_is_quick_because_it_loads_nothing_heavy():
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ([], "Missing command"),
         (["no-such-verb"], "no-such-verb"),
         (["prepare", "only-a-source"], "dest"),
         (["train", "run.yaml", "--no-such-option"], "--no-such-option"),

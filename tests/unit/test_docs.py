@@ -5,6 +5,8 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -73,6 +75,10 @@ def parse(words: list[str]) -> None:
     command, context = MEDSD, typer.Context(MEDSD, info_name="medsd")
     while hasattr(command, "commands"):  # a group: `medsd`, `medsd reader-study`
         name, *words = words
+        if name.startswith("-"):  # an option of the group, such as --version
+            options = {"-h", "--help"} | {one for option in command.params for one in option.opts}
+            assert name in options and not words
+            return
         assert name in command.commands, f"no verb {name}"
         command = command.commands[name]
     if words != ["--help"]:
@@ -121,9 +127,19 @@ def test_the_documents_name_targets_of_make():
 
 
 def test_ci_and_the_hooks_run_what_is_there():
-    workflow = yaml.safe_load((ROOT / GITHUB / "workflows/ci.yml").read_text())
-    runs = [step["run"] for step in workflow["jobs"]["ci"]["steps"] if "run" in step]
-    assert [(ROOT / run.split()[-1]).is_file() for run in runs] == [True]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    runs = [
+        re.sub(r"\$\{\{.*?\}\}", "", step["run"]).split()
+        for path in sorted((ROOT / GITHUB / "workflows").glob("*.yml"))
+        for job in yaml.safe_load(path.read_text())["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    ]
+    scripts = [words[1] for words in runs if words[0] == "bash"]
+    assert sorted(scripts) == [".ci/run", "scripts/check_release"]
+    assert all((ROOT / script).is_file() for script in scripts)
+    made = [word for words in runs if words[0] == "make" for word in words[1:] if "=" not in word]
+    assert made and set(made) <= targets
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     lint = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
     for hook in hooks:
@@ -141,3 +157,37 @@ def test_the_picture_of_the_house_has_its_floors():
     )
     drawn = [set(re.findall(r"(\w+)\[\"?(?! )", floor)) for floor in picture]
     assert drawn == [set(floor.replace("|", " ").split()) for floor in floors if floor.strip()]
+
+
+def test_the_version_is_one():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    images = [
+        (str(path.relative_to(ROOT)), tag)
+        for path in [
+            ROOT / "Dockerfile",
+            *documents(),
+            *ROOT.glob("k8s/samples/*"),
+            *ROOT.glob("examples/*/*.yaml"),
+        ]
+        for tag in re.findall(r"medsd:(\d+\.\d+\.\d+)", path.read_text())
+    ]
+    assert len(images) > 3 and {tag for _, tag in images} == {version}, images
+
+
+def test_a_release_is_the_version_and_has_its_changes(tmp_path: Path):
+    """In a copy of the three files that it reads and is."""
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts/check_release"
+    script.write_bytes((ROOT / "scripts/check_release").read_bytes())
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "medsd"\nversion = "1.2.3"\n')
+    (tmp_path / "CHANGELOG.md").write_text("## [Unreleased]\n")
+
+    def check(tag: str) -> tuple[int, str]:
+        done = subprocess.run(["bash", script, tag], capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    assert check("v1.2.4")[0] == 2 and "v1.2.3" in check("v1.2.4")[1]
+    assert check("v1.2.3")[0] == 2 and "CHANGELOG.md" in check("v1.2.3")[1]
+    (tmp_path / "CHANGELOG.md").write_text("## [Unreleased]\n\n## [1.2.3] - 2026-12-01\n")
+    assert check("v1.2.3") == (0, "")

@@ -36,7 +36,8 @@ WORDS = {
     "reader-study report": "absent",
 }
 WITHIN_S = 1.0
-TRIES = 3
+TRIES = 5
+"""Of which one must be in time: other work on the machine may hold a process up."""
 
 
 def test_every_verb_is_here():
@@ -45,29 +46,31 @@ def test_every_verb_is_here():
 
 @pytest.mark.parametrize("verb", WORDS)
 def test_a_verb_speaks_within_a_second(verb: str, tmp_path: Path):
+    seconds, said = min(first_line([*verb.split(), *WORDS[verb].split()], tmp_path) for _ in attempts())
+    assert seconds < WITHIN_S, said
+    assert said.endswith(b" ...\n") and not said.startswith(b"medsd:"), said
+
+
+def attempts():
+    """Tries, until one was in time."""
     for _ in range(TRIES):
-        seconds, busy, said = first_line([*verb.split(), *WORDS[verb].split()], tmp_path)
-        assert said.endswith(b" ...\n") and not said.startswith(b"medsd:"), said
-        if seconds < WITHIN_S:
+        started = time.monotonic()
+        yield
+        if time.monotonic() - started < WITHIN_S:
             return
-    # Where other work holds every try up, the process's own time on a core tells.
-    assert os.getloadavg()[0] > (os.cpu_count() or 1) and busy < WITHIN_S, (seconds, busy)
 
 
-def first_line(words: list[str], folder: Path) -> tuple[float, float, bytes]:
-    """Of `medsd WORDS`: seconds from its start until its first byte, of them those on a core, and its first
-    line; then it is ended.
-    """
+def first_line(words: list[str], folder: Path) -> tuple[float, bytes]:
+    """Seconds from the start of `medsd WORDS` until its first byte, and its first line; then it is ended."""
     started = time.monotonic()
-    process = subprocess.Popen([MEDSD, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        [MEDSD, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ
+    )
     assert process.stdout
-    with selectors.DefaultSelector() as ready:
+    with process, selectors.DefaultSelector() as ready:
         ready.register(process.stdout, selectors.EVENT_READ)
         ready.select(timeout=60)
-    seconds = time.monotonic() - started
-    said = process.stdout.readline()
-    process.kill()
-    process.stdout.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = status
-    return seconds, usage.ru_utime + usage.ru_stime, said
+        seconds = time.monotonic() - started
+        said = process.stdout.readline()
+        process.kill()
+    return seconds, said

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from aiohttp import web
 from api_server import ApiServer, Object
-from kubernetes.aio import client
+from kubernetes_asyncio import client
 from operator_world import RUNTIME, finetune, make_ready
 
 from medsd_ray.driver.protocol import DriverAnswer

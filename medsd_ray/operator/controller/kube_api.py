@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
-from kubernetes.aio import client, config
+from kubernetes_asyncio import client, config
 
 from medsd_ray.operator.controller.metrics import API_CALLS
 from medsd_ray.operator.controller.queue import Retry
@@ -111,11 +111,16 @@ class Api:
             name.replace("_", "-"): value for name, value in headers.items()
         }
         url = f"{path}?{urlencode(query)}" if query else path
-        sent = await self._client.param_serialize(
-            method, url, header_params=all_headers, body=body, auth_settings=["BearerToken"]
-        )
         try:
-            answer = await self._client.call_api(*sent[:4], _request_timeout=TIMEOUT_S)
+            answer = await self._client.call_api(
+                url,
+                method,
+                header_params=all_headers,
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _request_timeout=TIMEOUT_S,
+            )
             data = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             API_CALLS.labels(method, resource.plural, 0).inc()
