@@ -277,7 +277,7 @@ def write_ours(kind: str, folder: Path) -> Path:
         samples = list(iter_samples(subject.shards(256, 256), "train"))
         for copy in range(COPIES):
             for sample in samples:  # without masks: Mosaic wants the same fields in each
-                sample.key, sample.mask = f"{copy}-{sample.key.rpartition('-')[2]}", None
+                sample.key, sample.masks = f"{copy}-{sample.key.rpartition('-')[2]}", {}
                 writer.write(sample)
         writer.finish()
         return folder / "ours" / "train"

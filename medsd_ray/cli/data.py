@@ -11,6 +11,7 @@ from medsd_ray.console import stage
 
 SourceKind = Literal["folder", "dicom", "openi", "mimic-cxr", "chexpert", "nih", "padchest", "hf", "phantom"]
 UncertainFinding = Literal["positive", "negative", "omit"]
+Fit = Literal["crop", "pad"]
 FramesTaken = Literal["first", "middle", "all"]
 
 
@@ -79,6 +80,19 @@ def prepare(
     yes_label: Annotated[
         list[str] | None, typer.Option(help="The same, though values may look like dates, numbers or names")
     ] = None,
+    mask_column: Annotated[
+        list[str] | None, typer.Option(help="Column that names a mask of the image; may be given again")
+    ] = None,
+    boxes: Annotated[
+        str | None,
+        typer.Option(help="Table of boxes (image, finding, x, y, w, h in pixels), drawn as masks"),
+    ] = None,
+    domain_column: Annotated[
+        str | None, typer.Option(help="Column that names where the image comes from, such as site")
+    ] = None,
+    fit: Annotated[
+        Fit, typer.Option(help="Images that are not square: crop them, or pad them with black")
+    ] = "crop",
     frames: Annotated[
         FramesTaken | None,
         typer.Option(help="Which to take of DICOM files and TIFFs that hold several; refused without it"),
@@ -112,9 +126,12 @@ def prepare(
         yes_split=yes_split,
         label_columns=tuple(label_column or ()),
         yes_labels=tuple(yes_label or ()),
+        mask_columns=tuple(mask_column or ()),
+        boxes=boxes,
+        domain_column=domain_column,
         frames=frames,
     )
-    run(asked, dest, shard_size=shard_size, splits=splits, skip_bad=skip_bad)
+    run(asked, dest, fit=fit, shard_size=shard_size, splits=splits, skip_bad=skip_bad)
 
 
 def encode(

@@ -29,7 +29,10 @@ class SplitIndex(Schema):
     split: Annotated[str, Field(pattern=r"^[a-z]+$", max_length=32)]
     shards: list[ShardEntry]
     size: Pixels | None = None
+    fit: Literal["crop", "pad"] = "crop"
     labels: dict[str, dict[str, Count]] = Field(default_factory=dict)
+    masks: dict[str, Count] = Field(default_factory=dict)
+    domains: dict[str, Count] = Field(default_factory=dict)
     model: str = ""
     fingerprint: str = ""
     vae_fingerprint: str = ""
@@ -72,8 +75,16 @@ class WrittenShard(Schema):
     notes: list[dict]
 
 
+class LatentSampleNote(Schema):
+    """Of a sample, in the header of a latent shard."""
+
+    labels: dict[str, str | int | float | bool]
+    domain: str | None
+
+
 class SampleNote(Schema):
     """KEY.json of a sample."""
 
     patient: str
     labels: dict[str, str | int | float | bool]
+    domain: str | None = None

@@ -59,7 +59,7 @@ class LabelColumns:
         Raises:
             InputError: It cannot be one, and is asked for.
         """
-        if name in self.insisted or (why := _identifying(cells)) is None:
+        if name in self.insisted or (why := identifying(cells)) is None:
             return None
         if name in self.asked:
             raise InputError(
@@ -68,7 +68,8 @@ class LabelColumns:
         return f"column {name!r} is left out of the labels: {why}; insist on it with --yes-label {name!r}"
 
 
-def _identifying(cells: Sequence[tuple[str, str, str]]) -> str | None:
+def identifying(cells: Sequence[tuple[str, str, str]]) -> str | None:
+    """Why a column of (where, patient, value) may tell who a patient is, in words without a value."""
     seen = set()
     for where, _, value in cells:
         if value in seen:

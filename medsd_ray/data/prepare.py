@@ -21,6 +21,7 @@ from medsd_ray.data.index_schema import RootIndex
 from medsd_ray.data.pseudonyms import Pseudonyms, load_key
 from medsd_ray.data.shards import FORMAT, INDEX, SPLITS
 from medsd_ray.data.sources.kinds import KINDS, OPTIONS, open_source
+from medsd_ray.data.sources.pixels import Fit
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import Source, stamp
 from medsd_ray.data.split_writer import PseudonymousRecord, write_splits
@@ -30,7 +31,7 @@ from medsd_ray.schemas import first_fault
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import Complete, Foreign, claim
 
-NOT_IN_PLAN = ("images", "reports", "patient_column")
+NOT_IN_PLAN = ("images", "reports", "boxes", "patient_column")
 """Options that a plan does not hold: paths, and what it says as `split_by`."""
 PROGRESS = ".progress"
 PLAN = f"{PROGRESS}/plan.json"
@@ -49,6 +50,7 @@ def prepare(
     asked: SourceRequest,
     dest: str,
     *,
+    fit: Fit = "crop",
     shard_size: str = "64MiB",
     splits: str = "0.8,0.1,0.1",
     skip_bad: str = "0",
@@ -61,6 +63,7 @@ def prepare(
     Args:
         asked: What is read, and how.
         dest: The address of the shards.
+        fit: How images that are not square become so (`pixels.resize`).
         shard_size: Of a shard at most, such as `64MiB`.
         splits: The shares of train, validation and test, or `published` for the set's own.
         skip_bad: How many samples at most may be left out because they cannot be used: a number, or a share
@@ -91,6 +94,7 @@ def prepare(
         "fingerprint": fingerprint(records, pseudonyms),
     }
     plan |= asked_of_source(asked)
+    plan |= {"fit": fit} if fit != "crop" else {}
     if finished := _finished(store, plan):
         if fault := first_fault(RootIndex, finished):
             raise InputError(f"{store.url}/{INDEX}: damaged ({fault}); delete {dest} or choose another DEST")
@@ -112,6 +116,7 @@ def prepare(
         by_split,
         kind=records.kind,
         size=plan["size"],
+        fit=fit,
         max_bytes=max_bytes,
         bad_samples=bad_samples,
         oddities=OddityLog(),
@@ -232,8 +237,10 @@ def manifest(source: Source, plan: dict[str, Any], indexes: dict[str, dict]) -> 
     """The root index: what the shards are made of, how, and what came of it. No path, since a path may name a
     patient.
     """
-    fields = ("samples", "patients", "bytes", "labels")
-    splits = {split: {name: index[name] for name in fields} for split, index in indexes.items()}
+    fields = ("samples", "patients", "bytes", "labels", "masks", "domains")
+    splits = {
+        split: {name: index[name] for name in fields if name in index} for split, index in indexes.items()
+    }
     warnings: Counter[str] = Counter()
     for index in indexes.values():
         warnings.update({text: value["count"] for text, value in index["warnings"].items()})
@@ -255,6 +262,7 @@ def _command(plan: dict[str, Any]) -> str:
     shares = splits if isinstance(splits, str) else ",".join(f"{splits.get(name, 0):g}" for name in SPLITS)
     words = [f"medsd prepare SOURCE DEST --kind {plan['source']} --shard-size {plan['shard_size']}"]
     words += [f"--size {plan['size']}"] if plan["size"] else []
+    words += [f"--fit {plan['fit']}"] if "fit" in plan else []
     if plan["split_by"] and "patient_column" in takes:
         words.append(f"--patient-column {shlex.quote(plan['split_by'])}")
     for field, option in OPTIONS.items():

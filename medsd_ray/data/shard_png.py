@@ -11,6 +11,21 @@ MAX_PIXELS = 2**26
 """Four times what `prepare` writes at most."""
 
 
+def write_png(array: np.ndarray) -> bytes:
+    """A PNG of uint8 pixels, (height, width) or (height, width, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def read_mask(data: bytes) -> np.ndarray:
+    """A mask, uint8 (height, width). Raises ValueError as `read_png`, and for one in colour."""
+    mask = read_png(data)
+    if mask.ndim != 2:
+        raise ValueError("a mask in colour")
+    return mask
+
+
 def read_png(data: bytes) -> np.ndarray:
     """The pixels, uint8 (height, width) or (height, width, 3), writable.
 

@@ -1,9 +1,9 @@
 """Shards: WebDataset tar files that other tools read too, and an index that says what is complete.
 
 A split is a folder of `shard-00000.tar`, … and an `index.json`, written last. A sample KEY is `KEY.png`
-(8-bit, grayscale or RGB), `KEY.txt` (caption), `KEY.json` (patient pseudonym, labels) and, for phantoms with
-an effusion, `KEY.mask.png`. Text samples have no `.png`. The root above the splits has an `index.json` of its
-own, the very last file.
+(8-bit, grayscale or RGB), `KEY.txt` (caption), `KEY.json` (patient pseudonym, labels, domain) and
+`KEY.mask.NAME.png` for each mask of it (8-bit label map, or 0 and 255). Text samples have no `.png`. The root
+above the splits has an `index.json` of its own, the very last file.
 """
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from PIL import Image
 
 from medsd_ray.data.index_schema import SampleNote, SplitIndex, WrittenShard
-from medsd_ray.data.shard_png import read_png
+from medsd_ray.data.shard_png import read_mask, read_png, write_png
 from medsd_ray.data.tar import read_tar
 from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 from medsd_ray.schemas import first_fault
 from medsd_ray.storage import Storage, entry_of_bytes, open_storage
 
-FORMAT = "medsd-shards/1"
-"""The value of `format` in an index. A reader refuses any other."""
+FORMAT = "medsd-shards/2"
+"""The value of `format` in an index."""
+READABLE = ("medsd-shards/1", FORMAT)
+"""The formats that are read. In the first a sample had one mask, `KEY.mask.png`: a phantom's effusion."""
 INDEX = "index.json"
 """The last file of a split, and of the root above the splits."""
 SPLITS = ("train", "validation", "test")
@@ -47,8 +49,12 @@ class Sample:
     """The patient's pseudonym, or public name."""
     labels: dict[str, str | int | float | bool] = field(default_factory=dict)
     """Name -> value, such as `finding`."""
-    mask: np.ndarray | None = None
-    """uint8, (height, width), 255 inside what the caption names; None where it is not known."""
+    masks: dict[str, np.ndarray] = field(default_factory=dict)
+    """Name -> uint8, (height, width): a label map, 0 the background, or 0 and 255. What is not known is
+    absent.
+    """
+    domain: str | None = None
+    """Where it comes from, such as a hospital; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,10 @@ def parse_index(value: dict, where: str) -> Index:
     it is no index of a split.
     """
     made = value.get("format")
-    if isinstance(made, str) and made != FORMAT:
+    if isinstance(made, str) and made not in READABLE:
         raise InputError(
-            f"{where}: format {made[:40]!r} is not {FORMAT}; make the shards anew with this medsd"
+            f"{where}: format {made[:40]!r} is not {' or '.join(READABLE)}; make the shards anew with "
+            "this medsd"
         )
     if fault := first_fault(SplitIndex, value):
         raise InputError(f"{where}: not an index of shards ({fault}); run prepare or encode again")
@@ -167,19 +174,15 @@ def list_splits(url: str) -> list[str]:
     return splits or [open_split(url, "train")[1].split]
 
 
-def _png(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG", compress_level=3)
-    return buffer.getvalue()
-
-
 def _fields(sample: Sample) -> Iterator[tuple[str, bytes]]:
     if sample.image is not None:
-        yield "png", _png(sample.image)
-    if sample.mask is not None:
-        yield "mask.png", _png(sample.mask)
+        yield "png", write_png(sample.image)
+    for name, mask in sorted(sample.masks.items()):
+        yield f"mask.{name}.png", write_png(mask)
     yield "txt", sample.caption.encode()
-    yield "json", json.dumps({"patient": sample.patient, "labels": sample.labels}, sort_keys=True).encode()
+    note = {"patient": sample.patient, "labels": sample.labels}
+    note |= {"domain": sample.domain} if sample.domain is not None else {}
+    yield "json", json.dumps(note, sort_keys=True).encode()
 
 
 class ShardWriter:
@@ -280,10 +283,19 @@ def decode_sample(key: str, fields: dict[str, bytes], where: str) -> Sample:
         if fault := first_fault(SampleNote, note):
             raise ValueError(f"json: {fault}")
         image = read_png(fields["png"]) if "png" in fields else None
-        mask = read_png(fields["mask.png"]) if "mask.png" in fields else None
-        return Sample(key, image, fields["txt"].decode(), note["patient"], note["labels"], mask)
+        masks = {name: read_mask(data) for field, data in fields.items() if (name := _mask_of(field))}
+        caption, domain = fields["txt"].decode(), note.get("domain")
+        return Sample(key, image, caption, note["patient"], note["labels"], masks, domain)
     except (KeyError, ValueError, OSError) as error:
         raise InputError(f"{where}: sample {key} cannot be read ({error}); run prepare again") from error
+
+
+def _mask_of(field: str) -> str | None:
+    """The mask's name of a member's extension; None of what is no mask."""
+    if field == "mask.png":
+        return "effusion"
+    match = re.fullmatch(r"mask\.([^.]+)\.png", field)
+    return match and match[1]
 
 
 def read_shard(store: Storage, shard: Shard) -> Iterator[Sample]:

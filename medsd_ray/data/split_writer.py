@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from medsd_ray.console import ProgressLine
 from medsd_ray.data.bad_samples import BadSampleLog, OddityLog
 from medsd_ray.data.free_text import signs_of_identity
 from medsd_ray.data.shards import INDEX, Sample, ShardWriter
 from medsd_ray.data.sources.decoding_room import decoding_room
-from medsd_ray.data.sources.pixels import ONE_VALUE, resize
-from medsd_ray.data.sources.source import LONGEST_TEXT, BadSample, Record
+from medsd_ray.data.sources.pixels import ONE_VALUE, Fit, resize
+from medsd_ray.data.sources.source import LONGEST_TEXT, BadSample, Content, Record
 from medsd_ray.storage import Storage
 
 READ_AHEAD = 32
@@ -44,6 +46,7 @@ def write_splits(
     *,
     kind: str,
     size: int | None,
+    fit: Fit,
     max_bytes: int,
     bad_samples: BadSampleLog,
     oddities: OddityLog,
@@ -55,6 +58,7 @@ def write_splits(
         splits: Split -> its records, in the order of the shards.
         kind: `image` or `text`.
         size: The images' height and width in pixels; None for text.
+        fit: How those that are not square become so.
         max_bytes: The size of a shard at most.
         bad_samples: Told of each record that cannot be used.
         oddities: Told of each whose file is odd.
@@ -62,7 +66,7 @@ def write_splits(
     Returns:
         Split -> what its index.json says.
     """
-    meta = {"size": size} if size else {}
+    meta = {"size": size, "fit": fit} if size else {}
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         ProgressLine(sum(map(len, splits.values())), "samples") as progress,
@@ -73,7 +77,7 @@ def write_splits(
                 progress.skip(len(records))
                 continue
             writer = ShardWriter(split_store, max_bytes, kind, split, **meta)
-            _write_split(writer, records, size, pool, progress, bad_samples, oddities)
+            _write_split(writer, records, size, fit, pool, progress, bad_samples, oddities)
     return {split: store.child(split).read_json(INDEX) for split in splits}
 
 
@@ -81,6 +85,7 @@ def _write_split(
     writer: ShardWriter,
     records: list[PseudonymousRecord],
     size: int | None,
+    fit: Fit,
     pool: ThreadPoolExecutor,
     progress: ProgressLine,
     bad_samples: BadSampleLog,
@@ -92,7 +97,7 @@ def _write_split(
     done = {written["key"] for written in writer.notes}
     progress.skip(len(done))
     left = (record for record in records if record.key not in done)
-    for record, outcome in _read_ahead(pool, left, size):
+    for record, outcome in _read_ahead(pool, left, size, fit):
         if isinstance(outcome, BadSample):
             counts.skipped += 1
             bad_samples.add(f"{record.record.where}: {outcome}")
@@ -104,6 +109,8 @@ def _write_split(
                 "key": sample.key,
                 "patient": record.patient,
                 "labels": sample.labels,
+                "masks": sorted(sample.masks),
+                "domain": sample.domain,
                 "warnings": [*warnings, *odd],
             }
             writer.write(sample, note)
@@ -118,13 +125,13 @@ Outcome = tuple[Sample, list[str], list[str]] | BadSample
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, records: Iterator[PseudonymousRecord], size: int | None
+    pool: ThreadPoolExecutor, records: Iterator[PseudonymousRecord], size: int | None, fit: Fit
 ) -> Iterator[tuple[PseudonymousRecord, Outcome]]:
     """Samples in order, a few read ahead on other threads: decoding leaves Python's lock to others."""
     ahead = READ_AHEAD if not size else max(2, min(READ_AHEAD, READ_AHEAD_BYTES // (3 * size * size)))
     waiting: deque[tuple[PseudonymousRecord, Future[Outcome]]] = deque()
     for record in records:
-        waiting.append((record, pool.submit(read_sample, record, size)))
+        waiting.append((record, pool.submit(read_sample, record, size, fit)))
         if len(waiting) >= ahead:
             first, outcome = waiting.popleft()
             yield first, outcome.result()
@@ -132,25 +139,41 @@ def _read_ahead(
         yield record, outcome.result()
 
 
-def read_sample(record: PseudonymousRecord, size: int | None) -> Outcome:
+def read_sample(record: PseudonymousRecord, size: int | None, fit: Fit = "crop") -> Outcome:
     """The sample without identity, what it is to be warned of and what is odd, or why it cannot be used. Its
-    image has `size` x `size` pixels.
+    image has `size` x `size` pixels, and its masks as many.
     """
     with decoding_room.visit():  # until the large image has become a small one
         try:
             content = record.record.read()
+            image, masks = _fitted(content, size, fit)
         except BadSample as error:
             return error
         if (length := len(content.caption)) > LONGEST_TEXT:
             return BadSample(f"a report of {length:,} characters; shorten it to at most {LONGEST_TEXT:,}")
-        image = None if content.image is None or size is None else resize(content.image, size)
     text = "\n".join([content.caption, *map(str, content.labels.values())])
     warnings = [*content.warnings, *(f"{sign} in the report or labels" for sign in signs_of_identity(text))]
     odd = [*content.oddities]
     if image is not None and image.min() == image.max():
         odd.append(ONE_VALUE)
-    sample = Sample(record.key, image, content.caption, record.patient, dict(content.labels), content.mask)
+    labels = dict(content.labels)
+    sample = Sample(record.key, image, content.caption, record.patient, labels, masks, content.domain)
     return sample, warnings, odd
+
+
+def _fitted(content: Content, size: int | None, fit: Fit) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
+    """The image and its masks in `size`. Raises BadSample where a mask has another size than its image."""
+    if content.image is None or size is None:
+        return None, {}
+    height, width = content.image.shape[:2]
+    for name, mask in content.masks.items():
+        if mask.shape != (height, width):
+            raise BadSample(
+                f"mask {name}: {mask.shape[1]}x{mask.shape[0]} pixels where its image has {width}x{height}; "
+                "give both in one size"
+            )
+    masks = {name: resize(mask, size, fit, labels=True) for name, mask in content.masks.items()}
+    return resize(content.image, size, fit), masks
 
 
 @dataclass
@@ -160,13 +183,19 @@ class SplitCounts:
     patients: set[str] = field(default_factory=set)
     skipped: int = 0
     labels: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    masks: Counter[str] = field(default_factory=Counter)
+    domains: Counter[str] = field(default_factory=Counter)
     warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, note: dict) -> None:
-        """Counts a sample by its note: key, patient, labels and warnings."""
+        """Counts a sample by its note: key, patient, labels, masks, domain and warnings. A note of an earlier
+        version has no masks and no domain.
+        """
         self.patients.add(note["patient"])
         for name, value in note["labels"].items():
             self.labels[name][str(value)] += 1
+        self.masks.update(note.get("masks", ()))
+        self.domains.update([domain] if (domain := note.get("domain")) else ())
         for warning in note["warnings"]:
             self.warnings[warning].append(note["key"])
 
@@ -183,6 +212,8 @@ class SplitCounts:
         return {
             "patients": len(self.patients),
             "labels": counts,
+            "masks": dict(sorted(self.masks.items())),
+            "domains": dict(sorted(self.domains.items())),
             "warnings": warnings,
             "skipped": self.skipped,
         }

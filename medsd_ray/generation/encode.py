@@ -17,7 +17,7 @@ from torch import Tensor
 from medsd_ray.addresses import shown
 from medsd_ray.console import ProgressLine
 from medsd_ray.data.index_schema import EncodedShard
-from medsd_ray.data.latents import to_bytes
+from medsd_ray.data.latents import LatentNote, to_bytes
 from medsd_ray.data.shards import (
     FORMAT,
     INDEX,
@@ -166,13 +166,16 @@ class Encoder:
         batches = [samples[at : at + self.batch_size] for at in range(0, len(samples), self.batch_size)]
         parts = [self._encode(batch) for batch in batches]
         tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        data = to_bytes(tensors, [sample.key for sample in samples], [sample.caption for sample in samples])
+        notes = [LatentNote(sample.labels, sample.domain, sample.masks) for sample in samples]
+        texts = [sample.caption for sample in samples]
+        data = to_bytes(tensors, [sample.key for sample in samples], texts, notes)
         name = f"shard-{task.number:05d}.safetensors"
         store = self.out.child(task.split)
         store.write(name, data)
         shard = Shard(name, len(samples), **entry_of_bytes(data))
-        captions = long_captions(self.components.tokenizer, [sample.caption for sample in samples])
+        captions = long_captions(self.components.tokenizer, texts)
         note = {"source": task.shard.sha256, "shard": asdict(shard), "captions": asdict(captions)}
+        note |= {"format": FORMAT}
         store.write_json(_note(task.number), note)
         return len(samples)
 
@@ -290,6 +293,10 @@ def _finish(store: Storage, split: str, index: Index, meta: dict, size: int) -> 
     }
     if all("captions" in note for note in notes):  # an earlier version began without them
         own["captions"] = merged(LongCaptions(**note["captions"]) for note in notes).counts
+    if all(note.get("format") == FORMAT for note in notes):  # which began with labels, masks and domains
+        own |= {
+            name: index.meta[name] for name in ("fit", "labels", "masks", "domains") if name in index.meta
+        }
     shards = tuple(parse_shard(note["shard"]) for note in notes)
     write_index(store, Index("latent", split, shards, meta | own))
     store.delete_tree(NOTES)

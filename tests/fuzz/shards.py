@@ -50,8 +50,18 @@ def _images(store: FolderStorage) -> None:
     for number in range(4):
         shape = (SIZE, SIZE, 3) if number == 3 else (SIZE, SIZE)
         image = rng.integers(0, 256, shape, dtype=np.uint8)
-        mask = image if number == 1 else None
-        writer.write(Sample(f"s{number}", image, f"text {number}", f"p{number}", {"finding": "x"}, mask))
+        masks = {"lungs": image} if number == 1 else {}
+        writer.write(
+            Sample(
+                f"s{number}",
+                image,
+                f"text {number}",
+                f"p{number}",
+                {"finding": "x"},
+                masks,
+                "here" if number else None,
+            )
+        )
     writer.finish()
 
 

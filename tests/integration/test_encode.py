@@ -15,7 +15,7 @@ import torch
 from tiny import tiny_components
 
 from medsd_ray.data.dataset import ShardedDataset
-from medsd_ray.data.latents import sample_size
+from medsd_ray.data.latents import read_notes, sample_size
 from medsd_ray.data.shards import Sample, ShardWriter, iter_samples, read_index
 from medsd_ray.errors import InputError
 from medsd_ray.generation.encode import encode
@@ -43,9 +43,11 @@ def write_shards(root: Path, kind: str = "image", size: int = 16) -> str:
         for number in range(count):
             image = rng.integers(0, 256, (size, size) if number % 2 else (size, size, 3), dtype=np.uint8)
             caption = LONG if number == 3 else f"Chest X-ray number {number}."
-            writer.write(
-                Sample(f"{split}-{number:03d}", None if kind == "text" else image, caption, "patient", {})
-            )
+            sample = Sample(f"{split}-{number:03d}", None if kind == "text" else image, caption, "patient")
+            if number % 3 == 0:
+                sample.labels, sample.domain = {"finding": number}, "here"
+                sample.masks = {"lungs": np.full((size, size), number, np.uint8)}
+            writer.write(sample)
         writer.finish()
     return str(root)
 
@@ -107,6 +109,18 @@ def test_latents_are_what_the_models_own_parts_compute(shards: str, model: str, 
     )
     root = open_storage(str(tmp_path)).read_json("index.json")
     assert {split: entry["samples"] for split, entry in root["splits"].items()} == COUNTS
+
+
+def test_labels_domains_and_masks_go_along(shards: str, model: str, tmp_path: Path):
+    encode(shards, str(tmp_path), model=model, batch_size=4)
+    index, samples = read_index(str(tmp_path), "train"), list(iter_samples(shards, "train"))
+    notes = [note for shard in index.shards for note in read_notes(tmp_path / "train" / shard.name)]
+    assert len(notes) == len(samples) and sum(bool(note.masks) for note in notes) == 8
+    for sample, note in zip(samples, notes, strict=True):
+        assert (sample.labels, sample.domain) == (note.labels, note.domain)
+        assert sample.masks.keys() == note.masks.keys()
+        for name, mask in sample.masks.items():
+            np.testing.assert_array_equal(note.masks[name], mask)
 
 
 def test_two_workers_on_s3_store_the_same_and_change_nothing_the_second_time(

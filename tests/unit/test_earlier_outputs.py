@@ -10,8 +10,9 @@ import torch
 import yaml
 from earlier import EA425E8
 
-from medsd_ray.data.latents import LatentReader
+from medsd_ray.data.latents import LatentReader, read_notes
 from medsd_ray.data.shards import iter_samples, list_splits, open_split
+from medsd_ray.errors import InputError
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.runs.checkpoint_reader import CheckpointReader
@@ -31,12 +32,17 @@ def test_image_shards_and_their_latents_are_read(split: str, count: int):
     assert len(samples) == count
     assert all(sample.image is not None and sample.image.shape == (64, 64) for sample in samples)
     assert {sample.labels["finding"] for sample in samples} <= {"No Finding", "Effusion"}
+    for sample in samples:  # the one mask of the format of then is a phantom's effusion
+        assert list(sample.masks) == ["effusion"] * (sample.labels["finding"] == "Effusion")
+        assert all(set(np.unique(mask)) == {0, 255} for mask in sample.masks.values())
 
     store, index = open_split(str(EA425E8 / "latents"), split)
     assert isinstance(store, FolderStorage) and (index.kind, index.samples) == ("latent", count)
     assert index.meta["vae_fingerprint"] == model_fingerprint("medsd-small", only=("vae",))
     assert index.meta["text_encoder_fingerprint"] == model_fingerprint("medsd-small", only=("text_encoder",))
     reader = LatentReader()
+    with pytest.raises(InputError, match=r"of an earlier version, without labels and masks.*encode again"):
+        read_notes(store.root / index.shards[0].name)
     for shard in index.shards:
         for row in range(shard.samples):
             tensors = reader.row(store.root / shard.name, row)

@@ -33,8 +33,8 @@ def pairs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     before, after, masks = [], [], []
     for index in range(6):
         well, ill = (draw_phantom(7, index, SIZE, side) for side in (None, "left"))
-        assert well.image is not None and ill.image is not None and ill.mask is not None
-        mask = ill.mask > 0
+        assert well.image is not None and ill.image is not None and "effusion" in ill.masks
+        mask = ill.masks["effusion"] > 0
         before.append(well.image)
         after.append(np.where(mask, ill.image, well.image))
         masks.append(mask)
@@ -121,7 +121,7 @@ def test_the_region_comes_from_the_masks_of_the_caption(tmp_path: Path):
     assert (
         region.mask[:, SIZE // 2 :].sum() > 100 and region.mask[:, : SIZE // 3].sum() == 0
     )  # the viewer's right alone
-    alone = [s.mask for s in samples if s.caption == caption and s.mask is not None]
+    alone = [s.masks["effusion"] for s in samples if s.caption == caption and s.masks]
     assert f"{len(alone)} training images" in region.source
     np.testing.assert_array_equal(region.mask, np.mean([m > 0 for m in alone], axis=0) >= 0.1)
     assert masked_region(str(tmp_path), "another caption", (SIZE, SIZE)) is None

@@ -34,9 +34,9 @@ def write_images(folder: Path, channels: int = 1, kind: str = "image") -> str:
     for number in range(COUNT):
         pixels = rng.integers(0, 256, (8, 8) if channels == 1 else (8, 8, 3), dtype=np.uint8)
         pixels[0, 0] = number
-        mask = None if number % 3 else np.zeros((8, 8), np.uint8)
+        masks = {} if number % 3 else {"m": np.zeros((8, 8), np.uint8)}
         image = None if kind == "text" else pixels
-        writer.write(Sample(f"{number:05d}", image, f"caption {number}", "patient", {}, mask))
+        writer.write(Sample(f"{number:05d}", image, f"caption {number}", "patient", {}, masks))
     assert len(writer.finish().shards) > 2
     return str(folder)
 
@@ -115,7 +115,7 @@ def test_an_image_is_found_in_its_shard_whatever_its_headers(tmp_path: Path, pre
     for number in range(5):
         pixels = np.full((8, 8), 40 * number, np.uint8)
         writer.write(
-            Sample(f"{prefix}{number}", pixels, "caption", "patient", {}, pixels if number % 2 else None)
+            Sample(f"{prefix}{number}", pixels, "caption", "patient", {}, {"m": pixels} if number % 2 else {})
         )
     (shard,) = writer.finish().shards
     reader = ImageReader()

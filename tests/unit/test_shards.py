@@ -41,7 +41,7 @@ SAMPLES = [
             "sick": bool(index % 2),
             "dose": 0.5,
         },
-        mask=np.full((16, 16), 255, np.uint8) if index % 2 else None,
+        masks={"lungs": np.full((16, 16), 255, np.uint8)} if index % 2 else {},
     )
     for index in range(12)
 ]
@@ -64,7 +64,7 @@ def assert_equal(one: Sample, other: Sample) -> None:
         other.patient,
         other.labels,
     )
-    for mine, yours in ((one.image, other.image), (one.mask, other.mask)):
+    for mine, yours in ((one.image, other.image), (one.masks.get("lungs"), other.masks.get("lungs"))):
         assert (mine is None) == (yours is None)
         if mine is not None and yours is not None:
             np.testing.assert_array_equal(mine, yours)
@@ -114,7 +114,7 @@ def test_webdataset_reads_the_shards(tmp_path: Path):
         )
         assert other["txt"] == sample.caption
         assert other["json"] == {"patient": sample.patient, "labels": sample.labels}
-        assert ("mask.png" in other) == (sample.mask is not None)
+        assert ("mask.lungs.png" in other) == ("lungs" in sample.masks)
 
 
 def test_an_interrupted_split_goes_on_shard_by_shard(tmp_path: Path):

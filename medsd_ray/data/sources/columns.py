@@ -32,6 +32,10 @@ class Columns:
     """Names the patient; None where `patient_regex` finds it."""
     patient_regex: re.Pattern[str] | None = None
     """Takes the patient from the image's name: its first group, else all that it matches."""
+    masks: tuple[str, ...] = ()
+    """Each names a mask of the row's image, or is empty."""
+    domain: str | None = None
+    """Names where the image comes from."""
     yes_split: bool = False
     """Whether patients are believed in that do not look like patients."""
     split: str | None = None
@@ -54,6 +58,8 @@ class Columns:
             image=request.image_column or self.image,
             caption=request.caption_column or self.caption,
             yes_split=request.yes_split,
+            masks=(*self.masks, *request.mask_columns),
+            domain=request.domain_column or self.domain,
             labels=LabelColumns(
                 (*self.labels.asked, *request.label_columns), (*self.labels.insisted, *request.yes_labels)
             ),
@@ -73,6 +79,8 @@ class Columns:
             wanted.insert(1, ("--caption-column", self.caption))
         wanted += [("--label-column", name) for name in self.labels.asked]
         wanted += [("--yes-label", name) for name in self.labels.insisted]
+        wanted += [("--mask-column", name) for name in self.masks]
+        wanted += [("--domain-column", self.domain)]
         absent = [(option, name) for option, name in wanted if name is not None and name not in names]
         if absent:
             said = ", ".join(dict.fromkeys(repr(name) for _, name in absent))
@@ -81,11 +89,6 @@ class Columns:
             raise InputError(f"{where}: no column{'s' * (len(absent) > 1)} {said} among {there}; {mends}")
         if isinstance(self.caption, CaptionTemplate):
             self.caption.check(names, {self.image, self.patient} - {None}, where)  # pyright: ignore
-
-    @property
-    def taken(self) -> set[str | None]:
-        """The columns that have a meaning, so that they are no labels."""
-        return {self.image, self.patient, self.caption if isinstance(self.caption, str) else None}
 
     def patient_in(self, name: str) -> str | None:
         """The patient that an image's name tells, by `patient_regex`; None where it does not match."""

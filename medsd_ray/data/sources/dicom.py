@@ -28,6 +28,7 @@ from medsd_ray.data.sources.dicom_files import (
 )
 from medsd_ray.data.sources.files import ImageFile, NamedFiles, Shown, existing_folder, left_out
 from medsd_ray.data.sources.frames import Frames, chosen
+from medsd_ray.data.sources.masks import MaskFile, mask_file, read_boxes
 from medsd_ray.data.sources.regular import check_file
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.rows import source_of_rows
@@ -57,6 +58,8 @@ _OF_TABLES = {
     "image_column": "--image-column",
     "caption_column": "--caption-column",
     "label_columns": "--label-column",
+    "mask_columns": "--mask-column",
+    "domain_column": "--domain-column",
     "yes_labels": "--yes-label",
 }
 """Options that name columns of metadata.csv alone."""
@@ -124,7 +127,8 @@ def scan(request: SourceRequest) -> Source:
             f"--patient-column {columns.patient!r} is no DICOM keyword; name one, such as PatientID"
         )
     images = DicomImages(folder, keyword, request.frames, captions=not listed)
-    found = source_of_rows(read_table(folder / TABLE, folder) if listed else images.table(), images, columns)
+    table = read_table(folder / TABLE, folder) if listed else images.table()
+    found = source_of_rows(table, images, columns, read_boxes(request.boxes))
     found.split_by = columns.patient and (request.patient_column or "patient_id")
     hint = images.proposed()
     found.problems = [
@@ -177,6 +181,10 @@ class DicomImages:
             return shown.image, shown.oddities
 
         return ImageFile(normal_name(name), path.stat().st_size, read, taken, count, values, labels, warnings)
+
+    def mask(self, name: str) -> MaskFile:
+        """See `files.Images`: a mask is an image file, not DICOM."""
+        return mask_file(self.files.find(name))
 
     def left_out(self, table: str, named: set[str]) -> str | None:
         """See `files.Images`."""

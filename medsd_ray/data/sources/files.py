@@ -13,6 +13,7 @@ import numpy as np
 from medsd_ray.addresses import path_of
 from medsd_ray.data.sources.frames import Frames
 from medsd_ray.data.sources.image_files import SUFFIXES, frames_to_take, open_image
+from medsd_ray.data.sources.masks import MaskFile, mask_file
 from medsd_ray.data.sources.regular import check_file
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.data.sources.table import normal_name
@@ -54,6 +55,10 @@ class Images(Protocol):
 
     def find(self, name: str) -> ImageFile:
         """The image of a row. Raises BadSample where it cannot be used."""
+        ...
+
+    def mask(self, name: str) -> MaskFile:
+        """A mask that a row names. Raises BadSample where it is missing."""
         ...
 
     def left_out(self, table: str, named: set[str]) -> str | None:
@@ -133,6 +138,10 @@ class FolderImages:
             return open_image(path, number if several else None), ()
 
         return ImageFile(self.files.relative(path), path.stat().st_size, read, taken, count)
+
+    def mask(self, name: str) -> MaskFile:
+        """See `Images`."""
+        return mask_file(self.files.find(name))
 
     def left_out(self, table: str, named: set[str]) -> str | None:
         """See `Images`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from medsd_ray.addresses import path_of
 from medsd_ray.data.sources.columns import Columns
 from medsd_ray.data.sources.files import FolderImages, existing_folder
+from medsd_ray.data.sources.masks import read_boxes
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.rows import source_of_rows
 from medsd_ray.data.sources.source import Source
@@ -25,7 +26,8 @@ def scan(request: SourceRequest) -> Source:
     path = _table_file(request.source)
     folder = existing_folder(request.images) if request.images is not None else path.parent
     columns = Columns().as_asked(request)
-    return source_of_rows(read_table(path, folder), FolderImages(folder, request.frames), columns)
+    table, images = read_table(path, folder), FolderImages(folder, request.frames)
+    return source_of_rows(table, images, columns, read_boxes(request.boxes))
 
 
 def _table_file(source: str) -> Path:

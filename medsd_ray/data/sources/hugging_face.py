@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from medsd_ray.data.sources.captions import CaptionTemplate
 from medsd_ray.data.sources.columns import Columns
 from medsd_ray.data.sources.files import FolderImages, existing_folder, image_files
+from medsd_ray.data.sources.masks import read_boxes
 from medsd_ray.data.sources.published import SPLIT_NAMES, with_all_columns
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.rows import source_of_rows
@@ -33,7 +34,7 @@ CAPTIONS = ("text", "caption", "report")
 def scan(request: SourceRequest) -> Source:
     """The images of the folder. Raises InputError where it is none of these, or a column is not there."""
     folder = existing_folder(request.source)
-    files = list(_files(folder))
+    files, boxes = list(_files(folder)), read_boxes(request.boxes)
     metadata = [path for path in files if path.name in METADATA]
     parquets = [path for path in files if path.suffix == ".parquet"]
     if metadata:
@@ -42,10 +43,10 @@ def scan(request: SourceRequest) -> Source:
         from medsd_ray.data.sources.parquet_images import read_images
 
         table, images = read_images(folder, parquets, request.image_column, split_of)
-        return source_of_rows(table, images, _columns(request, table))
+        return source_of_rows(table, images, _columns(request, table), boxes)
     else:
         table = _by_class(folder, files)
-    return source_of_rows(table, FolderImages(folder, request.frames), _columns(request, table))
+    return source_of_rows(table, FolderImages(folder, request.frames), _columns(request, table), boxes)
 
 
 def _columns(request: SourceRequest, table: Table) -> Columns:

@@ -72,6 +72,51 @@ def open_image(file: Path | bytes, frame: int | None = None) -> np.ndarray:
         return plain(image)
 
 
+def open_mask(file: Path, number: int = 0, count: int = 1) -> np.ndarray:
+    """A mask of an image, uint8 (height, width), as its file has it: a label map, or 0 and 255.
+
+    Args:
+        file: A regular file. Palettes' numbers are labels; 16 bits are taken where the labels fit into 8, or
+            are 0 and 65535.
+        number: Of the page, from 0.
+        count: How many images the masked file holds; the mask has as many pages.
+
+    Raises:
+        BadSample: It cannot be read, has another number of pages, or values that are no labels.
+    """
+    with _reading(), _opened(file) as image:
+        if image.format in ("JPEG", "MPO"):
+            raise BadSample("a JPEG, which changes labels; save it as PNG")
+        pages = _pages(image)
+        if len(pages) != count:
+            raise BadSample(f"{len(pages)} pages where its image has {count}; give it as many")
+        if pages[number]:
+            image.seek(pages[number])
+            check_pixels(image.height, image.width)
+        decoding_room.reserve(image.height * image.width * _bytes_of_a_pixel(image))
+        return _labels(ImageOps.exif_transpose(image))
+
+
+def _labels(image: Image.Image) -> np.ndarray:
+    if image.mode == "1":
+        return np.asarray(image.convert("L"))
+    if image.mode in ("L", "P"):
+        return np.asarray(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        if values.dtype.itemsize >= 2 and set(np.unique(values)) <= {0, 65535}:
+            return (values > 0).astype(np.uint8) * 255
+        if values.min() < 0 or values.max() > 255 or (values != values.astype(np.uint8)).any():
+            raise BadSample("labels that are no whole numbers from 0 to 255; save it with 8 bits")
+        return values.astype(np.uint8)
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise BadSample("transparent, so that its labels are not clear; save it in gray")
+    labels = without_colour(np.asarray(image.convert("RGB")))
+    if labels.ndim == 3:
+        raise BadSample("coloured; save it in gray, with a value for each class and 0 for the background")
+    return labels
+
+
 @contextmanager
 def _opened(file: Path | bytes, page: int = 0) -> Iterator[ImageFile]:
     """The image file at one of its pages; nothing is decoded yet."""

@@ -22,6 +22,9 @@ OPTIONS = {
     "yes_split": "--yes-split",
     "label_columns": "--label-column",
     "yes_labels": "--yes-label",
+    "mask_columns": "--mask-column",
+    "boxes": "--boxes",
+    "domain_column": "--domain-column",
     "frames": "--frames",
 }
 """Field of a request -> the option that sets it, of those that not every kind takes."""

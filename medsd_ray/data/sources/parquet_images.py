@@ -20,6 +20,7 @@ import pyarrow.parquet
 
 from medsd_ray.data.sources.files import ImageFile, Shown
 from medsd_ray.data.sources.image_files import MAX_BYTES, open_image
+from medsd_ray.data.sources.masks import MaskFile
 from medsd_ray.data.sources.published import with_all_columns
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.data.sources.table import Row, Table, plain_text
@@ -62,6 +63,10 @@ class CopiedImages:
         if size > MAX_BYTES:
             raise BadSample(f"more than {MAX_BYTES:,} bytes, which no image has; remove it")
         return open_image(os.pread(self._file.fileno(), size, offset)), ()
+
+    def mask(self, name: str) -> MaskFile:
+        """See `Images`: there is none in a file of its own."""
+        raise BadSample("Parquet files have no mask files beside them; write the set as an image folder")
 
     def left_out(self, table: str, named: set[str]) -> str | None:
         """See `Images`: each image is its own row's."""

@@ -44,7 +44,7 @@ def scan(request: SourceRequest) -> Source:
 
     def draw(index: int) -> Content:
         sample = phantom_sample(seed, index, size)
-        return Content(sample.image, sample.caption, sample.labels, sample.mask)
+        return Content(sample.image, sample.caption, sample.labels, sample.masks)
 
     names = ((index, f"phantom-{seed}-{index:07d}") for index in range(int(source)))
     records = [Record(name, name, name, "", lambda index=index: draw(index)) for index, name in names]
@@ -235,7 +235,7 @@ def draw_phantom(seed: int, index: int, size: int, side: str | None, extent: str
             "extent": (extent or "none") if side else "none",
             "heart": "enlarged" if anatomy.heart_enlarged else "normal",
         },
-        mask=((fluid > 0.5) * 255).astype(np.uint8) if side else None,
+        masks={"effusion": ((fluid > 0.5) * 255).astype(np.uint8)} if side else {},
     )
 
 

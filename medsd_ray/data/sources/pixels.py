@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from medsd_ray.data.sources.source import BadSample
 
+Fit = Literal["crop", "pad"]
+"""How an image that is not square becomes one (`resize`)."""
 MAX_PIXELS = 2**27  # 134 million: 16 times a radiograph's, and small enough not to fill the memory
 MAX_LEVELS = 2**16
 CHUNK = 2**22  # pixels at a time where a computation needs several times their memory
@@ -140,12 +143,16 @@ def without_colour(rgb: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rgb[..., 0]) if gray else rgb
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """(size, size[, 3]): the shorter side becomes `size`, the longer one is cropped evenly at both ends.
+def resize(image: np.ndarray, size: int, fit: Fit = "crop", labels: bool = False) -> np.ndarray:
+    """(size, size[, 3]) of an image, by Lanczos, which smooths as it shrinks; or of a mask (`labels`), whose
+    values stay as they are: each pixel's is the nearest one's.
 
-    A square of the image is what RoentGen (Chambon et al. 2022, arXiv 2211.12737) trains on; Lanczos smooths
-    as it shrinks.
+    `crop`: the shorter side becomes `size`, the longer one is cropped evenly at both ends; a square of the
+    image is what RoentGen (Chambon et al. 2022, arXiv 2211.12737) trains on. `pad`: the longer side becomes
+    `size`, the shorter one gets even borders of 0.
     """
     if image.shape[:2] == (size, size):
         return image
-    return np.asarray(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.LANCZOS))
+    method = Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS
+    fitted = ImageOps.fit if fit == "crop" else ImageOps.pad
+    return np.asarray(fitted(Image.fromarray(image), (size, size), method))

@@ -16,7 +16,7 @@ def check_file(folder: Path, path: Path) -> None:
     except FileNotFoundError as error:
         raise BadSample("there is no such file; add it or drop the row") from error
     except OutsideError as error:
-        raise BadSample("leads out of the folder; keep images below metadata.csv") from error
+        raise BadSample("leads out of the folder; keep images below it, and name them from there") from error
     except (IrregularError, IsADirectoryError) as error:
         raise BadSample("not a regular file; remove it, or name another one") from error
     except (InputError, OSError, ValueError) as error:

@@ -45,6 +45,12 @@ class SourceRequest:
     """Columns that become labels beside the harmless ones (`data/labels.py`)."""
     yes_labels: tuple[str, ...] = ()
     """The same, whatever their values look like."""
+    mask_columns: tuple[str, ...] = ()
+    """Columns that name a mask of each row's image; the mask has the column's name."""
+    boxes: str | None = None
+    """A table of boxes that are drawn as masks (`masks.py`)."""
+    domain_column: str | None = None
+    """The column that names where an image comes from, such as a hospital."""
     frames: Frames | None = None
     """Which images to take of a file that holds several; where it is None, such a file cannot be used."""
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
+from typing import Any
 
-from medsd_ray.data.labels import HARMLESS, labels_of
-from medsd_ray.data.sources.captions import CaptionTemplate, left_out_sentences
+from medsd_ray.data.labels import HARMLESS, identifying, labels_of
+from medsd_ray.data.sources.captions import left_out_sentences
 from medsd_ray.data.sources.columns import Columns
 from medsd_ray.data.sources.files import ImageFile, Images
 from medsd_ray.data.sources.frames import named
+from medsd_ray.data.sources.masks import Box, Boxes, MaskFile, drawn, mask_name
 from medsd_ray.data.sources.patients import check_patients
 from medsd_ray.data.sources.source import BadSample, Content, Record, Source, stamp
-from medsd_ray.data.sources.table import Row, Table, checked_cell
+from medsd_ray.data.sources.table import Row, Table, checked_cell, normal_name
+from medsd_ray.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -27,70 +30,135 @@ class _Found:
     file: ImageFile
     patient: str
     caption: str
+    masks: Mapping[str, MaskFile]
+    boxes: Mapping[str, Sequence[Box]]
 
 
-def source_of_rows(table: Table, images: Images, columns: Columns) -> Source:
+def source_of_rows(table: Table, images: Images, columns: Columns, boxes: Boxes | None = None) -> Source:
     """The rows whose image is there, and what is wrong with the others; pixels are read later.
 
     Args:
         table: Its rows; a layout may have put them together from several files.
         images: Where the images are that they name.
         columns: What the columns mean (`Columns.as_asked`).
+        boxes: Boxes of the images, which are drawn as masks.
 
     Raises:
         InputError: A column is missing, or cannot be what it is asked for.
     """
-    columns.check(
-        [*table.columns, *(name for name in images.fields if name not in table.columns)], table.where
-    )
+    columns.check([*dict.fromkeys([*table.columns, *images.fields])], table.where)
     source = Source("image", notes=[*table.notes], split_by=columns.patient)
-    found, unsaid, places = [], Counter[str](), {}
+    finder, found = _Finder(images, columns, boxes), []
     for row in table.rows:
         if isinstance(row, str):
             source.problems.append(row)
             continue
-        name = row.values[columns.image]
         try:
-            found.append(one := _find(row, images, columns, unsaid))
-            if (first := places.setdefault(one.file.name, row.where)) != row.where:
-                found.pop()
-                raise BadSample(f"already in {first}; keep one of them")
+            found.append(finder.find(row))
         except BadSample as error:
+            name = row.values[columns.image]
             source.problems.append(f"{row.at(name)}: {error}" if name else f"{row.where}: {error}")
     if not columns.yes_split:
         check_patients(columns.patient, [one.patient for one in found])
+    _check_domain(columns, found)
     labels = _label_columns(source, table, columns, found)
     for one in found:
         split = one.row.values[columns.split] if columns.split else ""
-        source.records += _records(one, labels_of(one.row.values, labels), split or None)
-    source.notes += left_out_sentences(unsaid)
+        domain = one.row.values[columns.domain] if columns.domain else ""
+        source.records += _records(one, labels_of(one.row.values, labels), split or None, domain or None)
+    source.notes += left_out_sentences(finder.unsaid)
+    if boxes and (left := boxes.of_image.keys() - finder.with_boxes):
+        source.notes.append(
+            f"{boxes.name}: boxes of {len(left)} images are left out: no row that is taken names them"
+        )
     if left := images.left_out(table.name, table.names()):
         source.notes.append(left)
     return source
 
 
-def _find(row: Row, images: Images, columns: Columns, unsaid: Counter[str]) -> _Found:
-    """The row with its image. `unsaid` counts the sentences that its caption goes without."""
-    for column in (columns.image, columns.caption, columns.patient):
-        if isinstance(column, str) and column in row.values:
-            checked_cell(row, column)
-    name = row.values[columns.image]
-    file = images.find(name)
-    of_file = {key: value for key, value in file.values.items() if not row.values.get(key)}
-    row = Row(row.where, {**row.values, **of_file})
-    patient = columns.patient_in(file.name) if columns.patient is None else checked_cell(row, columns.patient)
-    if not patient:
-        raise BadSample("--patient-regex does not find a patient in its path; mend it, or drop the row")
-    if isinstance(columns.caption, CaptionTemplate):
-        caption, left_out = columns.caption.fill(row.values)
+class _Finder:
+    """Finds what rows name: images, masks, boxes, patients and captions."""
+
+    def __init__(self, images: Images, columns: Columns, boxes: Boxes | None):
+        self.images, self.columns, self.boxes = images, columns, boxes
+        self.mask_names = _mask_names(columns, boxes)
+        self.unsaid: Counter[str] = Counter()
+        """Sentence of the captions' template -> how many captions go without."""
+        self.with_boxes: set[str] = set()
+        self._places: dict[str, str] = {}
+
+    def find(self, row: Row) -> _Found:
+        """The row with its image. Raises BadSample where something of it cannot be used."""
+        columns = self.columns
+        for column in (columns.image, columns.caption, columns.patient):
+            if isinstance(column, str) and column in row.values:
+                checked_cell(row, column)
+        name = row.values[columns.image]
+        file = self.images.find(name)
+        if (first := self._places.setdefault(file.name, row.where)) != row.where:
+            raise BadSample(f"already in {first}; keep one of them")
+        of_file = {key: value for key, value in file.values.items() if not row.values.get(key)}
+        row = Row(row.where, {**row.values, **of_file})
+        patient = (
+            columns.patient_in(file.name) if columns.patient is None else checked_cell(row, columns.patient)
+        )
+        if not patient:
+            raise BadSample("--patient-regex does not find a patient in its path; mend it, or drop the row")
+        caption, masks = self._caption(row), self._masks(row)
+        return _Found(row, row.at(name), file, patient, caption, masks, self._boxes(normal_name(name), file))
+
+    def _caption(self, row: Row) -> str:
+        template = self.columns.caption
+        if isinstance(template, str):
+            return " ".join(checked_cell(row, template).split())
+        caption, left_out = template.fill(row.values)
         if not caption:
             raise BadSample(
                 "each sentence of its caption has an empty field; add one without, or drop the row"
             )
-        unsaid.update(left_out)
-    else:
-        caption = " ".join(checked_cell(row, columns.caption).split())
-    return _Found(row, row.at(name), file, patient, caption)
+        self.unsaid.update(left_out)
+        return caption
+
+    def _masks(self, row: Row) -> dict[str, MaskFile]:
+        masks = {}
+        for column, name in self.mask_names.items():
+            if row.values[column]:
+                try:
+                    masks[name] = self.images.mask(row.values[column])
+                except BadSample as error:
+                    raise BadSample(f"mask {row.values[column]}: {error}") from error
+        return masks
+
+    def _boxes(self, name: str, file: ImageFile) -> Mapping[str, Sequence[Box]]:
+        if not self.boxes or name not in self.boxes.of_image:
+            return {}
+        if file.count > 1:
+            raise BadSample(
+                f"holds {file.count} images, and its boxes do not say in which; save each as a file"
+            )
+        self.with_boxes.add(name)
+        return self.boxes.of_image[name]
+
+
+def _mask_names(columns: Columns, boxes: Boxes | None) -> dict[str, str]:
+    """Column -> the name of its mask. Raises InputError where two masks would have one name."""
+    names = {column: mask_name(column) for column in columns.masks}
+    findings = {name for masks in boxes.of_image.values() for name in masks} if boxes else set()
+    for name, count in Counter([*names.values(), *findings]).items():
+        if count > 1:
+            raise InputError(f"two masks would be named {name!r}; rename one of the columns or findings")
+    return names
+
+
+def _check_domain(columns: Columns, found: Sequence[_Found]) -> None:
+    """Raises InputError where the domain's column holds what may tell who a patient is."""
+    if columns.domain is None or columns.domain in columns.labels.insisted:
+        return
+    if why := identifying([(one.row.where, one.patient, one.row.values[columns.domain]) for one in found]):
+        raise InputError(
+            f"{why}: --domain-column {columns.domain!r} would stand in the shards in clear; leave it out, or "
+            f"insist on it with --yes-label {columns.domain!r}"
+        )
 
 
 def _label_columns(source: Source, table: Table, columns: Columns, found: Sequence[_Found]) -> list[str]:
@@ -99,8 +167,8 @@ def _label_columns(source: Source, table: Table, columns: Columns, found: Sequen
     others = [
         name
         for name in table.columns
-        if name not in (columns.image, columns.patient)
-        and (name != columns.caption or name in asked or name.casefold() in HARMLESS)
+        if name not in (columns.image, columns.patient, *columns.masks)
+        and (name not in (columns.caption, columns.domain) or name in asked or name.casefold() in HARMLESS)
     ]
     chosen, left_out = columns.labels.among(others, table.where)
     if left_out:
@@ -118,25 +186,37 @@ def _label_columns(source: Source, table: Table, columns: Columns, found: Sequen
     return taken
 
 
-def _records(found: _Found, labels: Mapping[str, str], split: str | None) -> list[Record]:
+def _records(found: _Found, labels: Mapping[str, str], split: str | None, domain: str | None) -> list[Record]:
     """A record for each image that is taken of a row's file; `split` is the published one."""
     file, labels = found.file, {**labels, **found.file.labels}
     several = file.count > 1
     known = {name: value for name, value in labels.items() if value}  # what is unknown is no class
-    mark = stamp(file.size, found.caption, labels, *([list(file.taken)] if several else []))
+    beside: dict[str, Any] = {name: mask.size for name, mask in found.masks.items()}
+    beside |= {name: [astuple(box) for box in boxes] for name, boxes in found.boxes.items()}
+    beside |= {"": domain} if domain else {}
+    more = [*([list(file.taken)] if several else []), *([beside] if beside else [])]
+    mark = stamp(file.size, found.caption, labels, *more)
     return [
         Record(
             named(file.name, number, file.count),
             found.patient,
             f"{found.where}, frame {number + 1}" if several else found.where,
             mark,
-            partial(_read, file, number, found.caption, known),
+            partial(_read, found, number, known, domain),
             split,
         )
         for number in file.taken
     ]
 
 
-def _read(file: ImageFile, number: int, caption: str, labels: Mapping[str, str]) -> Content:
+def _read(found: _Found, number: int, labels: Mapping[str, str], domain: str | None) -> Content:
+    file = found.file
     image, oddities = file.read(number)
-    return Content(image, caption, labels, warnings=file.warnings, oddities=oddities)
+    masks = {}
+    for name, mask in found.masks.items():
+        try:
+            masks[name] = mask.read(number, file.count)
+        except BadSample as error:
+            raise BadSample(f"mask {name}: {error}") from error
+    masks |= {name: drawn(boxes, *image.shape[:2]) for name, boxes in found.boxes.items()}
+    return Content(image, found.caption, labels, masks, domain, file.warnings, oddities)

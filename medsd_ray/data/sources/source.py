@@ -33,8 +33,10 @@ class Content:
     """The report, or a part of it."""
     labels: Mapping[str, str | int | float | bool]
     """Name -> value, such as `finding`."""
-    mask: np.ndarray | None = None
-    """uint8, (height, width), 255 inside what the caption names."""
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name -> uint8, (height, width) as the image's: a label map, 0 the background, or 0 and 255."""
+    domain: str | None = None
+    """Where it comes from, such as a hospital; None where that is not known."""
     warnings: tuple[str, ...] = ()
     """What the user should look at before the sample is shared."""
     oddities: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from medsd_ray.data.shards import INDEX, iter_samples, list_splits
+from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing, mean_t, put, wilson
 from medsd_ray.evaluation.inputs import resized
 from medsd_ray.evaluation.networks.classifier import Classifier
@@ -55,15 +56,22 @@ CHANGED_MOST = Region(
 
 def masked_region(real: str, prompt: str, size: tuple[int, int]) -> Region | None:
     """Where training images with this caption have the finding, by the masks in the shards; None where there
-    are none.
+    are none. Raises InputError where they have masks of several names.
     """
     store = open_storage(real)
     if not store.exists(INDEX) or "train" not in list_splits(real):
         return None
-    masks = [s.mask for s in iter_samples(real, "train") if s.mask is not None and s.caption == prompt]
+    found = [s.masks for s in iter_samples(real, "train") if s.masks and s.caption == prompt]
+    if len(names := sorted({name for masks in found for name in masks})) > 1:
+        raise InputError(
+            f"{real}: images with the caption {prompt!r} have masks of {', '.join(names)}; give --mask, "
+            "an image that is white where the finding may be"
+        )
+    masks = [mask for of_sample in found for mask in of_sample.values()]
     if not masks:
         return None
-    share = np.mean([resized(mask, size)[..., 0] > 127 for mask in masks], axis=0)
+    inside = [(mask > 0).astype(np.uint8) * 255 for mask in masks]
+    share = np.mean([resized(mask, size)[..., 0] > 127 for mask in inside], axis=0)
     return Region(share >= SEEN, f"the masks of the {len(masks)} training images with this caption, together")
 
 

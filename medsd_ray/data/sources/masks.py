@@ -1,0 +1,122 @@
+"""Masks of images: label maps in files beside them, and boxes of findings that are drawn as masks."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from medsd_ray.addresses import path_of
+from medsd_ray.data.identifying_values import identifying_value
+from medsd_ray.data.sources.image_files import open_mask
+from medsd_ray.data.sources.near_names import near_name
+from medsd_ray.data.sources.source import BadSample
+from medsd_ray.data.sources.table import Row, normal_name, read_table
+from medsd_ray.errors import InputError
+
+BOX_COLUMNS = ("image", "finding", "x", "y", "w", "h")
+
+
+def mask_name(text: str) -> str:
+    """A column's or a finding's name as a mask's: lower case letters, digits, `_` and `-`, since it becomes a
+    part of a file's name. Raises InputError where none is left.
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    if not (name := re.sub(r"[^a-z0-9-]+", "_", plain).strip("_")[:64]):
+        raise InputError(f"{text[:40]!r} has no letter that could name a mask; rename it")
+    return name
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A file that a row names as a mask, before it is read."""
+
+    size: int
+    """Bytes."""
+    read: Callable[[int, int], np.ndarray]
+    """The mask, uint8 (height, width), of the image of this number of so many; raises BadSample."""
+
+
+def mask_file(path: Path) -> MaskFile:
+    """A mask in an image file."""
+    return MaskFile(path.stat().st_size, lambda number, count: open_mask(path, number, count))
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a finding is, in pixels of the image as it is stored, from its upper left corner."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+
+
+@dataclass
+class Boxes:
+    """The boxes of a set, by image."""
+
+    name: str
+    """For messages: the file that they come from."""
+    of_image: dict[str, dict[str, list[Box]]] = field(default_factory=dict)
+    """The image's normal name -> mask's name -> boxes."""
+
+    def add(self, image: str, finding: str, box: Box) -> None:
+        """Adds a box. Raises InputError where the finding cannot name a mask."""
+        masks = self.of_image.setdefault(normal_name(image), {})
+        masks.setdefault(mask_name(finding), []).append(box)
+
+
+def read_boxes(source: str | None) -> Boxes | None:
+    """The boxes of a table with the columns of BOX_COLUMNS; None where no table is given.
+
+    Raises:
+        InputError: It is no such table, a finding looks like a name or number of a person, or a box has no
+            area.
+    """
+    if source is None:
+        return None
+    path = path_of(source)
+    table = read_table(path, path.parent)
+    if absent := [name for name in BOX_COLUMNS if name not in table.columns]:
+        near = {name: near_name(name, table.columns) for name in absent}
+        said = ", ".join(f"{name} (maybe {near[name]!r})" if near[name] else name for name in absent)
+        there = ", ".join(table.columns) or "none"
+        raise InputError(f"--boxes {path}: no column {said} among {there}; name them so in the table")
+    boxes = Boxes(table.name)
+    for row in table.rows:
+        if isinstance(row, str):
+            raise InputError(f"--boxes {path}: {row}")
+        if sign := identifying_value(row.values["finding"]):
+            raise InputError(f"--boxes {path}: {row.where}: its finding looks like {sign}; name a finding")
+        boxes.add(row.values["image"], row.values["finding"], _box(path, row))
+    return boxes
+
+
+def _box(path: Path, row: Row) -> Box:
+    try:
+        box = Box(*(float(row.values[name]) for name in ("x", "y", "w", "h")))
+    except ValueError:
+        box = Box(0, 0, 0, 0)
+    if not (math.isfinite(box.x + box.y + box.w + box.h) and box.w > 0 and box.h > 0):
+        raise InputError(f"--boxes {path}: {row.where}: x, y, w and h are pixels, w and h above 0; mend it")
+    return box
+
+
+def drawn(boxes: Sequence[Box], height: int, width: int) -> np.ndarray:
+    """The boxes as a mask, uint8 (height, width), 255 inside. Raises BadSample where one lies outside."""
+    mask = np.zeros((height, width), np.uint8)
+    for box in boxes:
+        left, top = max(0, round(box.x)), max(0, round(box.y))
+        right, bottom = max(left + 1, round(box.x + box.w)), max(top + 1, round(box.y + box.h))
+        if left >= width or top >= height or box.x + box.w <= 0 or box.y + box.h <= 0:
+            raise BadSample(
+                f"a box lies outside of its {width}x{height} pixels; give boxes in pixels of these files"
+            )
+        mask[top:bottom, left:right] = 255
+    return mask

@@ -1,0 +1,322 @@
+"""Masks, boxes and domains: from a table to shards, through the same geometry as the image."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medsd_ray.data.latents import LatentNote, LatentReader, read_notes, to_bytes
+from medsd_ray.data.prepare import prepare
+from medsd_ray.data.pseudonyms import KEY_VARIABLE
+from medsd_ray.data.shards import FORMAT, SPLITS, Sample, iter_samples, list_splits
+from medsd_ray.data.sources.folder import scan
+from medsd_ray.data.sources.image_files import open_mask
+from medsd_ray.data.sources.masks import mask_name
+from medsd_ray.data.sources.pixels import resize
+from medsd_ray.data.sources.request import SourceRequest
+from medsd_ray.data.sources.source import BadSample
+from medsd_ray.errors import InputError
+
+ROWS = 10
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "a key for this test")
+
+
+def bars(value: int = 255) -> np.ndarray:
+    """16 high and 32 wide, with a square of 8 whose upper left corner is 4 down and 16 to the right."""
+    image = np.zeros((16, 32), np.uint8)
+    image[4:12, 16:24] = value
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images that are their own masks, and a second mask of classes for all but the first."""
+    source = tmp_path / "in"
+    source.mkdir()
+    lines = []
+    for i in range(ROWS):
+        Image.fromarray(bars()).save(source / f"{i}.png")
+        Image.fromarray(bars()).save(source / f"{i}-lung.png")
+        Image.fromarray(bars(3)).save(source / f"{i}-class.png")
+        lines.append(
+            [f"{i}.png", f"p{i}", "A square.", f"{i}-lung.png", f"{i}-class.png" if i else "", "AB"[i % 2]]
+        )
+    with (source / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "patient_id", "report", "Lung Mask", "kinds", "site"], *lines])
+    return source
+
+
+def prepared(folder: Path, out: Path, fit: Any = "crop", skip_bad: str = "0", **asked: Any) -> list[Sample]:
+    asked = {"mask_columns": ("Lung Mask", "kinds"), "domain_column": "site", "size": 16, **asked}
+    prepare(SourceRequest(str(folder), **asked), str(out), fit=fit, skip_bad=skip_bad)
+    return [sample for split in list_splits(str(out)) for sample in iter_samples(str(out), split)]
+
+
+# Where the square is: cropped, 8 columns go at either side; padded, all is half as large and has borders.
+@pytest.mark.parametrize(("fit", "rows", "columns"), [("crop", (4, 12), (8, 16)), ("pad", (6, 10), (8, 12))])
+def test_masks_follow_their_image(folder: Path, tmp_path: Path, fit: str, rows: tuple, columns: tuple):
+    samples = prepared(folder, tmp_path / "out", fit)
+    assert len(samples) == ROWS
+    where = np.zeros((16, 16), bool)
+    where[slice(*rows), slice(*columns)] = True
+    for sample in samples:
+        assert sample.image is not None and sample.masks["lung_mask"].dtype == np.uint8
+        np.testing.assert_array_equal(sample.masks["lung_mask"], where * 255)
+        np.testing.assert_array_equal(sample.image > 127, where)
+        if "kinds" in sample.masks:
+            np.testing.assert_array_equal(sample.masks["kinds"], where * 3)
+    assert sum("kinds" in sample.masks for sample in samples) == ROWS - 1
+    root = json.loads((tmp_path / "out/index.json").read_text())
+    train = json.loads((tmp_path / "out/train/index.json").read_text())
+    assert (root["format"], train["format"], train["fit"]) == (FORMAT, FORMAT, fit)
+    assert sum(split["masks"]["lung_mask"] for split in root["splits"].values()) == ROWS
+    assert ("--fit pad" in root["command"]) == (root["plan"].get("fit") == "pad") == (fit == "pad")
+    assert "--mask-column 'Lung Mask' --mask-column kinds" in root["command"]
+    other = "pad" if fit == "crop" else "crop"
+    with pytest.raises(InputError, match="differ in fit"):
+        prepared(folder, tmp_path / "out", other)
+
+
+def test_a_high_image_is_padded_at_its_sides():
+    image = np.full((40, 20, 3), 200, np.uint8)
+    padded = resize(image, 20, "pad")
+    assert padded.shape == (20, 20, 3) and (padded[:, 5:15] == 200).all()
+    assert not padded[:, :5].any() and not padded[:, 15:].any()
+    odd = resize(np.full((30, 17), 7, np.uint8), 16, "pad", labels=True)
+    assert odd.shape == (16, 16) and set(np.unique(odd)) == {0, 7}
+
+
+def test_domains_stand_in_shards_and_indexes(folder: Path, tmp_path: Path):
+    samples = prepared(folder, tmp_path / "out")
+    assert sorted(sample.domain or "" for sample in samples) == ["A"] * 5 + ["B"] * 5
+    assert all("site" not in sample.labels for sample in samples)
+    root = json.loads((tmp_path / "out/index.json").read_text())
+    assert sum(split["domains"].get("A", 0) for split in root["splits"].values()) == 5
+    assert "--domain-column site" in root["command"]
+    samples = prepared(folder, tmp_path / "both", label_columns=("site",))
+    assert all(sample.labels["site"] == sample.domain for sample in samples)
+    samples = prepared(folder, tmp_path / "none", domain_column=None)
+    assert all(sample.domain is None for sample in samples)
+
+
+def test_a_domain_that_tells_who_the_patient_is_is_refused(folder: Path):
+    table = folder / "metadata.csv"
+    table.write_bytes(table.read_bytes().replace(b",A\r", b",12.03.1950\r"))
+    said = r"line 2: its value looks like a date: --domain-column 'site'.*--yes-label"
+    with pytest.raises(InputError, match=said) as caught:
+        scan(SourceRequest(str(folder), domain_column="site"))
+    assert "1950" not in str(caught.value)
+    found = scan(SourceRequest(str(folder), domain_column="site", yes_labels=("site",)))
+    assert found.records[0].read().domain == "12.03.1950"
+
+
+def test_a_mask_that_cannot_be_used_makes_its_sample_bad(folder: Path, tmp_path: Path):
+    (folder / "0-lung.png").unlink()
+    (folder / "1-lung.png").write_bytes(b"no image")
+    Image.fromarray(bars()[:8]).save(folder / "2-lung.png")
+    os.mkfifo(tmp_path / "pipe")
+    (folder / "3-lung.png").unlink()
+    (folder / "3-lung.png").symlink_to(tmp_path / "pipe")
+    found = scan(SourceRequest(str(folder), mask_columns=("Lung Mask",)))
+    first, second = found.problems
+    assert (
+        first == "metadata.csv line 2: 0.png: mask 0-lung.png: there is no such file; add it or drop the row"
+    )
+    assert second.startswith("metadata.csv line 5: 3.png: mask 3-lung.png: leads out of the folder")
+    with pytest.raises(InputError, match="4 samples could not be used"):
+        prepared(folder, tmp_path / "out")
+    samples = prepared(folder, tmp_path / "allowed", skip_bad="4")
+    assert len(samples) == ROWS - 4
+    (record,) = [one for one in found.records if one.name == "1.png"]
+    with pytest.raises(BadSample, match="mask lung_mask: not an image that can be read"):
+        record.read()
+
+
+def test_masks_of_another_size_are_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    Image.fromarray(bars()[:8]).save(folder / "2-lung.png")
+    Image.fromarray(bars()[:, :8]).save(folder / "3-class.png")
+    with pytest.raises(InputError, match="2 samples could not be used"):
+        prepared(folder, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "2.png: mask lung_mask: 32x8 pixels where its image has 32x16" in said
+    assert "3.png: mask kinds: 8x16 pixels where its image has 32x16" in said
+
+
+def png(image: Image.Image, form: str = "PNG", **more: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form, **more)
+    return buffer.getvalue()
+
+
+def palette() -> Image.Image:
+    image = Image.fromarray(bars(2)).convert("P")
+    image.putdata(bars(2).reshape(-1).tolist())
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "inside"),
+    [
+        (Image.fromarray(bars()), 255),
+        (Image.fromarray(bars() > 0), 255),
+        (Image.fromarray(bars(4)), 4),
+        (palette(), 2),
+        (Image.fromarray(np.stack([bars()] * 3, -1)), 255),
+        (Image.fromarray(bars().astype(np.uint16) * 257), 255),
+        (Image.fromarray(bars(5).astype(np.uint16)), 5),
+    ],
+)
+def test_labels_stay_as_they_are(tmp_path: Path, image: Image.Image, inside: int):
+    (tmp_path / "mask.png").write_bytes(png(image))
+    mask = open_mask(tmp_path / "mask.png")
+    np.testing.assert_array_equal(mask, bars(inside))
+    assert mask.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (png(Image.fromarray(np.stack([bars(), bars() // 2, bars()], -1))), "coloured"),
+        (png(Image.fromarray(np.stack([bars(), bars(), bars(), bars()], -1))), "transparent"),
+        (png(Image.fromarray(bars()), "JPEG"), "a JPEG, which changes labels"),
+        (png(Image.fromarray(bars().astype(np.uint16) * 2)), "no whole numbers from 0 to 255"),
+        (png(Image.fromarray(bars().astype(np.float32) / 2), "TIFF"), "no whole numbers from 0 to 255"),
+        (png(Image.fromarray(bars()), "TIFF", save_all=True, append_images=[palette()]), "2 pages where its"),
+    ],
+)
+def test_values_that_are_no_labels_are_refused(tmp_path: Path, data: bytes, words: str):
+    (tmp_path / "mask.png").write_bytes(data)
+    with pytest.raises(BadSample, match=words):
+        open_mask(tmp_path / "mask.png")
+
+
+def test_names_of_masks():
+    assert mask_name("Lung Mask (left)") == "lung_mask_left" and mask_name("Übel/Größe") == "ubel_groe"
+    with pytest.raises(InputError, match="no letter that could name a mask"):
+        mask_name("肺")
+
+
+def test_two_masks_of_one_name_are_refused(folder: Path, tmp_path: Path):
+    table = folder / "twice.csv"
+    table.write_text((folder / "metadata.csv").read_text().replace("Lung Mask", "Kinds"))
+    with pytest.raises(InputError, match="two masks would be named 'kinds'"):
+        scan(SourceRequest(str(table), mask_columns=("kinds", "Kinds")))
+    (tmp_path / "boxes.csv").write_text("image,finding,x,y,w,h\n0.png,Kinds,1,1,2,2\n")
+    with pytest.raises(InputError, match="two masks would be named 'kinds'"):
+        scan(SourceRequest(str(folder), mask_columns=("kinds",), boxes=str(tmp_path / "boxes.csv")))
+    said = r"no columns 'mask', 'hospital' among .*--mask-column .*--domain-column COLUMN"
+    with pytest.raises(InputError, match=said):
+        scan(SourceRequest(str(folder), mask_columns=("mask",), domain_column="hospital"))
+
+
+def test_boxes_are_drawn_as_masks(folder: Path, tmp_path: Path):
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text(
+        "image,patient_id,finding,x,y,w,h\n"
+        "0.png,p0,Large Heart,16,4,8,8\n"
+        "0.png,p0,Large heart,8.4,0,2,2.4\n"
+        "0.png,p0,Nodule,30.2,15.1,9,9\n"
+        "./1.png,p1,Nodule,16,4,0.2,0.2\n"
+        "gone.png,p9,Nodule,1,1,2,2\n"
+    )
+    found = scan(SourceRequest(str(folder), boxes=str(boxes)))
+    assert "boxes.csv: boxes of 1 images are left out: no row that is taken names them" in found.notes
+    contents = {record.name: record.read() for record in found.records}
+    assert sorted(contents["0.png"].masks) == ["large_heart", "nodule"] and not contents["2.png"].masks
+    heart = bars()
+    heart[0:2, 8:10] = 255
+    np.testing.assert_array_equal(contents["0.png"].masks["large_heart"], heart)
+    assert np.argwhere(contents["0.png"].masks["nodule"]).tolist() == [[15, 30], [15, 31]]
+    assert np.argwhere(contents["1.png"].masks["nodule"]).tolist() == [[4, 16]]
+    samples = prepared(folder, tmp_path / "out", mask_columns=(), boxes=str(boxes))
+    (cropped,) = [sample for sample in samples if "large_heart" in sample.masks]
+    assert np.argwhere(cropped.masks["large_heart"]).min(0).tolist() == [0, 0]
+    assert cropped.masks["large_heart"][4:12, 8:16].all()
+    root = json.loads((tmp_path / "out/index.json").read_text())
+    assert str(tmp_path) not in json.dumps(root)
+    boxes.write_text(boxes.read_text().replace("16,4,8,8", "16,4,9,8"))
+    with pytest.raises(InputError, match="differ in the source"):
+        prepared(folder, tmp_path / "out", mask_columns=(), boxes=str(boxes))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,finding,x,y,W,height\n", r"no column w \(maybe 'W'\), h among image"),
+        (
+            "image,finding,x,y,w,h\n0.png,Nodule,1,1,0,2\n",
+            "line 2: x, y, w and h are pixels, w and h above 0",
+        ),
+        ("image,finding,x,y,w,h\n0.png,Nodule,1,one,2,2\n", "line 2: x, y, w and h are pixels"),
+        ("image,finding,x,y,w,h\n0.png,Nodule,1,inf,2,2\n", "line 2: x, y, w and h are pixels"),
+        ("image,finding,x,y,w,h\n0.png,Jane Roe,1,1,2,2\n", "line 2: its finding looks like a name"),
+        ("image,finding,x,y,w,h\n0.png,Nodule,1,1\n", "line 2: 4 cells under 6 columns"),
+    ],
+)
+def test_boxes_that_are_none(folder: Path, tmp_path: Path, text: str, words: str):
+    (tmp_path / "boxes.csv").write_text(text)
+    with pytest.raises(InputError, match=f"--boxes .*{words}") as caught:
+        scan(SourceRequest(str(folder), boxes=str(tmp_path / "boxes.csv")))
+    assert "Roe" not in str(caught.value)
+
+
+def test_a_box_outside_of_its_image_makes_a_bad_sample(folder: Path, tmp_path: Path):
+    (tmp_path / "boxes.csv").write_text("image,finding,x,y,w,h\n0.png,Nodule,300,40,20,20\n")
+    found = scan(SourceRequest(str(folder), boxes=str(tmp_path / "boxes.csv")))
+    with pytest.raises(BadSample, match="a box lies outside of its 32x16 pixels"):
+        found.records[0].read()
+
+
+def test_latents_keep_labels_domains_and_masks(tmp_path: Path):
+    notes = [
+        LatentNote({"finding": "x"}, "A", {"lungs": bars(), "kinds": bars(3)}),
+        LatentNote({}, None, {}),
+        LatentNote({"age": 5}, "B", {"lungs": bars()[:, ::-1]}),
+    ]
+    tensors = {"mean": torch.randn(3, 4, 2, 2), "logvar": torch.randn(3, 4, 2, 2)}
+    path = tmp_path / "shard.safetensors"
+    path.write_bytes(to_bytes(tensors, ["a", "b", "c"], ["x", "y", "z"], notes))
+    read = read_notes(path)
+    for one, other in zip(notes, read, strict=True):
+        assert (one.labels, one.domain, one.masks.keys()) == (other.labels, other.domain, other.masks.keys())
+        for name, mask in one.masks.items():
+            np.testing.assert_array_equal(other.masks[name], mask)
+    row = LatentReader().row(path, 2)
+    assert set(row) == {"mean", "logvar"} and torch.equal(row["mean"], tensors["mean"][2])
+
+
+def test_notes_that_do_not_fit_their_rows_are_refused(tmp_path: Path):
+    tensors = {"mean": torch.randn(2, 4, 2, 2), "logvar": torch.randn(2, 4, 2, 2)}
+    path = tmp_path / "shard.safetensors"
+    for notes in ([LatentNote({}, None, {})], [LatentNote({"a": ["b"]}, None, {})] * 2):  # pyright: ignore
+        path.write_bytes(to_bytes(tensors, ["a", "b"], ["x", "y"], notes))
+        with pytest.raises(InputError, match="not a latent shard with notes"):
+            read_notes(path)
+    good = to_bytes(tensors, ["a", "b"], ["x", "y"], [LatentNote({}, None, {"m": bars()})] * 2)
+    for damage in (
+        lambda b: b.replace(b"mask_ends.m", b"mask_ends.n"),
+        lambda b: b.replace(b"IHDR", b"IHDX"),
+    ):
+        path.write_bytes(damage(good))
+        with pytest.raises(InputError, match="not a latent shard with notes"):
+            read_notes(path)
+
+
+def test_nothing_of_names_gets_into_shards(folder: Path, tmp_path: Path):
+    prepared(folder, tmp_path / "out")
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert b"-lung.png" not in everything and b'"p1"' not in everything and len(SPLITS) == 3
