@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from chromium import NO_CHROMIUM, find_chromium
+from pythons import NO_PYTHON, find_python
 
 NO_DATA = "MEDSD_TEST_DATA names no folder"
 NO_CLUSTER = "no cluster can be started here"
@@ -61,6 +62,12 @@ ALLOWED = (
         NO_CHROMIUM,
         "there is no Chromium, and no apt-get or not the right to install one with it",
         no_way_to_chromium,
+    ),
+    AllowedSkip(
+        "tests/integration/test_wheel.py*",
+        NO_PYTHON,
+        "there is no Python 3.13 on the PATH, of pyenv or of uv",
+        lambda: find_python("3.13") is None,
     ),
     AllowedSkip(
         "tests/cluster/*",

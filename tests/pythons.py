@@ -1,0 +1,31 @@
+"""Pythons of other versions than the one that runs the tests."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+NO_PYTHON = "there is no Python 3.13"
+
+
+@cache
+def find_python(version: str) -> str | None:
+    """One of the PATH, of pyenv or of uv, or None. A name alone is not enough: pyenv has shims for versions
+    that are not the chosen one.
+    """
+    homes = (".pyenv/versions", ".local/share/uv/python")
+    patterns = (f"{version}.*/bin/python", f"cpython-{version}.*/bin/python")
+    installed = [
+        str(found) for home in homes for pattern in patterns for found in (Path.home() / home).glob(pattern)
+    ]
+    for candidate in (shutil.which(f"python{version}"), *sorted(installed)):
+        if candidate and _says_its_version(candidate) == version:
+            return candidate
+    return None
+
+
+def _says_its_version(python: str) -> str:
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
