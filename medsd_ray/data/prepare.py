@@ -95,6 +95,7 @@ def prepare(
     }
     plan |= asked_of_source(asked)
     plan |= {"fit": fit} if fit != "crop" else {}
+    plan |= {"chosen": records.chosen} if records.chosen else {}
     if finished := _finished(store, plan):
         if fault := first_fault(RootIndex, finished):
             raise InputError(f"{store.url}/{INDEX}: damaged ({fault}); delete {dest} or choose another DEST")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from published_sets import (
     CHEXPERT_ROWS,
@@ -26,7 +27,7 @@ from medsd_ray.data.pseudonyms import KEY_VARIABLE
 from medsd_ray.data.shards import iter_samples, list_splits
 from medsd_ray.data.sources.findings import CHEXPERT, labelled, listed, python_list
 from medsd_ray.data.sources.kinds import open_source
-from medsd_ray.data.sources.published import age_of, sex_of, view_of
+from medsd_ray.data.sources.published import CAPTION, age_of, sex_of, view_of
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample, Source
 from medsd_ray.errors import InputError
@@ -157,6 +158,9 @@ def test_shards_in_the_published_splits_without_identities(tmp_path: Path, monke
     }
     index = json.loads((dest / "index.json").read_text())
     assert (index["plan"]["splits"], index["plan"]["uncertain"]) == ("published", "positive")
+    assert index["plan"]["chosen"] == {
+        "caption": "report", "findings": "mimic-cxr-2.0.0-chexpert.csv.gz", "uncertain": "positive",
+    }  # fmt: skip
     assert index["command"].startswith("medsd prepare SOURCE DEST --kind mimic-cxr --shard-size")
     assert "--view AP --view PA --uncertain positive --splits published" in index["command"]
     assert "--patient-column" not in index["command"]
@@ -177,6 +181,8 @@ def test_a_bad_image_is_left_out_where_it_is_allowed(tmp_path: Path, monkeypatch
         prepare(asked, str(tmp_path / "out"), splits="1,0,0")
     prepare(asked, str(tmp_path / "other"), splits="1,0,0", skip_bad="1")
     assert len(list(iter_samples(str(tmp_path / "other"), "train"))) == 5
+    index = json.loads((tmp_path / "other/index.json").read_text())
+    assert index["skipped"] == 1 and index["plan"]["chosen"] == {"caption": CAPTION}
 
 
 def test_a_set_without_splits_has_none_published(tmp_path: Path):
@@ -287,7 +293,29 @@ def test_nih(tmp_path: Path, version: str):
     assert known["finding"] == "Cardiomegaly|Pleural_Thickening"
     assert (known["Pleural_Thickening"], known["Hernia"]) == ("positive", "negative")
     assert "age" not in found.records[4].read().labels
-    assert "1 ages are left out: no person is so old" in found.notes
+    assert "1 ages are left out: none, or beyond 120 years" in found.notes
+
+
+def test_nih_boxes_are_masks_in_the_images_own_pixels(tmp_path: Path):
+    """The drawn images have 64 pixels, the table's boxes are of 1024."""
+    root = nih(tmp_path)
+    found = read("nih", root)
+    masks = found.records[5].read().masks
+    assert sorted(masks) == ["atelectasis", "infiltration"]
+    atelectasis, infiltration = np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8)
+    atelectasis[32:36, 16:24] = 255
+    infiltration[8:24, 32:48] = 255
+    assert np.array_equal(masks["atelectasis"], atelectasis)
+    assert np.array_equal(masks["infiltration"], infiltration)
+    assert {name: int((mask > 0).sum()) for name, mask in found.records[0].read().masks.items()} == {
+        "cardiomegaly": 64 * 32
+    }
+    assert found.records[1].read().masks == {}
+    table = root / "BBox_List_2017.csv"
+    for wrong in ("00090001_000.png,Cardiomegaly,1,2,nan,3,,,", "a.png,Lump,1,2,3,4", "a.png,Mass,1,2,3"):
+        table.write_text("Image Index,Finding Label,Bbox [x,y,w,h],,,\n" + wrong + "\n")
+        with pytest.raises(InputError, match=r"BBox_List_2017\.csv line 2: no "):
+            read("nih", root)
 
 
 def test_nih_without_lists(tmp_path: Path):

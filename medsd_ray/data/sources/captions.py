@@ -35,6 +35,9 @@ class CaptionTemplate:
                 )
         return cls(sentences)
 
+    def __str__(self) -> str:
+        return " ".join(self.sentences)
+
     @property
     def fields(self) -> list[str]:
         """The fields' names, each once."""

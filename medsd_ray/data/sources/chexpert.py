@@ -21,7 +21,6 @@ from medsd_ray.data.sources.findings import CHEXPERT, labelled
 from medsd_ray.data.sources.published import (
     CAPTION,
     SPLIT_NAMES,
-    SetImages,
     age_of,
     check_columns,
     converted,
@@ -32,10 +31,10 @@ from medsd_ray.data.sources.published import (
     of_views,
     read_beside,
     sex_of,
+    source_of_set,
     view_of,
 )
 from medsd_ray.data.sources.request import SourceRequest
-from medsd_ray.data.sources.rows import source_of_rows
 from medsd_ray.data.sources.source import BadSample, Source
 from medsd_ray.data.sources.table import Table, read_csv
 
@@ -58,7 +57,7 @@ def scan(request: SourceRequest) -> Source:
     plus = existing_file(request.reports) if request.reports else file_of(folder, PLUS)
     tables = [path for name in TABLES if (path := file_of(folder, name))] or first
     reports = _reports(plus) if plus else None
-    images = _Images(folder)
+    images, uncertain = _Images(folder), request.uncertain or "omit"
 
     def convert(cells: Mapping[str, str]) -> dict[str, str]:
         key, split, patient = _parts(cells["Path"])
@@ -68,7 +67,7 @@ def scan(request: SourceRequest) -> Source:
             "age": "" if cells["Age"] == "0" else age_of(cells["Age"]),  # which the set writes for unknown
             "sex": sex_of(cells["Sex"]),
             "view": _view(cells["Frontal/Lateral"], cells["AP/PA"]),
-            **labelled(cells, request.uncertain or "omit"),
+            **labelled(cells, uncertain),
             "split": SPLIT_NAMES[split],
         }
         return values if reports is None else values | reports.get(key, NO_REPORT)
@@ -84,7 +83,7 @@ def scan(request: SourceRequest) -> Source:
     rows, more = of_captions(rows, columns, fields)
     notes += more
     found = Table(read[0].name, str(folder), fields, rows, notes)
-    return source_of_rows(found, SetImages(folder, None), columns)
+    return source_of_set(found, folder, columns, uncertain=uncertain)
 
 
 def _table(path: Path, folder: Path) -> Table:

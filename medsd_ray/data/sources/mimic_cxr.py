@@ -22,7 +22,6 @@ from medsd_ray.data.sources.files import existing_folder
 from medsd_ray.data.sources.findings import CHEXPERT, labelled
 from medsd_ray.data.sources.published import (
     SPLIT_NAMES,
-    SetImages,
     check_columns,
     converted,
     existing_file,
@@ -31,12 +30,12 @@ from medsd_ray.data.sources.published import (
     of_captions,
     of_views,
     read_beside,
+    source_of_set,
     view_of,
 )
 from medsd_ray.data.sources.regular import check_file
 from medsd_ray.data.sources.report_sections import SECTIONS, cut
 from medsd_ray.data.sources.request import SourceRequest
-from medsd_ray.data.sources.rows import source_of_rows
 from medsd_ray.data.sources.source import LONGEST_TEXT, BadSample, Source
 from medsd_ray.data.sources.table import Row, Table, read_csv
 from medsd_ray.errors import InputError
@@ -64,7 +63,7 @@ def scan(request: SourceRequest) -> Source:
     table = read_csv(path, folder)
     check_columns(table, "dicom_id", "subject_id", "study_id", "ViewPosition")
     splits = _splits(folder)
-    findings, notes = _findings(folder)
+    (findings, labeller), uncertain = _findings(folder), request.uncertain or "omit"
 
     def convert(cells: Mapping[str, str]) -> dict[str, str]:
         patient, study, image = cells["subject_id"], cells["study_id"], cells["dicom_id"]
@@ -73,19 +72,19 @@ def scan(request: SourceRequest) -> Source:
             "patient_id": patient,
             "study": study,
             "view": view_of(cells["ViewPosition"]),
-            **labelled(findings.get(study, {}), request.uncertain or "omit"),
+            **labelled(findings.get(study, {}), uncertain),
             "split": SPLIT_NAMES.get(splits.get(image, ""), ""),
         }
 
-    rows, more = of_views(converted(table, "dicom_id", convert), request.views)
-    notes += more
+    rows, notes = of_views(converted(table, "dicom_id", convert), request.views)
+    notes.append(f"findings are those of {labeller}")
     if reports:
         rows = _with_reports(rows, reports)
     fields = [*FIELDS, *NO_REPORT] if reports else FIELDS
     rows, more = of_captions(rows, columns, fields)
     notes += more
     joined = Table(table.name, table.where, fields, rows, notes)
-    return source_of_rows(joined, SetImages(folder, None), columns)
+    return source_of_set(joined, folder, columns, findings=labeller, uncertain=uncertain)
 
 
 def _needs_reports(columns: Columns) -> bool:
@@ -102,13 +101,12 @@ def _splits(folder: Path) -> dict[str, str]:
     return {row["dicom_id"]: row["split"] for row in rows}
 
 
-def _findings(folder: Path) -> tuple[dict[str, Mapping[str, str]], list[str]]:
-    """Study -> the cells of its findings, and what to say of the table."""
+def _findings(folder: Path) -> tuple[dict[str, Mapping[str, str]], str]:
+    """Study -> the cells of its findings, and the name of their table."""
     path = file_of(folder, *LABELS)
     if path is None:
-        return {}, [f"no labels of findings: neither {LABELS[0]} nor {LABELS[1]} is here, gzipped or not"]
-    found = {row["study_id"]: row for row in read_beside(path, "study_id", *CHEXPERT)}
-    return found, [f"findings are those of {path.name}"]
+        return {}, f"no table: neither {LABELS[0]} nor {LABELS[1]} is here, gzipped or not"
+    return {row["study_id"]: row for row in read_beside(path, "study_id", *CHEXPERT)}, path.name
 
 
 def _with_reports(rows: Sequence[Row | str], reports: Path) -> list[Row | str]:

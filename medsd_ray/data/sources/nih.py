@@ -6,17 +6,22 @@ or in one folder. `BBox_List_2017.csv` and the two lists of the published split 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from medsd_ray.data.labels import LabelColumns
 from medsd_ray.data.sources.captions import CaptionTemplate
 from medsd_ray.data.sources.columns import Columns
 from medsd_ray.data.sources.files import existing_folder
 from medsd_ray.data.sources.findings import NIH, SEPARATOR, listed
+from medsd_ray.data.sources.image_files import FORMATS
+from medsd_ray.data.sources.masks import Box, Boxes
 from medsd_ray.data.sources.published import (
     CAPTION,
-    SetImages,
+    OLDEST_EVER,
     age_of,
     check_columns,
     converted,
@@ -25,18 +30,22 @@ from medsd_ray.data.sources.published import (
     needed,
     of_views,
     sex_of,
+    source_of_set,
     the_image,
     view_of,
 )
 from medsd_ray.data.sources.request import SourceRequest
-from medsd_ray.data.sources.rows import source_of_rows
 from medsd_ray.data.sources.source import Source
-from medsd_ray.data.sources.table import Table, read_csv
+from medsd_ray.data.sources.table import Table, read_cells, read_csv
 from medsd_ray.errors import InputError
 
 FIELDS = ["image", "patient_id", "age", "sex", "view", "finding", "finding_names", *NIH, "split"]
 """What a row has, in a caption and as a label."""
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+BOXES, BOXES_SIZE = "BBox_List_2017.csv", 1024
+"""Boxes of some images, in pixels of an image of that size."""
+OTHER_NAMES = {"Infiltrate": "Infiltration"}
+"""Findings that the table of boxes calls otherwise."""
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 
 
@@ -65,12 +74,51 @@ def scan(request: SourceRequest) -> Source:
 
     rows, notes = of_views(converted(table, "Image Index", convert), request.views)
     if impossible:
-        notes.append(f"{impossible} ages are left out: no person is so old")
+        notes.append(f"{impossible} ages are left out: none, or beyond {OLDEST_EVER} years")
     columns = Columns(
         caption=CaptionTemplate.parse(CAPTION), labels=LabelColumns(NIH), split="split"
     ).as_asked(request)
     found = Table(table.name, table.where, FIELDS, rows, notes)
-    return source_of_rows(found, SetImages(folder, None), columns)
+    return source_of_set(found, folder, columns, _boxes(folder, paths))
+
+
+def _boxes(folder: Path, paths: Mapping[str, Sequence[str]]) -> Boxes | None:
+    """The boxes, in pixels of the images as they are here; None where there is no table of them.
+
+    Cells are told by their order: the header names four of them as one, `Bbox [x,y,w,h]`.
+    """
+    path = file_of(folder, BOXES)
+    if path is None:
+        return None
+    boxes = Boxes(path.name)
+    for line, cells in list(read_cells(path))[1:]:
+        name, finding, box = _box(f"{path} line {line}", cells)
+        if image := next(iter(paths.get(name, ())), None):
+            across, down = (pixels / BOXES_SIZE for pixels in _size(folder / image))
+            boxes.add(image, finding, Box(box.x * across, box.y * down, box.w * across, box.h * down))
+    return boxes
+
+
+def _box(where: str, cells: Sequence[str]) -> tuple[str, str, Box]:
+    """Image, finding and box of a row of the table of boxes. Raises InputError where it has none."""
+    try:
+        name, finding, *numbers = (cell.strip() for cell in cells[:6])
+        box = Box(*map(float, numbers))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: no image, finding, x, y, w and h; copy it again") from error
+    finding = OTHER_NAMES.get(finding, finding)
+    if finding not in NIH or not math.isfinite(box.x + box.y + box.w + box.h) or min(box.w, box.h) <= 0:
+        raise InputError(f"{where}: no finding of this set, or a box without area; copy it again")
+    return name, finding, box
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height; those of BOXES_SIZE for what is no image, which is said where it is read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except Exception:  # a damaged header leads Pillow to nearly any kind
+        return BOXES_SIZE, BOXES_SIZE
 
 
 def _splits(folder: Path) -> dict[str, str]:

@@ -17,7 +17,6 @@ from medsd_ray.data.sources.files import existing_folder
 from medsd_ray.data.sources.findings import in_words, python_list
 from medsd_ray.data.sources.published import (
     CAPTION,
-    SetImages,
     age_of,
     check_columns,
     converted,
@@ -26,11 +25,11 @@ from medsd_ray.data.sources.published import (
     of_captions,
     of_views,
     sex_of,
+    source_of_set,
     the_image,
     view_of,
 )
 from medsd_ray.data.sources.request import SourceRequest
-from medsd_ray.data.sources.rows import source_of_rows
 from medsd_ray.data.sources.source import Source
 from medsd_ray.data.sources.table import Table, read_csv
 
@@ -84,7 +83,7 @@ def scan(request: SourceRequest) -> Source:
             "look at some before you train"
         )
     found = Table(table.name, table.where, FIELDS, rows, notes)
-    return source_of_rows(found, SetImages(folder, None), columns)
+    return source_of_set(found, folder, columns)
 
 
 def _age(birth: str, study: str) -> str:

@@ -13,7 +13,9 @@ from medsd_ray.addresses import path_of
 from medsd_ray.data.labels import OLDEST
 from medsd_ray.data.sources.columns import Columns
 from medsd_ray.data.sources.files import FolderImages, image_files
-from medsd_ray.data.sources.source import BadSample
+from medsd_ray.data.sources.masks import Boxes
+from medsd_ray.data.sources.rows import source_of_rows
+from medsd_ray.data.sources.source import BadSample, Source
 from medsd_ray.data.sources.table import Row, Table, normal_name, read_csv
 from medsd_ray.errors import InputError
 
@@ -183,6 +185,17 @@ def of_captions(
     kept = [row for row in rows if isinstance(row, str) or row.values[column]]
     left = len(rows) - len(kept)
     return kept, [f"{left} images are left out: they have no {column.replace('_', ' ')}"] if left else []
+
+
+def source_of_set(
+    table: Table, folder: Path, columns: Columns, boxes: Boxes | None = None, **chosen: str
+) -> Source:
+    """The images of a published set, as `source_of_rows` makes them; the record says what was `chosen`, and
+    what the captions are made of.
+    """
+    source = source_of_rows(table, SetImages(folder, None), columns, boxes)
+    source.chosen = {"caption": str(columns.caption), **chosen}
+    return source
 
 
 class SetImages(FolderImages):

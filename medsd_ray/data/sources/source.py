@@ -75,6 +75,8 @@ class Source:
     """What the user should know; nothing is wrong."""
     split_by: str | None = None
     """The column or keyword of a tag that names the patients; None where none does."""
+    chosen: dict[str, str] = field(default_factory=dict)
+    """What its kind chose by itself, such as the captions' template: the record says it."""
     public: bool = False
     """Whether names and patients identify no one: they are kept as they are."""
 

@@ -84,22 +84,31 @@ def read_table(path: Path, images: Path) -> Table:
 
 def read_csv(path: Path, images: Path) -> Table:
     """A table as CSV, or as TSV by its name; see `read_table`."""
+    rows = read_cells(path)
+    _, header = next(rows, (1, []))
+    table = Table(path.name, str(path), _header(path, header))
+    for line, cells in rows:
+        table.rows.append(_row(table, path, images, line, cells))
+    return table
+
+
+def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of each row that is not empty, the header first. Raises InputError where the file is no
+    such table.
+    """
     delimiter = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     line = 1
     try:
         with _opened(path) as file:
             reader = csv.reader(file, strict=True, delimiter=delimiter)
-            table = Table(path.name, str(path), _header(path, next(reader, [])))
-            line = reader.line_num + 1
             for cells in reader:
                 if cells:
-                    table.rows.append(_row(table, path, images, line, cells))
+                    yield line, cells
                 line = reader.line_num + 1
     except csv.Error as error:
         raise _not_closed(path, line, error) from error
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
-    return table
 
 
 def _opened(path: Path) -> TextIO:
