@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+import numpy as np
 import pytest
 from published_sets import class_folder, image_folder, parquet, png, save, write
 
-from medsd_ray.data.sources.hugging_face import split_of
 from medsd_ray.data.sources.kinds import open_source
+from medsd_ray.data.sources.published import split_of
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample, Source
 from medsd_ray.errors import InputError
@@ -53,7 +54,21 @@ def test_metadata_of_several_forms_are_one_table(tmp_path: Path):
         ("b/x.png", "3", {"age": "90"}),
     ]
     assert [line for line in found.problems if "the text is empty" in line]
-    assert [line for line in found.problems if line.startswith("metadata.jsonl line 2: no JSON object")]
+    assert [line for line in found.problems if line.startswith("b/metadata.jsonl line 2: no JSON object")]
+
+
+def test_other_columns_keep_their_names_and_masks_go_along(tmp_path: Path):
+    write(
+        tmp_path / "train/metadata.csv",
+        "picture,text,patient_id,image,split,lung_file_name\na.png,One,p1,x,holdout,lung.png\n",
+    )
+    save(tmp_path / "train/a.png")
+    save(tmp_path / "train/lung.png", np.full((24, 20), 255, np.uint8))
+    found = read(tmp_path, image_column="picture", mask_columns=("lung_file_name",), label_columns=("image",))
+    assert found.problems == []
+    content = found.records[0].read()
+    assert (found.records[0].split, content.labels) == ("train", {"image": "x", "split": "train"})
+    assert {name: mask.min() for name, mask in content.masks.items()} == {"lung_file_name": 255}
 
 
 def test_a_name_cannot_lead_out(tmp_path: Path):
@@ -66,7 +81,7 @@ def test_a_name_cannot_lead_out(tmp_path: Path):
 def test_folders_are_classes(tmp_path: Path):
     root = class_folder(tmp_path)
     with pytest.raises(
-        InputError, match=r"no column 'patient_id' among image, split, label.*--patient-regex"
+        InputError, match=r"no column 'patient_id' among file_name, split, label.*--patient-regex"
     ):
         read(root)
     found = read(root, patient_regex=r"([^/]+)\.png$")
@@ -118,7 +133,9 @@ def test_refusals_in_one_line(tmp_path: Path):
     with pytest.raises(InputError, match=r"train-00000-of-00003\.parquet: no sound Parquet file"):
         read(root)
     write(tmp_path / "other/metadata.csv", "image,text\na.png,b\n")
-    with pytest.raises(InputError, match=r"no column 'file_name' among image, text; .*--kind folder"):
+    with pytest.raises(
+        InputError, match=r"no column 'file_name' among image, text; .*--image-column.*--kind folder"
+    ):
         read(tmp_path / "other")
     write(tmp_path / "saved/data-00000-of-00001.arrow", "")
     with pytest.raises(InputError, match="`save_to_disk` wrote; write it by `to_parquet`"):
@@ -138,4 +155,6 @@ def test_refusals_in_one_line(tmp_path: Path):
     ],
 )
 def test_splits_by_names(path: str, by_name: bool, split: str):
-    assert split_of(PurePosixPath(path), by_name) == split
+    assert split_of(path, by_name=by_name) == split
+    assert split_of(path, "Val", by_name=by_name) == "validation"
+    assert split_of(path, "fold 1", by_name=by_name) == split

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from medsd_ray.data.sources.captions import CaptionTemplate
 from medsd_ray.data.sources.columns import Columns
 from medsd_ray.data.sources.files import FolderImages, existing_folder, image_files
 from medsd_ray.data.sources.masks import read_boxes
-from medsd_ray.data.sources.published import SPLIT_NAMES, with_all_columns
+from medsd_ray.data.sources.published import SPLIT, SPLIT_NAMES, split_of, with_all_columns
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.rows import source_of_rows
 from medsd_ray.data.sources.source import Source
@@ -26,7 +24,7 @@ from medsd_ray.data.sources.table import Row, Table, normal_name, plain_text, re
 from medsd_ray.errors import InputError
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-IMAGE, FILE_NAME, SPLIT, LABEL = "image", "file_name", "split", "label"
+FILE_NAME, LABEL = "file_name", "label"
 CAPTIONS = ("text", "caption", "report")
 """Columns that are the caption where none is named, the first of them that is there."""
 
@@ -37,25 +35,20 @@ def scan(request: SourceRequest) -> Source:
     files, boxes = list(_files(folder)), read_boxes(request.boxes)
     metadata = [path for path in files if path.name in METADATA]
     parquets = [path for path in files if path.suffix == ".parquet"]
+    image, images = request.image_column or FILE_NAME, FolderImages(folder, request.frames)
+    caption: str | CaptionTemplate | None = None
     if metadata:
-        table = _with_metadata(folder, metadata)
+        table = _with_metadata(folder, metadata, image)
     elif parquets:
         from medsd_ray.data.sources.parquet_images import read_images
 
-        table, images = read_images(folder, parquets, request.image_column, split_of)
-        return source_of_rows(table, images, _columns(request, table), boxes)
+        table, images, image = read_images(folder, parquets, request.image_column)
     else:
-        table = _by_class(folder, files)
-    return source_of_rows(table, FolderImages(folder, request.frames), _columns(request, table), boxes)
-
-
-def _columns(request: SourceRequest, table: Table) -> Columns:
-    caption = next((name for name in CAPTIONS if name in table.columns), CAPTIONS[0])
-    by_class = set(table.columns) == {IMAGE, SPLIT, LABEL}
-    asked = replace(request, image_column=None)  # which the table calls IMAGE
-    return Columns(
-        image=IMAGE, caption=CaptionTemplate.parse("{label}") if by_class else caption, split=SPLIT
-    ).as_asked(asked)
+        table, caption = _by_class(folder, files), CaptionTemplate.parse(f"{{{LABEL}}}")
+    if caption is None or LABEL not in table.columns:
+        caption = next((name for name in CAPTIONS if name in table.columns), CAPTIONS[0])
+    columns = Columns(image=image, caption=caption, split=SPLIT).as_asked(request)
+    return source_of_rows(table, images, columns, boxes)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -69,49 +62,34 @@ def _files(folder: Path) -> Iterator[Path]:
         )
 
 
-def split_of(path: PurePosixPath, by_name: bool) -> str:
-    """The split that a path below the folder tells by a folder, or, where `by_name`, by a word of the file's
-    name; '' where none does.
+def _with_metadata(folder: Path, paths: Sequence[Path], image: str) -> Table:
+    """The rows of all the folder's metadata files, with files named from the folder on: in the column `image`
+    and in those such as `mask_file_name`.
     """
-    for part in path.parent.parts:
-        if split := SPLIT_NAMES.get(part.lower()):
-            return split
-    words = re.split(r"[^a-z]+", path.stem.lower()) if by_name else []
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
-
-
-def _with_metadata(folder: Path, paths: Sequence[Path]) -> Table:
-    """The rows of all the folder's metadata files, with names from the folder on."""
     table = Table(paths[0].name, str(folder), [])
     for path in paths:
         part = _read_metadata(path)
-        if FILE_NAME not in part.columns:
+        if image not in part.columns:
             raise InputError(
-                f"{path}: no column {FILE_NAME!r} among {', '.join(part.columns) or 'none'}; "
-                "--kind hf reads an image folder, whose metadata name each image so; for other tables "
-                "choose --kind folder"
+                f"{path}: no column {image!r} among {', '.join(part.columns) or 'none'}; name the images' "
+                "with --image-column, or, where this is no image folder, choose --kind folder"
             )
         below = PurePosixPath(normal_name(path.relative_to(folder).as_posix())).parent
         table.notes += part.notes
-        table.columns += [name for name in _renamed(part.columns) if name not in table.columns]
-        table.rows += [row if isinstance(row, str) else _from_folder(row, below) for row in part.rows]
+        table.columns += [name for name in part.columns if name not in table.columns]
+        for row in part.rows:
+            if isinstance(row, str):
+                table.rows.append(f"{below}/{row}" if below.parts else row)
+                continue
+            named = {
+                name: (below / cell).as_posix()
+                for name, cell in row.values.items()
+                if cell and (name == image or name.endswith(FILE_NAME))
+            }
+            split = split_of(named.get(image, ""), row.values.get(SPLIT, ""))
+            table.rows.append(Row((below / row.where).as_posix(), {**row.values, **named, SPLIT: split}))
     table.columns = list(dict.fromkeys([*table.columns, SPLIT]))
     return with_all_columns(table)
-
-
-def _renamed(columns: Iterable[str]) -> list[str]:
-    return [IMAGE if name == FILE_NAME else name for name in columns]
-
-
-def _from_folder(row: Row, below: PurePosixPath) -> Row:
-    """A row with its files named from the folder on: `file_name` and columns such as `mask_file_name`."""
-    values = {
-        name: (below / cell).as_posix() if cell and name.endswith(FILE_NAME) else cell
-        for name, cell in row.values.items()
-    }
-    image = values.pop(FILE_NAME)
-    split = split_of(PurePosixPath(image), by_name=False)
-    return Row(f"{below / row.where}" if below.parts else row.where, {SPLIT: split, **values, IMAGE: image})
 
 
 def _read_metadata(path: Path) -> Table:
@@ -124,7 +102,7 @@ def _read_lines(path: Path) -> Table:
     """A table with a JSON object on each line; values that are lists or objects are left out."""
     table, left_out = Table(path.name, str(path), []), set[str]()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a table in UTF-8 ({error}); save it as one") from error
     for number, line in enumerate(lines, 1):
@@ -163,15 +141,10 @@ def _by_class(folder: Path, files: Sequence[Path]) -> Table:
     labels = {image: image.parent.name for image in images if image.parent.name.lower() not in SPLIT_NAMES}
     one_level = len({len(image.parts) for image in images}) == 1
     classes = one_level and len({*labels.values()} - {""}) > 1
+    known = [{LABEL: labels.get(image, "")} if classes else {} for image in images]
+    names = [image.as_posix() for image in images]
     rows: list[Row | str] = [
-        Row(
-            "",
-            {
-                IMAGE: image.as_posix(),
-                SPLIT: split_of(image, by_name=False),
-                **({LABEL: labels.get(image, "")} if classes else {}),
-            },
-        )
-        for image in images
+        Row("", {FILE_NAME: name, SPLIT: split_of(name), **more})
+        for name, more in zip(names, known, strict=True)
     ]
-    return Table(folder.name, str(folder), [IMAGE, SPLIT, *([LABEL] if classes else [])], rows)
+    return Table(folder.name, str(folder), [FILE_NAME, SPLIT, *([LABEL] if classes else [])], rows)

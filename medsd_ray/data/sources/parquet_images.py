@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,14 +21,13 @@ import pyarrow.parquet
 from medsd_ray.data.sources.files import ImageFile, Shown
 from medsd_ray.data.sources.image_files import MAX_BYTES, open_image
 from medsd_ray.data.sources.masks import MaskFile
-from medsd_ray.data.sources.published import with_all_columns
+from medsd_ray.data.sources.published import SPLIT, split_of, with_all_columns
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.data.sources.table import Row, Table, plain_text
 from medsd_ray.errors import InputError
 
 BATCH = 64
 """Rows that are read at once."""
-IMAGE, SPLIT = "image", "split"
 
 
 class CopiedImages:
@@ -73,44 +72,32 @@ class CopiedImages:
         return None
 
 
-def read_images(
-    folder: Path,
-    paths: Sequence[Path],
-    column: str | None,
-    split_of: Callable[[PurePosixPath, bool], str],
-) -> tuple[Table, CopiedImages]:
-    """The rows of Parquet files, and their images.
+def read_images(folder: Path, paths: Sequence[Path], column: str | None) -> tuple[Table, CopiedImages, str]:
+    """The rows of Parquet files, their images, and the column with these: a row names its image there.
 
     Args:
         folder: What the files are named from.
         paths: The files; all have the same columns.
         column: The one with the images; the only one that can be it where it is None.
-        split_of: The split that a file's path tells.
 
     Raises:
         InputError: A file is damaged, or no column has images, or several have.
     """
-    table, images = Table("Parquet", str(folder), []), CopiedImages()
+    table, images, image = Table("Parquet", str(folder), []), CopiedImages(), column
     for path in paths:
-        name = path.relative_to(folder).as_posix()
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
-                image = _image_column(file.schema_arrow, column, path)
-                rows = _rows(file, name, image, split_of(PurePosixPath(name), True), images)
-                table.rows += rows
-                names = [one for one in _plain_columns(file.schema_arrow) if one != image]
-                table.columns += [one for one in (IMAGE, *names, SPLIT) if one not in table.columns]
+                image = _image_column(file.schema_arrow, image, path)
+                table.rows += _rows(file, path.relative_to(folder).as_posix(), image, images)
+                names = [image, *_plain_columns(file.schema_arrow), SPLIT]
+                table.columns += [one for one in dict.fromkeys(names) if one not in table.columns]
         except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{path}: no sound Parquet file ({error}); copy it again") from error
-    return with_all_columns(table), images
+    return with_all_columns(table), images, image or ""
 
 
-def _rows(
-    file: pyarrow.parquet.ParquetFile, name: str, image: str, split: str, images: CopiedImages
-) -> list[Row | str]:
-    schema = file.schema_arrow
-    classes = _classes(schema)
-    plain = [one for one in _plain_columns(schema) if one != image]
+def _rows(file: pyarrow.parquet.ParquetFile, name: str, image: str, images: CopiedImages) -> list[Row | str]:
+    classes, plain = _classes(file.schema_arrow), _plain_columns(file.schema_arrow)
     rows: list[Row | str] = []
     for batch in file.iter_batches(BATCH, columns=[image, *plain]):
         for cells in batch.to_pylist():
@@ -119,7 +106,8 @@ def _rows(
             if content:
                 images.add(key, content)
             values = {one: _value(cells[one], classes.get(one)) for one in plain}
-            rows.append(Row("", {SPLIT: split, **values, IMAGE: key}))
+            split = split_of(name, values.get(SPLIT, ""), by_name=True)
+            rows.append(Row("", {**values, image: key, SPLIT: split}))
     return rows
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from medsd_ray.addresses import path_of
 from medsd_ray.data.labels import OLDEST
@@ -28,6 +28,8 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 """How sets call the splits, and what they are called here."""
+SPLIT = "split"
+"""The column with a row's published split."""
 OLDEST_EVER = 120
 """Years; an age beyond is a slip of the pen."""
 _SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
@@ -114,6 +116,16 @@ def with_all_columns(table: Table) -> Table:
     empty = dict.fromkeys(table.columns, "")
     rows = [row if isinstance(row, str) else Row(row.where, {**empty, **row.values}) for row in table.rows]
     return replace(table, rows=rows)
+
+
+def split_of(path: str, said: str = "", *, by_name: bool = False) -> str:
+    """The split that a column `said`, else the one that a folder of the path tells or, where `by_name`, a
+    word of the file's name; '' where none does.
+    """
+    parts = PurePosixPath(path)
+    words = re.split(r"[^a-z]+", parts.stem.lower()) if by_name else []
+    told = [said.lower(), *(part.lower() for part in parts.parent.parts), *words]
+    return next((SPLIT_NAMES[word] for word in told if word in SPLIT_NAMES), "")
 
 
 def images_by_name(folder: Path) -> dict[str, list[str]]:
