@@ -189,6 +189,22 @@ def chexpert(folder: Path, *, small: bool = True, plus: bool = False) -> Path:
     return root
 
 
+def chexpert_in_batches(folder: Path) -> Path:
+    """The full-size set as it is downloaded: the tables in the first batch, patients in the others."""
+    root = chexpert(folder, small=False)
+    first = folder / "CheXpert-v1.0 batch 1 (validate & csv)"
+    first.mkdir()
+    for name in ("train.csv", "valid.csv", "valid"):
+        (root / name).rename(first / name)
+    for number, patient in enumerate(sorted((root / "train").iterdir())):
+        batch = folder / f"CheXpert-v1.0 batch {2 + number} (train {1 + number})"
+        batch.mkdir()
+        patient.rename(batch / patient.name)
+    (root / "train").rmdir()
+    root.rmdir()
+    return folder
+
+
 def _cells(cells: str) -> list[str]:
     said = dict(re.findall(r"(\w[\w ]*?)=(-?1|0)", cells))
     return [f"{said[name]}.0" if name in said else "" for name in CHEXPERT]

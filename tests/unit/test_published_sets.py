@@ -12,6 +12,7 @@ from published_sets import (
     MIMIC_STUDIES,
     NIH_ROWS,
     chexpert,
+    chexpert_in_batches,
     chexpert_plus,
     dicom_id,
     mimic_cxr,
@@ -212,6 +213,18 @@ def test_chexpert(tmp_path: Path, small: bool):
     ]
     assert [record.split for record in found.records] == ["train"] * 4 + ["validation"]
     assert labels(found, 4)["age"] == "90"
+
+
+def test_chexpert_in_the_batches_of_the_full_size_set(tmp_path: Path):
+    found = read("chexpert", chexpert_in_batches(tmp_path / "in"))
+    assert captions(found) == captions(read("chexpert", chexpert(tmp_path / "other")))
+    assert [record.name.partition("/patient")[0] for record in found.records] == [
+        "CheXpert-v1.0 batch 2 (train 1)",
+        "CheXpert-v1.0 batch 3 (train 2)",
+        "CheXpert-v1.0 batch 3 (train 2)",
+        "CheXpert-v1.0 batch 4 (train 3)",
+        "CheXpert-v1.0 batch 1 (validate & csv)/valid",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """CheXpert (Irvin et al. 2019, arXiv:1901.07031) and CheXpert Plus (Chambon et al. 2024, arXiv:2405.19538) as
 they are published.
 
-`train.csv` and `valid.csv` have a row for each image, whose path names the patient. The table of CheXpert
-Plus has the reports of the same images; alone it stands for the set, without labels of findings.
+`train.csv` and `valid.csv` have a row for each image, whose path names the patient. The full-size set comes
+in four batches, the first of which has the tables. The table of CheXpert Plus has the reports of the same
+images; alone it stands for the set, without labels of findings.
 """
 
 from __future__ import annotations
@@ -46,16 +47,17 @@ SECTIONS = ("impression", "findings")
 NO_REPORT = dict.fromkeys((*SECTIONS, "report"), "")
 """What it has beside these where there are reports; `report` is the impression, else the findings."""
 _PATH = re.compile(r"(?:^|/)((train|valid|test)/(patient\d+)/.+)\.\w+$")
-_FOLDERS = ("", "PNG/", "PNG/PNG/")
-"""Below SOURCE, where `train` and `valid` lie; CheXpert Plus has them in `PNG`."""
+FIRST_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
+"""Where the full-size set has its tables."""
 
 
 def scan(request: SourceRequest) -> Source:
     """The images of the tables. Raises InputError where the set's files or columns are not there."""
     folder = existing_folder(request.source)
-    first = needed(folder, "chexpert", (*TABLES, PLUS))
+    at = folder / FIRST_BATCH if (folder / FIRST_BATCH).is_dir() else folder
+    first = needed(at, "chexpert", (*TABLES, PLUS))
     plus = existing_file(request.reports) if request.reports else file_of(folder, PLUS)
-    tables = [path for name in TABLES if (path := file_of(folder, name))] or first
+    tables = [path for name in TABLES if (path := file_of(at, name))] or first
     reports = _reports(plus) if plus else None
     images, uncertain = _Images(folder), request.uncertain or "omit"
 
@@ -122,16 +124,27 @@ def _parts(path: str) -> tuple[str, str, str]:
 
 
 class _Images:
-    """Where the images lie: as CheXpert has them, or below `PNG` and as PNG, as CheXpert Plus has them."""
+    """Where the images lie: in `train` and `valid`, in the full-size set's batches, or, as PNG, in `PNG`."""
 
     def __init__(self, folder: Path):
-        below = [name for name in _FOLDERS if any((folder / name / s).is_dir() for s in ("train", "valid"))]
-        self.folder, self.below = folder, below[0] if below else ""
+        self.folder = folder
+        self.batches = sorted(path.name for path in folder.glob("CheXpert-v1.0 batch * (train *)"))
+        self._places: dict[tuple[str, str], str] = {}
 
     def of(self, key: str, path: str) -> str:
         """The path below the set's folder."""
-        names = [f"{self.below}{key}{suffix}" for suffix in (Path(path).suffix, ".png", ".jpg")]
+        split, patient, rest = key.split("/", 2)
+        if (split, patient) not in self._places:
+            self._places[split, patient] = self._place(split, patient)
+        names = [f"{self._places[split, patient]}/{rest}{end}" for end in (Path(path).suffix, ".png", ".jpg")]
         return next((name for name in names if (self.folder / name).exists()), names[0])
+
+    def _place(self, split: str, patient: str) -> str:
+        """The patient's folder, as the set has it where there is none."""
+        places = [f"{below}{split}/{patient}" for below in ("", "PNG/", "PNG/PNG/", f"{FIRST_BATCH}/")]
+        if split == "train":
+            places += [f"{batch}/{patient}" for batch in self.batches]
+        return next((place for place in places if (self.folder / place).is_dir()), places[0])
 
 
 def _view(side: str, projection: str) -> str:
