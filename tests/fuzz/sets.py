@@ -71,23 +71,26 @@ def cut_report(folder: Path) -> None:
 REPORTS = [text.encode() for text in (sets.REPORT, sets.NO_IMPRESSION, sets.NO_SECTION, sets.EMPTY_REPORT)]
 
 READERS = [
-    Reader("MIMIC-CXR", _inputs(partial(sets.mimic_cxr, gz=False)), partial(read_set, "mimic-cxr")),
+    Reader("MIMIC-CXR", _inputs(partial(sets.mimic_cxr, gz=False)), partial(read_set, "mimic-cxr"), 12),
     Reader(
         "MIMIC-CXR, packed",
         _inputs(partial(sets.mimic_cxr, reports="zip")),
         partial(read_set, "mimic-cxr"),
-        20,
+        12,
     ),
-    Reader("MIMIC-CXR report", damaged(REPORTS).map(lambda data: {"report.txt": data}), cut_report),
+    Reader("MIMIC-CXR report", damaged(REPORTS).map(lambda data: {"report.txt": data}), cut_report, 30),
     Reader(
         "CheXpert",
         _inputs(partial(sets.chexpert, plus=True)),
         partial(read_set, "chexpert", below="CheXpert-v1.0-small"),
+        12,
     ),
-    Reader("NIH ChestX-ray14", _inputs(sets.nih), partial(read_set, "nih")),
-    Reader("PadChest", _inputs(sets.padchest), partial(read_set, "padchest")),
-    Reader("image folder", _inputs(partial(sets.image_folder, metadata="jsonl")), partial(read_set, "hf")),
+    Reader("NIH ChestX-ray14", _inputs(sets.nih), partial(read_set, "nih"), 12),
+    Reader("PadChest", _inputs(sets.padchest), partial(read_set, "padchest"), 12),
     Reader(
-        "Parquet with images", _inputs(sets.parquet), partial(read_set, "hf", patient_column="patient"), 30
+        "image folder", _inputs(partial(sets.image_folder, metadata="jsonl")), partial(read_set, "hf"), 12
+    ),
+    Reader(
+        "Parquet with images", _inputs(sets.parquet), partial(read_set, "hf", patient_column="patient"), 12
     ),
 ]
