@@ -11,6 +11,7 @@ import published_sets as sets
 from fuzz.campaign import Files, Reader
 from fuzz.children import holds, shown
 from fuzz.mutations import damaged
+from hugging_face_sets import image_folder, parquet
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
@@ -88,9 +89,15 @@ READERS = [
     Reader("NIH ChestX-ray14", _inputs(sets.nih), partial(read_set, "nih"), 12),
     Reader("PadChest", _inputs(sets.padchest), partial(read_set, "padchest"), 12),
     Reader(
-        "image folder", _inputs(partial(sets.image_folder, metadata="jsonl")), partial(read_set, "hf"), 12
+        "image folder",
+        _inputs(partial(image_folder, metadata="jsonl")),
+        partial(read_set, "hf"),
+        12,
     ),
     Reader(
-        "Parquet with images", _inputs(sets.parquet), partial(read_set, "hf", patient_column="patient"), 12
+        "Parquet with images",
+        _inputs(parquet),
+        partial(read_set, "hf", patient_column="patient"),
+        12,
     ),
 ]

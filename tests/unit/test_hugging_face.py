@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from published_sets import class_folder, image_folder, parquet, png, save, write
+from hugging_face_sets import class_folder, image_folder, parquet, png
+from published_sets import save, write
 
 from medsd_ray.data.sources.kinds import open_source
 from medsd_ray.data.sources.published import split_of
@@ -106,6 +108,13 @@ def test_parquet_with_images(tmp_path: Path):
     assert content.image is not None and content.image.shape == (21, 21)
     assert content.caption == "Report 1 1."
     assert content.labels == {"label": "effusion", "age": "90", "split": "train"}
+
+
+@pytest.mark.parametrize("make", [parquet, class_folder])
+def test_each_image_its_own_patient_where_that_is_asked_for(tmp_path: Path, make: Callable[[Path], Path]):
+    column = "image" if make is parquet else "file_name"
+    found = read(make(tmp_path), patient_column=column, yes_split=True)
+    assert len({record.patient for record in found.records}) == len(found.records) >= 5
 
 
 def test_parquet_images_that_cannot_be_read_are_named(tmp_path: Path):
