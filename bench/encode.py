@@ -99,7 +99,8 @@ def arm(options: dict[str, Any]) -> None:
     import torch
 
     from medsd_ray.data.shards import iter_samples, open_split
-    from medsd_ray.generation.encode import Encoder, Task
+    from medsd_ray.generation.encode_tasks import Task
+    from medsd_ray.generation.encoder import Encoder
     from medsd_ray.models.inference import Inference
     from medsd_ray.storage import open_storage
 

@@ -111,7 +111,8 @@ def images(layout: str, size: int, given: Any) -> list[Row]:
 def arm(options: dict[str, Any]) -> None:
     import torch
 
-    from medsd_ray.generation.generate import ImageWorker, make_plan
+    from medsd_ray.generation.generate import make_plan
+    from medsd_ray.generation.image_worker import ImageWorker
     from medsd_ray.generation.sampling import build_pipeline
     from medsd_ray.models.inference import Inference
     from medsd_ray.models.precision import DTYPES

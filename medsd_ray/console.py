@@ -41,11 +41,12 @@ def stage(text: str, file: TextIO | None = None) -> None:
     output others read takes sys.stderr.
     """
     global _status
-    file, text = sys.stdout if file is None else file, f"{in_one_line(text)} ..."
-    if not file.isatty() or _bars:
-        print(text, file=file, flush=True)
+    stream: TextIO = sys.stdout if file is None else file
+    text = f"{in_one_line(text)} ..."
+    if not stream.isatty() or _bars:
+        print(text, file=stream, flush=True)
     elif _status is None:
-        _status = _console(file).status(_plain(text))
+        _status = _console(stream).status(_plain(text))
         _status.start()
     else:
         _status.update(_plain(text))

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
+from itertools import takewhile
+from pathlib import Path
+
 from medsd_ray.errors import InputError
+from medsd_ray.ray_cluster import cluster_address, ensure_ray
+
+_OTHER_MAKERS = ("/dev/kfd", "/dev/dxg")
+"""Of AMD's GPUs, and of any in Windows' Linux: there torch alone can tell."""
 
 
 def use_gpus(wanted: bool | None, num_workers: int) -> bool:
@@ -30,16 +40,43 @@ def use_gpus(wanted: bool | None, num_workers: int) -> bool:
     return True
 
 
+def count_gpus() -> int | None:
+    """The GPUs that this process may use, asked of NVIDIA's driver (NVML), as its answer takes milliseconds
+    where torch's import takes seconds. None where torch alone can tell.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = None if visible is None else [*takewhile(lambda one: one not in ("", "-1"), visible.split(","))]
+    if named == []:
+        return 0
+    count = ctypes.c_uint()
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        answers = nvml.nvmlInit_v2() == 0 and nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
+    except (OSError, AttributeError):  # no driver, or one that is older than these names
+        answers = False
+    if not answers:
+        return None if any(Path(device).exists() for device in _OTHER_MAKERS) else 0
+    # Parts of a GPU are named one by one, and are more than NVML counts.
+    return min(count.value, len(named)) if named and all(one.isdecimal() for one in named) else count.value
+
+
 def _in_this_machine() -> int:
+    if count_gpus() == 0:
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _in_ray(num_workers: int) -> int:
+    if not cluster_address() and not _ray_runs() and count_gpus() == 0:
+        return 0  # as a Ray that is started here would say
     import ray
-
-    from medsd_ray.ray_cluster import ensure_ray
 
     ensure_ray(num_workers)
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _ray_runs() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()

@@ -20,13 +20,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from medsd_ray.data.index_schema import LatentSampleNote
 from medsd_ray.data.shard_png import read_mask, write_png
@@ -39,7 +36,10 @@ from medsd_ray.storage import Storage
 _MASK, _MASK_ENDS = "mask.", "mask_ends."
 OPEN_SHARDS = 32
 """Shards that a reader keeps open; of more, the one that was read longest ago is closed."""
-Tokenize = Callable[[list[str]], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tokenize = Callable[[list[str]], "Tensor"]
 """From captions to token ids (B, L), int64."""
 
 
@@ -63,6 +63,8 @@ def to_bytes(
     """A shard's file: `tensors` by name, each with a row a sample; the samples' keys and captions; and what
     else is known of them, where it is.
     """
+    from safetensors.torch import save  # it imports torch, which who asks for an index or a size need not
+
     header = {"keys": json.dumps(keys), "captions": json.dumps(captions)}
     if notes is not None:
         tensors = tensors | _mask_tensors(notes)
@@ -71,6 +73,8 @@ def to_bytes(
 
 
 def _mask_tensors(notes: Sequence[LatentNote]) -> dict[str, Tensor]:
+    import torch
+
     found = {}
     for name in sorted({name for note in notes for name in note.masks}):
         parts = [write_png(note.masks[name]) if name in note.masks else b"" for note in notes]

@@ -7,53 +7,42 @@ DEST/index.json          the splits, written last
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from medsd_ray.addresses import shown
-from medsd_ray.console import ProgressLine
+from medsd_ray.console import ProgressLine, stage
 from medsd_ray.data.index_schema import EncodedShard
-from medsd_ray.data.latents import LatentNote, to_bytes
 from medsd_ray.data.shards import (
     FORMAT,
     INDEX,
     SPLITS,
     Index,
-    Sample,
-    Shard,
     list_splits,
     open_split,
     parse_index,
     parse_shard,
-    read_shard,
     write_index,
 )
 from medsd_ray.errors import InputError
+from medsd_ray.generation.encode_tasks import NOTES, Task, note_name
 from medsd_ray.gpus import use_gpus
-from medsd_ray.models.components import Components
-from medsd_ray.models.inference import Inference, inference_settings
-from medsd_ray.models.load import load_components
-from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
-from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.models.inference import inference_settings
+from medsd_ray.models.pixels import vae_scale_factor
+from medsd_ray.models.resolve import model_fingerprint, resolve
 from medsd_ray.models.tokens import (
     LongCaptions,
     cut_in_words,
-    long_captions,
     merged,
-    token_ids,
-    tokenizer_fingerprint,
 )
 from medsd_ray.ray_cluster import check_address
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.schemas import first_fault
-from medsd_ray.storage import Storage, absolute, entry_of_bytes, open_storage
+from medsd_ray.storage import Storage, absolute, open_storage
 from medsd_ray.storage.outputs import Complete, Foreign, New, claim
 
-NOTES = ".progress"
+if TYPE_CHECKING:
+    from medsd_ray.generation.encoder import Encoder
+
 PLAN = f"{NOTES}/plan.json"
 COMPILE_FROM = 20_000
 """Images that pay for a minute of compiling on a GPU."""
@@ -101,13 +90,21 @@ def encode(
         check_address()
     out = absolute(open_storage(dest))
     splits = {split: open_split(shards, split) for split in list_splits(shards)}
-    # The noise schedule too: a model that cannot be trained is refused before it has encoded anything.
-    components = load_components(model, only=("vae", "text_encoder", "tokenizer", "scheduler"))
     for store, index in splits.values():
-        _check(store, index, components)
+        _check(store, index)
+    resolve(model)
     on_gpu = use_gpus(use_gpu, num_workers)
     images = sum(index.samples for _, index in splits.values())
     how = inference_settings(on_gpu, precision, compile, images=images, compile_from=COMPILE_FROM)
+    stage(f"loading the model {model}")
+    from medsd_ray.generation.encoder import Encoder  # it imports torch
+    from medsd_ray.models.load import load_components
+
+    # The noise schedule too: a model that cannot be trained is refused before it has encoded anything.
+    components = load_components(model, only=("vae", "text_encoder", "tokenizer", "scheduler"))
+    factor = vae_scale_factor(components.vae)
+    for store, index in splits.values():
+        _check_size(store, index, factor)
     encoder = Encoder(components, text_embeddings, batch_size, how, {}, out)
     meta = _fingerprints(model, text_embeddings) | encoder.describe()
     tasks = []
@@ -116,7 +113,7 @@ def encode(
         tasks += _left_to_do(out.child(split), split, index, meta)
     _run(encoder, tasks, num_workers)
     for split, (_, index) in splits.items():
-        _finish(out.child(split), split, index, meta, index.meta["size"] // vae_scale_factor(components.vae))
+        _finish(out.child(split), split, index, meta, index.meta["size"] // factor)
     _write_root(out, meta)
     for split in splits:
         index = parse_index(out.child(split).read_json(INDEX), f"{dest}/{split}")
@@ -125,110 +122,22 @@ def encode(
     print(f"{dest}: {', '.join(f'{index.samples} {split}' for split, (_, index) in splits.items())}, encoded")
 
 
-@dataclass(frozen=True)
-class Task:
-    split: str
-    number: int
-    shard: Shard
-
-
-@dataclass
-class Encoder:
-    """Encodes one shard at a time; travels to the Ray workers."""
-
-    components: Components
-    text_embeddings: bool
-    batch_size: int
-    how: Inference
-    sources: dict[str, Storage]
-    out: Storage
-
-    def describe(self) -> dict:
-        """What the index says of the latents: the VAE's scaling factor, the empty caption's embedding."""
-        return {
-            "scaling_factor": self.components.vae.config["scaling_factor"],
-            "text_embeddings": self.text_embeddings,
-            "precision": self.how.precision,
-            "compile": self.how.compile,
-            "empty_embedding": self._embed([""])[0].tolist() if self.text_embeddings else None,
-            "tokenizer_fingerprint": tokenizer_fingerprint(self.components.tokenizer),
-        }
-
-    def run(self, task: Task) -> int | InputError:
-        """Writes a latent shard and a note of it. Returns how many samples it has, or what is wrong with its
-        source.
-        """
-        self.components.for_inference(self.how)
-        try:
-            samples = list(read_shard(self.sources[task.split], task.shard))
-        except InputError as error:
-            return error
-        batches = [samples[at : at + self.batch_size] for at in range(0, len(samples), self.batch_size)]
-        parts = [self._encode(batch) for batch in batches]
-        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        notes = [LatentNote(sample.labels, sample.domain, sample.masks) for sample in samples]
-        texts = [sample.caption for sample in samples]
-        data = to_bytes(tensors, [sample.key for sample in samples], texts, notes)
-        name = f"shard-{task.number:05d}.safetensors"
-        store = self.out.child(task.split)
-        store.write(name, data)
-        shard = Shard(name, len(samples), **entry_of_bytes(data))
-        captions = long_captions(self.components.tokenizer, texts)
-        note = {"source": task.shard.sha256, "shard": asdict(shard), "captions": asdict(captions)}
-        note |= {"format": FORMAT}
-        store.write_json(_note(task.number), note)
-        return len(samples)
-
-    @torch.inference_mode()
-    def _encode(self, samples: list[Sample]) -> dict[str, Tensor]:
-        vae: Any = self.components.vae  # diffusers annotates encode's result as a tuple
-        # Compiled code is of one shape: the last batch of a shard is filled up.
-        filled = samples + samples[:1] * (self.batch_size - len(samples)) if self.how.compile else samples
-        posterior = vae.encode(_pixels(filled).to(vae.device, vae.dtype)).latent_dist
-        tensors = {
-            name: getattr(posterior, name)[: len(samples)].float().cpu() for name in ("mean", "logvar")
-        }
-        if self.text_embeddings:
-            tensors["text_embeddings"] = self._embed([sample.caption for sample in samples])
-        return tensors
-
-    @torch.inference_mode()
-    def _embed(self, captions: list[str]) -> Tensor:
-        """(n, tokens, width) of n captions, each different one encoded once: short reports are often the
-        same.
-        """
-        encoder = self.components.text_encoder
-        input_ids, caption = torch.unique(
-            token_ids(self.components.tokenizer, captions), dim=0, return_inverse=True
-        )
-        return encoder(input_ids.to(encoder.device))[0].float().cpu()[caption]
-
-
-def _pixels(samples: list[Sample]) -> Tensor:
-    """(n, 3, height, width) float32 in [-1, 1], grayscale repeated."""
-    images = [np.asarray(sample.image) for sample in samples]
-    arrays = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
-    return to_unit_range(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
-
-
-def _check(store: Storage, index: Index, components: Components) -> None:
+def _check(store: Storage, index: Index) -> None:
     if index.kind != "image":
         raise InputError(
             f"{store.url}: {index.kind} shards have no images to encode; give the image shards that prepare "
             "wrote"
         )
-    factor = vae_scale_factor(components.vae)
     if "size" not in index.meta:
         raise InputError(f"{store.url}/{INDEX}: no size of the images in it; run prepare again")
+
+
+def _check_size(store: Storage, index: Index, factor: int) -> None:
     if index.meta["size"] % factor:
         raise InputError(
             f"{store.url}: {index.meta['size']} px images do not divide by the VAE's {factor}; prepare "
             "another --size"
         )
-
-
-def _note(number: int) -> str:
-    return f"{NOTES}/shard-{number:05d}.json"
 
 
 def _left_to_do(store: Storage, split: str, index: Index, meta: dict) -> list[Task]:
@@ -250,7 +159,9 @@ def _left_to_do(store: Storage, split: str, index: Index, meta: dict) -> list[Ta
         store.write_json(PLAN, plan)
     done = {key for key in store.list(NOTES + "/")}
     return [
-        Task(split, number, shard) for number, shard in enumerate(index.shards) if _note(number) not in done
+        Task(split, number, shard)
+        for number, shard in enumerate(index.shards)
+        if note_name(number) not in done
     ]
 
 
@@ -274,10 +185,10 @@ def _run(encoder: Encoder, tasks: list[Task], num_workers: int) -> None:
 
 
 def _read_note(store: Storage, number: int) -> dict:
-    note = store.read_json(_note(number))
+    note = store.read_json(note_name(number))
     if fault := first_fault(EncodedShard, note):
         raise InputError(
-            f"{store.url}/{_note(number)}: damaged ({fault}); remove {store.url} and encode again"
+            f"{store.url}/{note_name(number)}: damaged ({fault}); remove {store.url} and encode again"
         )
     return note
 

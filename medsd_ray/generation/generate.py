@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from medsd_ray.addresses import shown
-from medsd_ray.console import ProgressLine
+from medsd_ray.console import ProgressLine, stage
 from medsd_ray.data.sources.table import TABLE
 from medsd_ray.errors import InputError
-from medsd_ray.generation.png import NOTICE, encode_png
-from medsd_ray.generation.sampling import sample_images
+from medsd_ray.generation.png import NOTICE
 from medsd_ray.gpus import use_gpus
-from medsd_ray.models.components import Components
 from medsd_ray.models.inference import Inference, inference_settings
-from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.ray_cluster import check_address
 from medsd_ray.ray_tasks import run_tasks
@@ -87,8 +84,12 @@ def generate(
     if not _begin(store, plan):
         print(f"{out}: complete, nothing to do")
         return
+    stage(f"loading the model {model}")
+    from medsd_ray.generation.image_worker import ImageWorker, warn_of_cut_prompts  # it imports torch
+    from medsd_ray.models.load import load_components
+
     components = load_components(model)
-    _warn_of_cut_prompts(components, prompts, sampling.negative_prompt)
+    warn_of_cut_prompts(components, prompts, sampling.negative_prompt)
     present = set(store.list())
     todo = [image["index"] for image in plan["images"] if image["file"] not in present]
     chunks = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
@@ -144,36 +145,6 @@ def _table(plan: dict[str, Any]) -> bytes:
     return text.getvalue().encode()
 
 
-def write_images(components: Components, plan: dict[str, Any], indices: list[int], store: Storage) -> int:
-    """Makes and stores the images of `plan` with these indices; returns how many."""
-    sampling = Sampling(**{name: plan[name] for name in Sampling.__dataclass_fields__})
-    entries = [plan["images"][index] for index in indices]
-    images = sample_images(
-        components, [entry["prompt"] for entry in entries], indices, seed=plan["seed"], sampling=sampling
-    )
-    common = {name: str(value) for name, value in plan.items() if name not in ("images", "format")}
-    for entry, image in zip(entries, images, strict=True):
-        store.write(
-            entry["file"],
-            encode_png(image, common | {"prompt": entry["prompt"], "index": str(entry["index"])}),
-        )
-    return len(indices)
-
-
-@dataclass
-class ImageWorker:
-    """Makes and stores images of a plan; travels to the Ray workers."""
-
-    components: Components
-    plan: dict[str, Any]
-    store: Storage
-    how: Inference
-
-    def run(self, indices: list[int]) -> int:
-        self.components.for_inference(self.how)
-        return write_images(self.components, self.plan, indices, self.store)
-
-
 def _begin(store: Storage, plan: dict[str, Any]) -> bool:
     """Makes the output this plan's own; False where it is complete already."""
     # An earlier version wrote a model's whole path, and knew one precision and nothing compiled.
@@ -192,17 +163,3 @@ def _begin(store: Storage, plan: dict[str, Any]) -> bool:
         f"{store.url}: holds images made with another {', '.join(existing.differing)}; choose another --out "
         "or remove this one"
     )
-
-
-def _warn_of_cut_prompts(components: Components, prompts: list[str], negative_prompt: str) -> None:
-    limit = components.tokenizer.model_max_length
-    long = [
-        p
-        for p in {*prompts, negative_prompt}
-        if len(components.tokenizer(p, truncation=False)["input_ids"]) > limit
-    ]
-    if long:
-        print(
-            f"{len(long)} prompts are longer than the text encoder's {limit} tokens; what is beyond them is "
-            "not used"
-        )

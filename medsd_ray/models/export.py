@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING, Any
 
 from medsd_ray.addresses import shown
+from medsd_ray.console import stage
 from medsd_ray.documents import to_yaml
 from medsd_ray.errors import InputError
-from medsd_ray.models.load import load_components
-from medsd_ray.models.methods.adaptation import Files
-from medsd_ray.models.methods.registry import adaptation, recorded_settings
 from medsd_ray.models.resolve import find_checkpoint, model_fingerprint, resolve
-from medsd_ray.models.save import save_pipeline
-from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.runs.checkpoints import describe_checkpoint, run_of, trained
 from medsd_ray.runs.names import MANIFEST, REPORT_DATA
 from medsd_ray.spec.shown_addresses import without_local_paths
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import is_empty
+
+if TYPE_CHECKING:
+    from medsd_ray.models.methods.adaptation import Files
 
 LEAST_WORDS = 3
 
@@ -69,6 +66,13 @@ def export(
     fingerprint = model_fingerprint(checkpoint, raw=raw)
     generates = any(set(trained(d)) - {"vae"} for d in descriptions)
     check = memorisation_check(report, without_memorisation_check, fingerprint, generates)
+    stage(f"loading {checkpoint}")
+    from safetensors.torch import save_file
+
+    from medsd_ray.models.load import load_components
+    from medsd_ray.models.save import save_pipeline
+    from medsd_ray.models.swapped_encoder import SwappedEncoder
+
     components = load_components(checkpoint, raw=raw)
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
         save_pipeline(components, Path(folder))
@@ -91,6 +95,7 @@ def export(
 
 def method_files(checkpoint: Storage, raw: bool) -> Files:
     """What the methods of a checkpoint's own run export beside the pipeline: file name -> tensors."""
+    from medsd_ray.models.methods.registry import adaptation, recorded_settings
     from medsd_ray.runs.checkpoint_reader import load_weights
 
     description, found = describe_checkpoint(checkpoint), {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medsd_ray.errors import InputError
-from medsd_ray.models.precision import DTYPES
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+"""The keys of `precision.DTYPES`, for who does not need torch."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ def inference_settings(
     """
     if precision is None or precision == "auto":
         precision = "bf16" if use_gpu else "fp32"
-    if precision not in DTYPES:
-        raise InputError(f"precision is {precision!r}; choose {', '.join(DTYPES)} or auto")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}; choose {', '.join(PRECISIONS)} or auto")
     if compile is None:
         compile = use_gpu and images >= compile_from
     return Inference(use_gpu, precision, compile)

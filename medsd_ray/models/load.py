@@ -13,16 +13,15 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 from medsd_ray.models import swapped_encoder
 from medsd_ray.models.components import Components
+from medsd_ray.models.layout import PROJECTION
 from medsd_ray.models.methods.registry import adaptation, recorded_settings
-from medsd_ray.models.resolve import CARD, FOLDERS, check_bases, resolve
+from medsd_ray.models.resolve import FOLDERS, check_bases, resolve
 from medsd_ray.models.schedulers import load_scheduler
 from medsd_ray.models.weights import load_module, quiet_libraries
 from medsd_ray.runs.checkpoints import describe_checkpoint
-from medsd_ray.spec.components import COMPONENTS
 from medsd_ray.storage import Storage
 
 
@@ -52,10 +51,9 @@ def load_components(model: str, *, raw: bool = False, only: tuple[str, ...] | No
 
 
 def _load_folder(folder: Path, only: tuple[str, ...]) -> Components:
-    _check_layout(folder)
     quiet_libraries()
     clip: Callable[[Path], Any] = lambda path: load_module(CLIPTextModel, path, "model", dtype=torch.float32)
-    is_swapped = (folder / "text_encoder" / swapped_encoder.PROJECTION).is_file()
+    is_swapped = (folder / "text_encoder" / PROJECTION).is_file()
     load: dict[str, Callable[[Path], Any]] = {
         "vae": lambda path: load_module(
             AutoencoderKL, path, "diffusion_pytorch_model", torch_dtype=torch.float32
@@ -84,28 +82,6 @@ def _load_folder(folder: Path, only: tuple[str, ...]) -> Components:
                 f"{path}: cannot be loaded, is it damaged? copy it anew ({type(error).__name__}: {reason})"
             ) from error
     return Components(**parts)
-
-
-def _check_layout(folder: Path) -> None:
-    try:
-        card = json_object((folder / CARD).read_bytes())
-        classes = {name: card[name][1] for name in COMPONENTS if name in card}
-        if (
-            classes.get("text_encoder", "") is None
-            and (folder / "text_encoder" / swapped_encoder.PROJECTION).is_file()
-        ):
-            del classes["text_encoder"]
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: no {CARD} here; give a pipeline folder in diffusers' layout") from error
-    except (ValueError, TypeError, IndexError, KeyError) as error:
-        raise InputError(f"{folder}/{CARD} is damaged; copy it anew") from error
-    expected = {"vae": "AutoencoderKL", "text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel"}
-    for name, found in classes.items():
-        if found != expected[name]:
-            raise InputError(
-                f"{folder}: its {name} is a {found}, not a {expected[name]}; only Stable Diffusion 1.x and "
-                "2.x fit"
-            )
 
 
 def _merge_checkpoint(components: Components, store: Storage, raw: bool) -> None:

@@ -18,18 +18,20 @@ from pathlib import Path
 
 from medsd_ray.addresses import path_of
 from medsd_ray.errors import InputError
+from medsd_ray.models.layout import CARD, check_layout
 from medsd_ray.runs.checkpoints import describe_checkpoint, newest_complete, trained
 from medsd_ray.runs.names import CHECKPOINT, RUN_SPEC
 from medsd_ray.storage import FolderStorage, S3Storage, Storage, open_storage, sha256_file
 
 SMALL = "medsd-small"
 SMALL_FOLDER = Path(__file__).parents[1] / "base_model" / "medsd_small"
-CARD = "model_index.json"
 FOLDERS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 _NEEDED = re.compile(rf"{CARD}|({'|'.join(FOLDERS)})/[^/]+\.(json|txt|safetensors)")
 _WEIGHTS = re.compile(r"(?!.*\.optimizer\.).*\.safetensors")
 ENCODER_FILES = re.compile(r"[^/]+\.(json|txt|model|safetensors)")
 """What a transformers encoder with its tokenizer is made of, in one folder."""
+_HUB_NAME = re.compile(r"(?=.{1,96}$)[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![.-])(?<!\.git)", re.ASCII)
+"""OWNER/NAME, as huggingface_hub takes them."""
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -57,7 +59,8 @@ def resolve(model: str, near: Storage | None = None) -> Resolved:
         The pipeline's local folder, and the checkpoints over it.
 
     Raises:
-        InputError: There is no such model, or the checkpoint is not complete.
+        InputError: There is no such model, it has another layout than the one that medsd trains, or the
+            checkpoint is not complete.
     """
     if model == SMALL:
         return Resolved(SMALL_FOLDER)
@@ -67,7 +70,7 @@ def resolve(model: str, near: Storage | None = None) -> Resolved:
             CARD,
             *(f"{part}/*{suffix}" for part in FOLDERS for suffix in (".json", ".txt", ".safetensors")),
         ]
-        return Resolved(_from_hub(model, near, patterns))
+        return Resolved(_from_hub(model, near, patterns, check_card=True))
     checkpoint = _checkpoint(store)
     if checkpoint is None:
         return Resolved(_local_pipeline(store))
@@ -81,12 +84,23 @@ def resolve_encoder(model: str) -> Path:
     """
     store = _find(model, None)
     if store is None:
-        return _from_hub(model, None, ["*.json", "*.txt", "*.model", "*.safetensors"])
+        return _from_hub(model, None, ["*.json", "*.txt", "*.model", "*.safetensors"], check_card=False)
     if not store.exists("config.json"):
         raise InputError(
             f"{store.url}: no config.json here; give the folder of a transformers encoder with its tokenizer"
         )
     return store.root if isinstance(store, FolderStorage) else cached(store, ENCODER_FILES)
+
+
+def encoder_fingerprint(model: str) -> str:
+    """SHA-256 over the files of a text encoder. Raises InputError where there is none."""
+    folder = resolve_encoder(model)
+    sums = {
+        path.name: sha256_file(path)
+        for path in sorted(folder.iterdir())
+        if ENCODER_FILES.fullmatch(path.name)
+    }
+    return _digest(sums)
 
 
 def find_checkpoint(address: str) -> Storage | None:
@@ -128,7 +142,7 @@ def check_bases(resolved: Resolved) -> None:
         layers.append(_checkpoint_sums(store))
 
 
-def _digest(layers: list[object]) -> str:
+def _digest(layers: list[object] | dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(layers, sort_keys=True).encode()).hexdigest()
 
 
@@ -186,6 +200,7 @@ def _checkpoint(store: Storage) -> Storage | None:
 def _local_pipeline(store: Storage) -> Path:
     if not store.exists(CARD):
         raise InputError(_why_no_pipeline(store))
+    check_layout(store.read, store.url)  # before the weights are fetched
     return store.root if isinstance(store, FolderStorage) else cached(store, _NEEDED)
 
 
@@ -236,19 +251,35 @@ def cached(store: Storage, needed: re.Pattern[str]) -> Path:
     return folder
 
 
-def _from_hub(model: str, near: Storage | None, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-
+def _from_hub(model: str, near: Storage | None, patterns: list[str], *, check_card: bool) -> Path:
+    """A local folder of a model of the hub; with `check_card` its layout is checked before its weights are
+    fetched.
+    """
     wanted = f" (named by {near.url})" if near else ""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "~")):
+    if not _HUB_NAME.fullmatch(model) or "--" in model or ".." in model:
         raise InputError(
             f"{model}: no such model{wanted}; give {SMALL}, a folder, an s3:// address or a hub name"
         )
-    try:
-        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*.non_ema.*"]))
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise InputError(
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def refused(error: Exception) -> InputError:
+        return InputError(
             f"{model}: no such folder{wanted}, and the hub did not give a model of this name "
             f"({type(error).__name__}); mend the path, or check the name and the network"
-        ) from error
+        )
+
+    def read(name: str) -> bytes:
+        try:
+            return Path(hf_hub_download(model, name)).read_bytes()
+        except LocalEntryNotFoundError as error:  # the hub does not answer, and no copy of it is here
+            raise refused(error) from error
+        except EntryNotFoundError as error:
+            raise FileNotFoundError(name) from error
+
+    try:
+        if check_card:
+            check_layout(read, model)
+        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*.non_ema.*"]))
+    except (EntryNotFoundError, OSError, ValueError) as error:  # of which all errors of the hub are
+        raise refused(error) from error

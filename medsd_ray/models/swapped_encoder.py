@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medsd_ray.errors import InputError
+from medsd_ray.models.layout import PROJECTION
 from medsd_ray.models.weights import load_partial_state, without_own_code
-
-PROJECTION = "projection.safetensors"
 
 
 class SwappedEncoder(nn.Module):

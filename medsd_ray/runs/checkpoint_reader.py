@@ -15,10 +15,9 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
@@ -26,6 +25,9 @@ from medsd_ray.runs.checkpoints import FORMAT, check_description, newest_usable
 from medsd_ray.runs.fragments import Piece, assemble
 from medsd_ray.runs.names import CHECKPOINT, optimizer_file, weights_file
 from medsd_ray.storage import Storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = ("weight", "ema")
 """The kinds of tensors in a worker's first file; Adam's `exp_avg` and `exp_avg_sq` are in its second."""

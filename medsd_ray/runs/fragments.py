@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, order=True)
@@ -66,12 +68,16 @@ def assemble(
     start: int,
     end: int,
     read: Callable[[Piece, int, int], Tensor],
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The flat tensor of elements [start, end). `read(piece, lo, hi)` gives elements [lo, hi) *of the piece*.
+    """The flat tensor of elements [start, end); float32 where no `dtype` is named. `read(piece, lo, hi)`
+    gives elements [lo, hi) *of the piece*.
 
     Raises ValueError where an element is missing.
     """
+    import torch  # who asks which pieces there are needs none
+
+    dtype = dtype or torch.float32
     parts = [
         read(piece, lo - piece.start, hi - piece.start) for piece, lo, hi in covering(pieces, start, end)
     ]

@@ -10,10 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from medsd_ray.console import stage
+from medsd_ray.data.latents import sample_size
 from medsd_ray.data.shards import Index, open_split
 from medsd_ray.errors import InputError
-from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.gpus import count_gpus
+from medsd_ray.models.resolve import encoder_fingerprint, model_fingerprint
 from medsd_ray.ray_cluster import cluster_address, ensure_ray
+from medsd_ray.runs.checkpoint_reader import CheckpointReader
 from medsd_ray.runs.checkpoints import newest_usable, saved_steps
 from medsd_ray.runs.names import RUN_SPEC
 from medsd_ray.spec.run import RunSpec
@@ -23,10 +27,11 @@ from medsd_ray.training.auto_settings import choose
 from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize
 from medsd_ray.training.machine import look_at_machine
 from medsd_ray.training.resume import check_same_run
+from medsd_ray.training.stages.kinds import Kind, kind_of
 
 
-def check_run(run: RunSpec, output: Storage, resume: bool) -> CheckedRun:
-    """Checks everything that a run needs, and starts or joins Ray. Writes nothing.
+def check_run(run: RunSpec, output: Storage, resume: bool) -> tuple[CheckedRun, RunSpec | None]:
+    """Checks all that needs neither torch nor Ray, in seconds. Writes nothing.
 
     Args:
         run: The run; its folders may be relative to the working directory.
@@ -34,15 +39,36 @@ def check_run(run: RunSpec, output: Storage, resume: bool) -> CheckedRun:
         resume: Whether the run is to go on from what `output` has.
 
     Returns:
+        What is known of the run so far, and the run that wrote the newest checkpoint of `output`, if any.
+
+    Raises:
+        InputError: The output, the data, the model's address and layout, the newest checkpoint or the GPUs
+            that this machine has do not fit the run.
+    """
+    check_output(output, resume)
+    stage(f"checking {run.data.train} and the model {run.model}")
+    check_gpus_here(run)
+    checked = check_data(run)
+    return checked, check_newest_checkpoint(checked, output)
+
+
+def complete_run(checked: CheckedRun, recorded: RunSpec | None) -> CheckedRun:
+    """Loads the model, starts or joins Ray, and chooses what the run leaves open.
+
+    Args:
+        checked: What `check_run` has found.
+        recorded: The run to go on from.
+
+    Returns:
         What the workers need to know, with the run's folders named from the root.
 
     Raises:
-        InputError: The output, the data, the model, the newest checkpoint or the GPUs do not fit the run.
+        InputError: The model or the GPUs do not fit the run.
         RunError: Ray does not start.
     """
-    check_output(output, resume)
-    checked = check_inputs(run)
-    recorded = check_newest_checkpoint(checked, output)
+    run = checked.run
+    stage(f"loading the model {run.model}")
+    checked = check_model(checked)
     ensure_ray(run.resources.num_workers * run.resources.cpus_per_worker)
     check_gpus(run)
     chosen = choose(checked, look_at_machine(), recorded)
@@ -71,28 +97,18 @@ def check_inputs(run: RunSpec) -> CheckedRun:
     """Checks data and model, and takes their fingerprints. Raises InputError where they do not fit the
     run.
     """
-    # Imported here, as they take seconds, which a command line that is refused for less need not wait for:
-    # torch with the first, diffusers with the second.
-    from medsd_ray.training.stages.registry import load_adapted, stage_of
+    return check_model(check_data(run))
 
-    stage = stage_of(run)
-    train, index = _split(run.data.train, "train", stage.shard_kind, stage.subject)
-    validation = _validation(run, stage.shard_kind, stage.subject)
-    from medsd_ray.models.methods.registry import adaptation
 
-    adapted = load_adapted(run)
-    latents = check_latents(run, run.data.train, train, index) if stage.shard_kind == "latent" else None
-    if latents and (said := cut_captions(run, open_storage(train[0]), index, adapted.tokenizer)):
-        print(f"{run.data.train}: {said}", flush=True)
-    if latents and latents.sample_size != (size := adapted.sample_size):
-        print(
-            f"{run.data.train}: latents of {_by(latents.sample_size)}, where {run.model} makes {_by(size)}; "
-            "the images of the trained model have the latents' size",
-            flush=True,
-        )
+def check_data(run: RunSpec) -> CheckedRun:
+    """The part of `check_inputs` that needs no torch: the indexes of the shards, and the model's files."""
+    kind = kind_of(run)
+    train, index = _split(run.data.train, "train", kind)
+    validation = _validation(run, kind)
     fingerprints = {"model": model_fingerprint(run.model), "data": _data_fingerprint(index)}
+    latents = check_latents(run, run.data.train, train, index) if kind.shards == "latent" else None
     if run.prior:
-        where, prior = _split(run.prior.data, "train", stage.shard_kind, stage.subject)
+        where, prior = _split(run.prior.data, "train", kind)
         of_prior = check_latents(run, run.prior.data, where, prior)
         if latents and of_prior.sample_size != latents.sample_size:
             raise InputError(
@@ -100,22 +116,36 @@ def check_inputs(run: RunSpec) -> CheckedRun:
                 f"are {_by(latents.sample_size)}; prepare both with one --size"
             )
         fingerprints["prior"] = _data_fingerprint(prior)
-    for name in run.components.trained:
-        settings = getattr(run.components, name)
-        if source_fingerprint := adaptation(name, settings).source_fingerprint:
-            fingerprints[name] = source_fingerprint(settings)
+    if swap := run.components.text_encoder.swap:
+        fingerprints["text_encoder"] = encoder_fingerprint(swap.model)
+    return CheckedRun(run, run.model, train, validation, latents, fingerprints)
+
+
+def check_model(checked: CheckedRun) -> CheckedRun:
+    """The part of `check_inputs` that loads the model, and what there is to say of captions and sizes."""
+    # Imported here, as they take seconds: torch with the first, diffusers with the second.
+    from medsd_ray.training.stages.registry import load_adapted
+
+    run, latents = checked.run, checked.latents
+    adapted = load_adapted(run)
+    store, index = open_split(*checked.train)
+    if latents and (said := cut_captions(run, store, index, adapted.tokenizer)):
+        print(f"{run.data.train}: {said}", flush=True)
+    if latents and latents.sample_size != (size := adapted.sample_size):
+        print(
+            f"{run.data.train}: latents of {_by(latents.sample_size)}, where {run.model} makes {_by(size)}; "
+            "the images of the trained model have the latents' size",
+            flush=True,
+        )
     parameters = [p for module in adapted.modules().values() for p in module.parameters()]
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    size = ModelSize(trained, sum(p.numel() for p in parameters) - trained)
-    return CheckedRun(run, run.model, train, validation, latents, fingerprints, size)
+    return dataclasses.replace(checked, size=ModelSize(trained, sum(p.numel() for p in parameters) - trained))
 
 
 def check_latents(run: RunSpec, where: str, split: tuple[str, str], index: Index) -> LatentMeta:
     """What the index of latents says; `where` is their address as the user wrote it, `split` (address of the
     split, its name). Raises InputError where they do not fit the run's model or method.
     """
-    from medsd_ray.data.latents import sample_size  # it imports torch
-
     meta = index.meta
     needed = ("model", "vae_fingerprint", "text_encoder_fingerprint", "scaling_factor", "empty_embedding")
     if absent := [name for name in needed if name not in meta]:
@@ -168,7 +198,6 @@ def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> RunSpec | N
     """
     if not saved_steps(output)[0]:
         return None
-    from medsd_ray.runs.checkpoint_reader import CheckpointReader  # it imports torch
 
     def described(store: Storage) -> CheckpointReader:
         return CheckpointReader(store, Path(folder, store.url.rpartition("/")[2]))
@@ -179,14 +208,26 @@ def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> RunSpec | N
     return None
 
 
+def check_gpus_here(run: RunSpec) -> None:
+    """Raises InputError where a local Ray would lack the GPUs, as NVIDIA's driver says before Ray starts."""
+    available = count_gpus()
+    if not cluster_address() and available is not None:
+        _check_enough_gpus(run, available)
+
+
 def check_gpus(run: RunSpec) -> None:
     """Raises InputError where a local Ray lacks the GPUs, for which it would wait for ever. A cluster may yet
     grow.
     """
     import ray
 
-    available, wanted = int(ray.cluster_resources().get("GPU", 0)), run.resources.num_workers
-    if run.resources.use_gpu and available < wanted and not cluster_address():
+    if not cluster_address():
+        _check_enough_gpus(run, int(ray.cluster_resources().get("GPU", 0)))
+
+
+def _check_enough_gpus(run: RunSpec, available: int) -> None:
+    wanted = run.resources.num_workers
+    if run.resources.use_gpu and available < wanted:
         raise InputError(
             f"resources: {wanted} workers with a GPU each, but this machine has {available}; "
             "set use_gpu to false"
@@ -201,28 +242,30 @@ def _data_fingerprint(index: Index) -> str:
     return hashlib.sha256(json.dumps([[s.name, s.sha256] for s in index.shards]).encode()).hexdigest()
 
 
-def _split(url: str, split: str, kind: str, subject: str) -> tuple[tuple[str, str], Index]:
+def _split(url: str, split: str, kind: Kind) -> tuple[tuple[str, str], Index]:
     """The (address, split) and the index of a split of shards. Raises InputError where they are not of `kind`
     or empty.
     """
     store, index = open_split(url, split)
-    if index.kind != kind:
-        advice = "encode them first" if kind == "latent" else "name the shards that prepare wrote"
-        raise InputError(f"{store.url}: {index.kind} shards, but {subject} on {kind} shards; {advice}")
+    if index.kind != kind.shards:
+        advice = "encode them first" if kind.shards == "latent" else "name the shards that prepare wrote"
+        raise InputError(
+            f"{store.url}: {index.kind} shards, but {kind.subject} on {kind.shards} shards; {advice}"
+        )
     if not index.samples:
         raise InputError(f"{store.url}: no samples in this split; prepare it from more images")
     address = str(store.root.absolute()) if isinstance(store, FolderStorage) else store.url
     return (address, index.split), index
 
 
-def _validation(run: RunSpec, kind: str, subject: str) -> tuple[str, str] | None:
+def _validation(run: RunSpec, kind: Kind) -> tuple[str, str] | None:
     """The named validation split, or `validation` beside the training split where that is there and not
     empty.
     """
     if run.data.validation:
-        return _split(run.data.validation, "validation", kind, subject)[0]
+        return _split(run.data.validation, "validation", kind)[0]
     with contextlib.suppress(InputError):
         root = run.data.train.rstrip("/").removesuffix("/train")
-        where, index = _split(root, "validation", kind, subject)
+        where, index = _split(root, "validation", kind)
         return where if index.split == "validation" else None
     return None

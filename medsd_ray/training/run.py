@@ -16,7 +16,7 @@ from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.training.auto_settings import choices_in_words
-from medsd_ray.training.checks import check_run, started
+from medsd_ray.training.checks import check_run, complete_run, started
 from medsd_ray.training.failures import as_user_error
 from medsd_ray.training.manifest import write_run
 from medsd_ray.training.ray_train import fit_and_show
@@ -60,7 +60,14 @@ def train(
             print(summary(result), flush=True)
             return result
         resume = started(output)
-    checked = check_run(run, output, resume)
+    checked, recorded = check_run(run, output, resume)
+    if resume and (result := finished(output, run)):
+        if on_record is not None:
+            for record in read_metrics(output):
+                on_record(record)
+        print(f"{output.url}: this run is finished, nothing to do\n{summary(result)}", flush=True)
+        return result
+    checked = complete_run(checked, recorded)
     if said := choices_in_words(checked):
         print(said, flush=True)
     write_run(output, run, checked)

@@ -13,7 +13,8 @@ from tiny import shifted, tiny_components, write_checkpoint
 
 from medsd_ray.documents import to_yaml
 from medsd_ray.errors import InputError
-from medsd_ray.generation.generate import make_plan, write_images
+from medsd_ray.generation.generate import make_plan
+from medsd_ray.generation.image_worker import write_images
 from medsd_ray.models.export import export
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint

@@ -11,6 +11,7 @@ import pytest
 from specs import RUN, changed
 
 from medsd_ray.spec.load import parse_run
+from medsd_ray.training.stages.kinds import kind_of
 from medsd_ray.training.stages.registry import STAGES, stage_of
 from medsd_ray.training.stages.unet import UnetStage
 from medsd_ray.training.stages.vae import VaeStage
@@ -31,9 +32,9 @@ VAE: dict[str, Any] = {"components": {"vae": "decoder"}}
 def test_a_run_has_one_stage(change: dict[str, Any], stage: type, components: set[str]):
     run = parse_run(changed(RUN, {"name": "r"} | change))
     assert stage_of(run) is stage
-    assert [kind for kind in STAGES if kind.trains(run)] == [stage]
+    assert [one for one in STAGES if one.kind is kind_of(run)] == [stage]
     assert set(stage_of(run).needed_components(run)) == components
-    assert stage_of(run).shard_kind == ("image" if stage is VaeStage else "latent")
+    assert stage_of(run).kind.shards == ("image" if stage is VaeStage else "latent")
 
 
 def test_the_driver_asks_a_stage_without_importing_diffusers():

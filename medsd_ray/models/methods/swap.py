@@ -10,8 +10,6 @@ encoder in model_index.json, as diffusers knows no such class: its StableDiffusi
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 import torch
@@ -19,11 +17,10 @@ import torch
 from medsd_ray.errors import InputError
 from medsd_ray.models.components import Components
 from medsd_ray.models.methods.adaptation import Weights, seeded
-from medsd_ray.models.resolve import ENCODER_FILES, resolve_encoder
+from medsd_ray.models.resolve import encoder_fingerprint, resolve_encoder
 from medsd_ray.models.swapped_encoder import SwappedEncoder, hidden_states, load_encoder, load_tokenizer
 from medsd_ray.models.weights import load_partial_state
 from medsd_ray.spec.components import Swap
-from medsd_ray.storage import sha256_file
 
 LONGEST = 8192  # tokenizers that know no limit say 10^30
 
@@ -49,13 +46,7 @@ def merge(components: Components, name: str, settings: Any, weights: Weights) ->
 
 def source_fingerprint(settings: Any) -> str:
     """SHA-256 over the encoder's files."""
-    folder = resolve_encoder(settings.swap.model)
-    sums = {
-        path.name: sha256_file(path)
-        for path in sorted(folder.iterdir())
-        if ENCODER_FILES.fullmatch(path.name)
-    }
-    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    return encoder_fingerprint(settings.swap.model)
 
 
 def _of_spec(swap: Swap) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from torch import nn
 from medsd_ray.models.compilation import compile_module
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import LatentMeta
+from medsd_ray.training.stages.kinds import kind_of
 from medsd_ray.training.stages.stage import StageModule
 from medsd_ray.training.stages.unet import UnetStage
 from medsd_ray.training.stages.vae import VaeStage
@@ -21,7 +22,7 @@ STAGES: tuple[type[StageModule], ...] = (VaeStage, UnetStage)
 
 def stage_of(run: RunSpec) -> type[StageModule]:
     """The stage that trains what the run trains; a valid spec has one."""
-    return next(stage for stage in STAGES if stage.trains(run))
+    return next(stage for stage in STAGES if stage.kind is kind_of(run))
 
 
 def load_adapted(run: RunSpec) -> Components:

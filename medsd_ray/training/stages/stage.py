@@ -6,7 +6,7 @@ an entry in `registry.py`. Nothing else of training knows what is trained.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import LatentMeta
+from medsd_ray.training.stages.kinds import Kind
 
 if TYPE_CHECKING:  # the driver asks a stage's class before diffusers, which takes seconds, is imported
     from medsd_ray.models.components import Components
@@ -26,10 +27,8 @@ class Stage(Protocol):
     Samples and batches are dictionaries of tensors whose first dimension is the sample.
     """
 
-    shard_kind: ClassVar[Literal["image", "latent"]]
-    """The kind of shards that the run is trained on."""
-    subject: ClassVar[str]
-    """Who trains, as the subject and verb of a message: `the vae trains`."""
+    kind: ClassVar[Kind]
+    """The kind of run that it trains, and on which shards."""
 
     tokenizer: Any
     """Makes captions into the `input_ids` of a sample; None where a batch needs none."""
@@ -41,11 +40,6 @@ class Stage(Protocol):
         """What brings the VAE's latents to unit variance, as a checkpoint records it; None where the run does
         not know or change it.
         """
-        ...
-
-    @classmethod
-    def trains(cls, run: RunSpec) -> bool:
-        """Whether this is the stage of a run."""
         ...
 
     @classmethod

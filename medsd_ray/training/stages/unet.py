@@ -17,6 +17,7 @@ from medsd_ray.data.randomness import keyed_integers, keyed_noise, keyed_uniform
 from medsd_ray.models.tokens import token_ids
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import LatentMeta
+from medsd_ray.training.stages import kinds
 from medsd_ray.training.stages.stage import StageModule
 from medsd_ray.training.unet_objective import add_noise, offset_noise, snr_weights, target, weighted_mse
 
@@ -29,8 +30,7 @@ class UnetStage(StageModule):
     data.
     """
 
-    shard_kind = "latent"
-    subject = "the U-Net and text encoder train"
+    kind = kinds.UNET
 
     def __init__(
         self, components: Components, run: RunSpec, empty_embedding: Tensor | None, scaling_factor: float
@@ -51,10 +51,6 @@ class UnetStage(StageModule):
         self.empty_ids = None if self.tokenizer is None else token_ids(self.tokenizer, [""])[0]
         self.empty_embedding = empty_embedding
         self._scaling_factor = scaling_factor
-
-    @classmethod
-    def trains(cls, run: RunSpec) -> bool:
-        return not run.components.vae.trained
 
     @classmethod
     def needed_components(cls, run: RunSpec) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from medsd_ray.models.pixels import to_uint8, vae_scale_factor
 from medsd_ray.spec.components import Method
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import LatentMeta
+from medsd_ray.training.stages import kinds
 from medsd_ray.training.stages.stage import StageModule
 from medsd_ray.training.vae_objective import vae_loss
 
@@ -28,8 +29,7 @@ class VaeStage(StageModule):
     out.
     """
 
-    shard_kind = "image"
-    subject = "the vae trains"
+    kind = kinds.VAE
 
     def __init__(self, components: Components, run: RunSpec):
         super().__init__()
@@ -38,10 +38,6 @@ class VaeStage(StageModule):
         self.prediction_type = self.tokenizer = None
         self.decoder_only = run.components.vae.method is Method.decoder
         self._latent_variance: Tensor | None = None
-
-    @classmethod
-    def trains(cls, run: RunSpec) -> bool:
-        return run.components.vae.trained
 
     @classmethod
     def needed_components(cls, run: RunSpec) -> tuple[str, ...]:
