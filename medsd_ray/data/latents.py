@@ -148,7 +148,7 @@ def sample_size(store: Storage, index: Index) -> tuple[int, int]:
         path = Path(folder, name)
         try:
             store.download(name, path)
-            shape = safe_open(path, framework="pt").get_slice("mean").get_shape()
+            shape = safe_open(path, framework="numpy").get_slice("mean").get_shape()
         except (FileNotFoundError, SafetensorError) as error:
             raise InputError(f"{store.url}/{name}: not a latent shard ({error}); run encode again") from error
     return shape[-2], shape[-1]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import ray
 import torch
+from run_outputs import STEPS, write_output
 from small_latents import write_latents
-from tiny import shifted, tiny_components, write_checkpoint
+from tiny import tiny_components
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.save import save_pipeline
@@ -21,8 +22,6 @@ from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage
 from medsd_ray.training import checks, run
 from medsd_ray.training.checks import check_inputs
-
-STEPS = 6
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +48,6 @@ def spec(root: Path, output: str, **changes: Any) -> RunSpec:
         "output": str(root / output),
     }
     return parse_run(values | changes)
-
-
-def write_output(run: RunSpec, components: Any, finished: bool) -> None:
-    """What a run leaves: checkpoints with their description, records, and flags."""
-    output, step = FolderStorage(Path(run.output)), STEPS if finished else STEPS // 2
-    weights = shifted(components, "unet", 0.0) | shifted(components, "text_encoder", 0.0)
-    methods = {"unet": "full", "text_encoder": "full", "vae": "frozen"}
-    about = {
-        "spec": run.model_dump(mode="json"), "fingerprints": check_inputs(run).fingerprints, "step": step,
-        "updates": step, "loss_scale": [1.0, 0],
-    }  # fmt: skip
-    checkpoint = output.child(f"checkpoints/step-{step:08d}")
-    write_checkpoint(checkpoint, run.model, methods, weights, weights, **about)
-    output.write("run.yaml", dump_run(run).encode())
-    output.write("manifest.json", b'{"data_sha256": "of the first start"}')
-    output.write_json("progress.json", {"step": step, "state": "finished" if finished else "interrupted"})
-    output.write("metrics.jsonl", (json.dumps({"step": step, "loss": 1.0}) + "\n").encode())
-    if finished:
-        output.write_json("result.json", {"step": step})
 
 
 def digests(folder: Path) -> dict[str, str]:

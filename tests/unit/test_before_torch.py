@@ -1,0 +1,188 @@
+"""What can be told without torch is told before it is imported: here its import is an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command import MEDSD, assert_done, assert_refused
+from run_outputs import write_output
+from small_latents import write_latents
+from tiny import tiny_components
+
+from medsd_ray.data.prepare import prepare
+from medsd_ray.data.sources.request import SourceRequest
+from medsd_ray.errors import InputError
+from medsd_ray.models.layout import check_layout
+from medsd_ray.models.resolve import SMALL_FOLDER, resolve
+from medsd_ray.models.save import save_pipeline
+from medsd_ray.spec.load import parse_run
+
+FORBID = """
+import sys
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "diffusers", "transformers", "deepspeed"):
+            raise RuntimeError(f"{name} was imported")
+sys.meta_path.insert(0, Forbidden())
+"""
+PARTS = {
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+    "unet": "UNet2DConditionModel",
+    "scheduler": "PNDMScheduler",
+}
+SDXL = PARTS | {"text_encoder_2": "CLIPTextModelWithProjection"}
+FLUX = {"vae": "AutoencoderKL", "text_encoder": "CLIPTextModel", "transformer": "FluxTransformer2DModel"}
+
+
+def draw_pipeline(folder: Path, kind: str, parts: dict[str, str], **unet: Any) -> Path:
+    """The JSON files of a diffusers folder, as one without its weights has them."""
+    card = {"_class_name": kind} | {name: ["diffusers", part] for name, part in parts.items()}
+    for name, part in parts.items():
+        (folder / name).mkdir(parents=True)
+        config = {"_class_name": part} | (unet if name == "unet" else {"latent_channels": 4})
+        (folder / name / "config.json").write_text(json.dumps(config))
+    (folder / "model_index.json").write_text(json.dumps(card))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "unet", "said"),
+    [
+        ("StableDiffusionXLPipeline", SDXL, {}, "this is Stable Diffusion XL (StableDiffusionXLPipeline)"),
+        ("StableDiffusionXLImg2ImgPipeline", SDXL, {}, "this is Stable Diffusion XL"),
+        ("StableDiffusion3Pipeline", FLUX, {}, "this is Stable Diffusion 3 (StableDiffusion3Pipeline)"),
+        ("FluxPipeline", FLUX, {}, "this is Flux (FluxPipeline)"),
+        ("PixArtSigmaPipeline", FLUX, {}, "this is PixArt"),
+        ("StableDiffusionInpaintPipeline", PARTS, {}, "this is Stable Diffusion for inpainting"),
+        ("LatentConsistencyModelPipeline", PARTS, {}, "this is a latent consistency model"),
+        ("SomebodysPipeline", SDXL, {}, "it has a second text encoder (text_encoder_2)"),
+        ("SomebodysPipeline", FLUX, {}, "it has a transformer in the U-Net's place (transformer)"),
+        ("SomebodysPipeline", PARTS, {"addition_embed_type": "text_time"}, "as Stable Diffusion XL's does"),
+        ("StableDiffusionPipeline", PARTS, {"in_channels": 9}, "takes 9 channels where its VAE makes 4"),
+        (
+            "StableDiffusionPipeline",
+            PARTS | {"text_encoder": "BertModel"},
+            {},
+            "its text_encoder is a BertModel, not a CLIPTextModel",
+        ),
+    ],
+)
+def test_another_layout_is_refused_by_name(
+    tmp_path: Path, kind: str, parts: dict[str, str], unet: dict[str, Any], said: str
+):
+    folder = draw_pipeline(tmp_path / "m", kind, parts, **unet)
+    with pytest.raises(InputError) as caught:
+        resolve(str(folder))
+    assert said in str(caught.value) and "choose a model" in str(caught.value)
+
+
+def test_stable_diffusions_own_layouts_are_taken(tmp_path: Path):
+    for number, kind in enumerate(("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "Other")):
+        folder = draw_pipeline(tmp_path / str(number), kind, PARTS, in_channels=4, addition_embed_type=None)
+        assert resolve(str(folder)).folder == folder
+    check_layout(lambda name: (SMALL_FOLDER / name).read_bytes(), "medsd-small")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Image shards, a model and its latents, a finished run, and models of other layouts."""
+    root = tmp_path_factory.mktemp("before-torch")
+    (root / "no-torch").mkdir()
+    (root / "no-torch/sitecustomize.py").write_text(FORBID)
+    prepare(SourceRequest("40", kind="phantom", size=64), str(root / "shards"))
+    components = tiny_components(0)
+    save_pipeline(components, root / "model")
+    write_latents(str(root / "latents"), components, str(root / "model"), samples=4)
+    draw_pipeline(root / "sdxl", "StableDiffusionXLPipeline", SDXL)
+    draw_pipeline(root / "sd3", "StableDiffusion3Pipeline", FLUX)
+    draw_pipeline(root / "flux", "FluxPipeline", FLUX)
+    write_output(parse_run(run_values(root, output="finished")), components, finished=True)
+    (root / "images").mkdir()
+    return root
+
+
+def run_values(root: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "r",
+        "model": str(root / "model"),
+        "data": {"train": str(root / "latents")},
+        "components": {"unet": "full", "text_encoder": "full"},
+        "training": {"max_steps": 6, "global_batch_size": 4},
+    } | changes | {"output": str(root / changes.get("output", "new"))}  # fmt: skip
+
+
+def without_torch(root: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(root / "no-torch"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [MEDSD, *map(str, words)], cwd=root, env=os.environ | {"PYTHONPATH": paths}, capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+
+
+def write_yaml(root: Path, name: str, values: dict[str, Any]) -> str:
+    (root / name).write_text(yaml.safe_dump(values))
+    return name
+
+
+def train(**changes: Any) -> Callable[[Path], list[str]]:
+    return lambda root: ["train", write_yaml(root, "run.yaml", run_values(root, **changes))]
+
+
+def words(text: str) -> Callable[[Path], list[str]]:
+    return lambda root: text.split()
+
+
+REFUSED = {
+    "encode, SDXL": (words("encode shards out --model sdxl"), "this is Stable Diffusion XL"),
+    "encode, shards": (words("encode absent out --model model"), "absent: no finished 'train' split"),
+    "encode, latents": (words("encode latents out --model model"), "latent shards have no images"),
+    "generate, SD3": (words("generate sd3 --prompt x --out out"), "this is Stable Diffusion 3"),
+    "generate, hub": (words("generate no/such*name --prompt x --out out"), "no/such*name: no such model"),
+    "generate, out": (words("generate model --prompt x --out shards"), "shards: not empty, and not made by"),
+    "train, Flux": (lambda root: train(model=str(root / "flux"))(root), "this is Flux (FluxPipeline)"),
+    "train, data": (lambda root: train(data={"train": str(root / "absent")})(root), "no finished 'train'"),
+    "train, output": (train(output="finished"), "a run was started here; go on with --resume"),
+    "export, base": (words("export absent out"), "absent"),
+    "export, dest": (words("export finished shards"), "shards: not empty"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_is_refused_before_torch_is_imported(root: Path, case: str):
+    make, said = REFUSED[case]
+    assert_refused(without_torch(root, *make(root)), said)
+    assert not (root / "out").exists() and not (root / "new").exists()
+
+
+NO_GPU = {
+    "encode": words("encode shards out --model model --use-gpu"),
+    "generate": words("generate model --prompt x --out out --use-gpu"),
+    "generate, 2 workers": words("generate model --prompt x --out out --use-gpu --num-workers 2"),
+    "train": train(resources={"num_workers": 2, "use_gpu": True}),
+}
+
+
+@pytest.mark.parametrize("verb", NO_GPU)
+def test_gpus_that_are_asked_for_and_not_there_are_said_before_torch_is_imported(
+    root: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert_refused(without_torch(root, *NO_GPU[verb](root)), "GPU")
+    assert not (root / "out").exists() and not (root / "new").exists()
+
+
+def test_a_finished_run_is_resumed_at_once(root: Path):
+    file = write_yaml(root, "finished.yaml", run_values(root, output="finished"))
+    said = assert_done(without_torch(root, "train", file, "--resume"))
+    assert "this run is finished, nothing to do" in said and "done: 6 steps" in said
+    write_yaml(root, file, run_values(root, output="finished", seed=5))
+    assert_refused(without_torch(root, "train", file, "--resume"), "--resume: seed is 5, but 0")
