@@ -8,9 +8,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Callable
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,20 @@ def test_a_verb_whose_packages_are_missing_names_the_extra(
     line = f"medsd: {words[0]} needs {package}, which is not installed: pip install 'medsd[{extra}]'\n"
     assert (result.returncode, result.stderr) == (2, line)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_for_a_ray_cluster_needs_ray_once_the_cluster_answers(alone: Callable[[str], Path]):
+    class Dashboard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"ray_version": "2.60.0"}')
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sent = run(alone(""), MEDSD, "status", "--address", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert_refused(sent, "status needs ray", "pip install 'medsd[train]'")
 
 
 def test_a_module_that_no_extra_brings_is_a_fault_of_the_installation():
