@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from medsd_ray.data.dataset import ShardedDataset
-from medsd_ray.data.latents import sample_size, to_bytes
+from medsd_ray.data.latents import LatentNote, read_notes, sample_size, to_bytes
 from medsd_ray.data.shards import (
     INDEX,
     Index,
@@ -68,7 +68,9 @@ def _images(store: FolderStorage) -> None:
 def _latents(store: FolderStorage, embeddings: bool = False) -> None:
     rows = {"mean": torch.randn(3, 4, 2, 2), "logvar": torch.randn(3, 4, 2, 2)}
     rows |= {"text_embeddings": torch.randn(3, 5, 6)} if embeddings else {}
-    data = to_bytes(rows, ["a", "b", "c"], ["x", "y", "z"])
+    mask = np.eye(SIZE, dtype=np.uint8) * 255
+    notes = [LatentNote({"finding": "x"}, "here", {"lungs": mask}), LatentNote({}, None, {})]
+    data = to_bytes(rows, ["a", "b", "c"], ["x", "y", "z"], [*notes, notes[0]])
     name = "shard-00000.safetensors"
     store.write(name, data)
     meta = {"model": "m", "scaling_factor": 0.5, "sample_size": [2, 2], "text_embeddings": embeddings}
@@ -125,10 +127,14 @@ def _read_split(folder: Path) -> int:
     store, index = open_split(str(folder), "train")
     if index.kind == "latent":
         sample_size(store, index)
+        for shard in index.shards:
+            for note in read_notes(folder / "train" / shard.name):
+                holds(all(mask.ndim == 2 for mask in note.masks.values()), "masks are flat")
     else:
         for sample in iter_samples(str(folder), "train"):
             image = sample.image
             holds(image is None or (image.dtype == np.uint8 and image.ndim in (2, 3)), "8 bits")
+            holds(all(mask.ndim == 2 for mask in sample.masks.values()), "masks are flat")
     tokenize = (
         (lambda texts: torch.zeros(len(texts), 5, dtype=torch.int64)) if index.kind == "latent" else None
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
@@ -116,6 +117,51 @@ def _drawn_tables(draw: DrawFn) -> Files:
     return _with_images(_table(rows))
 
 
+MASKED = [(*row, f"{mark}-mask.png", "A") for mark, row in zip(MARKS, ROWS, strict=True)]
+MASKED_HEADER = (*HEADER, "mask", "site")
+BOXES = _table(
+    [(f"{mark}.png", "Nodule", "0", "0.5", "2", "1e0") for mark in MARKS],
+    ("image", "finding", "x", "y", "w", "h"),
+)
+CAPTIONS = ["{finding} of {report}. {site}.", "{report}", "{{x}}", "{Finding}! {image}", "{a", "plain."]
+
+
+def read_masked_table(folder: Path) -> None:
+    """Masks, a domain, boxes and a caption's template: each sample's masks have its image's size."""
+    asked = SourceRequest(
+        str(folder),
+        caption=(folder / "caption.txt").read_text("utf-8", "replace"),
+        mask_columns=("mask",),
+        domain_column="site",
+        boxes=str(folder / "boxes.csv"),
+    )
+    source = folder_source.scan(asked)
+    _read(source)
+    for record in source.records[:20]:
+        with suppress(BadSample):
+            content = record.read()
+            holds(content.image is not None and content.masks, "an image with its masks")
+            marks = {mark for mark in MARKS if mark in record.name + record.patient + content.caption}
+            holds(len(marks) <= 1, f"a sample is of one row: {record.name}")
+
+
+def _masked(table: bytes, boxes: bytes, mask: bytes, caption: bytes) -> Files:
+    files = _with_images(table) | {f"{mark}-mask.png": IMAGES["PNG"][0] for mark in MARKS[1:]}
+    return files | {f"{MARKS[0]}-mask.png": mask, "boxes.csv": boxes, "caption.txt": caption}
+
+
+def _masked_tables() -> SearchStrategy[Files]:
+    table, images = _table(MASKED, MASKED_HEADER), IMAGES["PNG"]
+    texts = [text.encode() for text in CAPTIONS]
+    whole = st.sampled_from(texts[:2])
+    return (
+        st.builds(_masked, damaged([table]), st.just(BOXES), st.just(PNG), whole)
+        | st.builds(_masked, st.just(table), damaged([BOXES]), st.just(PNG), whole)
+        | st.builds(_masked, st.just(table), st.just(BOXES), damaged(images), whole)
+        | st.builds(_masked, st.just(table), st.just(BOXES), st.just(PNG), damaged(texts))
+    )
+
+
 REPORT = """<?xml version="1.0" encoding="utf-8"?>
 <eCitation><uId id="CXR{number}"/><MedlineCitation><Article><Abstract>
 <AbstractText Label="INDICATION">XXXX-year-old with cough</AbstractText>
@@ -184,6 +230,7 @@ READERS = [
     Reader("metadata.csv", damaged(TABLES).map(_with_images), read_table, 80),
     Reader("metadata.csv, signs", _mixed_tables(), read_mixed_table, 80),
     Reader("metadata.csv, drawn", _drawn_tables(), read_drawn_table),
+    Reader("metadata.csv, masks", _masked_tables(), read_masked_table, 60),
     Reader("OpenI XML", damaged(REPORTS).map(_reports), read_reports, 60),
     Reader("OpenI XML, drawn", _drawn_reports(), read_drawn_report),
     Reader("prompts", _prompts(), read_prompt_lines, 30),

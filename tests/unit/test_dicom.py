@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicoms import RAMP, dicom, save
+from PIL import Image
 
 from medsd_ray.data.prepare import prepare
 from medsd_ray.data.pseudonyms import KEY_VARIABLE
@@ -168,6 +169,28 @@ def test_captions_of_a_template_know_the_header(tmp_path: Path):
     (tmp_path / "metadata.csv").write_text("image,sex,report\nold.dcm,woman,Clear.\nnone.dcm,,Clear.\n")
     found = scan(replace(asked, caption="{sex}: {report}"))
     assert [record.read().caption for record in found.records] == ["woman: Clear.", "female: Clear."]
+
+
+def test_patients_of_paths_masks_and_boxes_go_with_dicom(tmp_path: Path):
+    for patient in ("p01", "p02"):
+        save(dicom(), tmp_path / f"in/{patient}/a.dcm")
+    mask = np.zeros(RAMP.shape, np.uint8)
+    mask[3:6, 100:120] = 255
+    Image.fromarray(mask).save(tmp_path / "in/mask.png")
+    asked = SourceRequest(str(tmp_path / "in"), "dicom", patient_regex=r"(p\d+)/")
+    assert [record.patient for record in scan(asked).records] == ["p01", "p02"]
+    with pytest.raises(InputError, match=r"no metadata\.csv here, whose columns --mask-column name"):
+        scan(replace(asked, mask_columns=("mask",)))
+    (tmp_path / "in/metadata.csv").write_text(
+        "image,report,mask,site\np01/a.dcm,Clear.,mask.png,here\np02/a.dcm,Clear.,,\n"
+    )
+    (tmp_path / "boxes.csv").write_text("image,finding,x,y,w,h\np02/a.dcm,Nodule,10,2,4,5\n")
+    boxes = str(tmp_path / "boxes.csv")
+    found = scan(replace(asked, mask_columns=("mask",), domain_column="site", boxes=boxes))
+    first, second = (record.read() for record in found.records)
+    np.testing.assert_array_equal(first.masks["mask"], mask)
+    assert (first.domain, second.domain, list(second.masks)) == ("here", None, ["nodule"])
+    assert second.masks["nodule"].shape == RAMP.shape and second.masks["nodule"][2:7, 10:14].all()
 
 
 def test_nothing_of_the_identity_comes_with_frames(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import yaml
 from earlier import EA425E8
 
 from medsd_ray.data.latents import LatentReader, read_notes
+from medsd_ray.data.prepare import prepare
 from medsd_ray.data.shards import iter_samples, list_splits, open_split
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.errors import InputError
 from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
@@ -49,6 +52,17 @@ def test_image_shards_and_their_latents_are_read(split: str, count: int):
             assert tensors["mean"].shape == tensors["logvar"].shape == (8, 8, 8)
             assert all(torch.isfinite(tensor.float()).all() for tensor in tensors.values())
             assert tensors["text_embeddings"].shape == np.asarray(index.meta["empty_embedding"]).shape
+
+
+def test_shards_of_an_earlier_version_are_complete_for_the_same_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(EA425E8 / "shards", tmp_path / "shards")
+    asked = SourceRequest("16", "phantom", size=64)
+    prepare(asked, str(tmp_path / "shards"), splits="0.5,0.25,0.25")
+    assert "complete already" in capsys.readouterr().out
+    with pytest.raises(InputError, match="differ in fit"):
+        prepare(asked, str(tmp_path / "shards"), splits="0.5,0.25,0.25", fit="pad")
 
 
 def test_a_checkpoint_is_read_and_changes_the_model_that_it_adapts(tmp_path: Path):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from medsd_ray.data.shards import ShardWriter
+from medsd_ray.data.shards import Sample, ShardWriter
 from medsd_ray.data.sources.phantom import draw_phantom
+from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.evaluation.figures.insertion import (
     CHANGED,
@@ -127,3 +128,17 @@ def test_the_region_comes_from_the_masks_of_the_caption(tmp_path: Path):
     assert masked_region(str(tmp_path), "another caption", (SIZE, SIZE)) is None
     half = masked_region(str(tmp_path), caption, (SIZE // 2, SIZE // 2))
     assert half is not None and half.mask is not None and half.mask.shape == (SIZE // 2, SIZE // 2)
+
+
+def test_masks_of_several_names_are_no_one_region(tmp_path: Path):
+    mask = np.full((SIZE, SIZE), 2, np.uint8)
+    writer = ShardWriter(open_storage(tmp_path / "train"), 1 << 20, "image", "train")
+    for number, names in enumerate((["tumour"], ["lungs", "tumour"])):
+        masks = dict.fromkeys(names, mask)
+        writer.write(Sample(f"{number}", mask, f"caption {number}", "patient", masks=masks))
+    writer.finish()
+    open_storage(tmp_path).write_json("index.json", {"splits": ["train"]})
+    region = masked_region(str(tmp_path), "caption 0", (SIZE, SIZE))
+    assert region is not None and region.mask is not None and region.mask.all()  # a class is as good as 255
+    with pytest.raises(InputError, match=r"'caption 1' have masks of lungs, tumour; give --mask"):
+        masked_region(str(tmp_path), "caption 1", (SIZE, SIZE))
