@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from medsd_ray.addresses import path_of
-from medsd_ray.data.sources.table import TABLE, Row, Table, normal_name
+from medsd_ray.data.sources.table import TABLE, Row, normal_name, read_table
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.figures.accuracy import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
@@ -139,14 +139,19 @@ def _with_table(images: ImageSet, folder: Path, label: str) -> ImageSet:
     """A plain folder's captions, patients and labels from its metadata.csv, where it has one."""
     if not (folder / TABLE).is_file():
         return images
-    table = Table(folder, "patient_id" if "patient_id" in Table(folder, None).header else None)
-    rows = {normal_name(row.image): row for row in table.rows() if isinstance(row, Row)}
-    found = [rows.get(normal_name(key)) for key in images.keys]
+    table = read_table(folder / TABLE, folder)
+    if absent := [name for name in ("image", "report") if name not in table.columns]:
+        raise InputError(
+            f"{table.where}: no column {' and no column '.join(map(repr, absent))} among "
+            f"{', '.join(table.columns) or 'none'}; name the images' file and caption so"
+        )
+    rows = {normal_name(row.values["image"]): row.values for row in table.rows if isinstance(row, Row)}
+    found = [rows.get(normal_name(key), {}) for key in images.keys]
     return replace(
         images,
-        captions=[row.report if row else "" for row in found],
-        groups=[(row.patient if row else "") or key for row, key in zip(found, images.keys, strict=True)],
-        labels=[(row.values.get(label) or None) if row else None for row in found],
+        captions=[" ".join(row.get("report", "").split()) for row in found],
+        groups=[row.get("patient_id") or key for row, key in zip(found, images.keys, strict=True)],
+        labels=[row.get(label) or None for row in found],
     )
 
 
