@@ -1,5 +1,5 @@
-"""The whole pipeline in one command, sized for two CPU cores: prepare, adapt, encode, adapt, generate,
-evaluate.
+"""The whole pipeline in one command, sized for two CPU cores, on GPUs where there are some: prepare, adapt,
+encode, adapt, generate, evaluate.
 
 Each step is the verb of the same name on a spec that is written beside its output, so that any of them can be
 run again by hand with other settings. A second `medsd demo` on the same folder goes on where the first
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from medsd_ray.errors import InputError
 from medsd_ray.generation.prompts import prompts_of_shards
+from medsd_ray.gpus import found_gpus
 from medsd_ray.runs.names import REPORT, REPORT_PAGE, RESULT
 from medsd_ray.spec.images import Sampling
 from medsd_ray.spec.load import dump_run, parse_run
@@ -22,7 +23,7 @@ from medsd_ray.spec.run import RunSpec
 
 IMAGE_SIZE = 64
 SPLITS = "0.7,0.1,0.2"
-WORKERS = 2
+MOST_WORKERS = 2
 BASE = "medsd-small"
 BATCH_SIZE = 32
 
@@ -40,7 +41,7 @@ class DemoSizes:
     sampling: Sampling = field(default_factory=lambda: Sampling(guidance_scale=2.0))
 
 
-def vae_run(shards: str, output: str, steps: int) -> RunSpec:
+def vae_run(shards: str, output: str, steps: int, workers: Workers) -> RunSpec:
     """Adapts the VAE's decoder: latents keep their meaning, the images that they become look like the new
     data.
     """
@@ -59,13 +60,15 @@ def vae_run(shards: str, output: str, steps: int) -> RunSpec:
                 "ema": {"decay": 0.99},
                 "validate_every": 100,
             },
-            "resources": {"num_workers": WORKERS},
+            "resources": {"num_workers": workers.count, "use_gpu": workers.use_gpu},
             "output": output,
         }
     )
 
 
-def unet_run(latents: str, model: str, output: str, prompts: list[str], steps: int) -> RunSpec:
+def unet_run(
+    latents: str, model: str, output: str, prompts: list[str], steps: int, workers: Workers
+) -> RunSpec:
     """Adapts the U-Net and the text encoder together, each with its own learning rate, as RoentGen does."""
     return parse_run(
         {
@@ -87,10 +90,23 @@ def unet_run(latents: str, model: str, output: str, prompts: list[str], steps: i
                 "sample_prompts": prompts[:4],
             },
             "checkpoint": {"every_steps": 400},
-            "resources": {"num_workers": WORKERS},
+            "resources": {"num_workers": workers.count, "use_gpu": workers.use_gpu},
             "output": output,
         }
     )
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The workers of every step, each with a GPU or on the CPU."""
+
+    count: int
+    use_gpu: bool
+
+
+def choose_workers(gpus: int) -> Workers:
+    """On a GPU each where there are some, at most two; else two on the CPU."""
+    return Workers(min(gpus, MOST_WORKERS), True) if gpus else Workers(MOST_WORKERS, False)
 
 
 class Stopwatch:
@@ -134,7 +150,8 @@ def demo(data: Path | None, out: Path, sizes: DemoSizes | None = None) -> None:
     paths = {
         name: str(out / name) for name in ("shards", "latents", "vae", "unet", "generated", "base", "report")
     }
-    sizes, watch = sizes or DemoSizes(), Stopwatch()
+    sizes, watch, workers = sizes or DemoSizes(), Stopwatch(), choose_workers(found_gpus(MOST_WORKERS))
+    print(f"on {workers.count} {'GPU' if workers.use_gpu else 'CPU'} workers", flush=True)
 
     def prepared() -> None:
         source, kind = (str(sizes.phantoms), "phantom") if data is None else (str(data), "folder")
@@ -155,13 +172,14 @@ def demo(data: Path | None, out: Path, sizes: DemoSizes | None = None) -> None:
             seed=0,
             sampling=sizes.sampling,
             batch_size=40,
-            num_workers=WORKERS,
-            use_gpu=False,
+            num_workers=workers.count,
+            use_gpu=workers.use_gpu,
         )
 
     watch("prepare", prepared)
     prompts = prompts_of_shards(paths["shards"], "finding")
-    watch("adapt the VAE's decoder", lambda: trained(vae_run(paths["shards"], paths["vae"], sizes.vae_steps)))
+    of_vae = vae_run(paths["shards"], paths["vae"], sizes.vae_steps, workers)
+    watch("adapt the VAE's decoder", lambda: trained(of_vae))
     watch(
         "encode",
         lambda: encode(
@@ -170,13 +188,12 @@ def demo(data: Path | None, out: Path, sizes: DemoSizes | None = None) -> None:
             model=paths["vae"],
             text_embeddings=False,
             batch_size=32,
-            num_workers=WORKERS,
+            num_workers=workers.count,
+            use_gpu=workers.use_gpu,
         ),
     )
-    watch(
-        "adapt the U-Net and text encoder",
-        lambda: trained(unet_run(paths["latents"], paths["vae"], paths["unet"], prompts, sizes.unet_steps)),
-    )
+    of_unet = unet_run(paths["latents"], paths["vae"], paths["unet"], prompts, sizes.unet_steps, workers)
+    watch("adapt the U-Net and text encoder", lambda: trained(of_unet))
     watch("generate, before adaptation", lambda: generated(BASE, paths["base"]))
     watch("generate, after adaptation", lambda: generated(paths["unet"], paths["generated"]))
     options = EvaluationOptions(

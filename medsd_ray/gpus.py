@@ -11,6 +11,8 @@ from pathlib import Path
 from medsd_ray.errors import InputError
 from medsd_ray.ray_cluster import cluster_address, ensure_ray
 
+_NVML = "libnvidia-ml.so.1"
+"""What NVIDIA's driver answers through."""
 _OTHER_MAKERS = ("/dev/kfd", "/dev/dxg")
 """Of AMD's GPUs, and of any in Windows' Linux: there torch alone can tell."""
 
@@ -24,7 +26,7 @@ def use_gpus(wanted: bool | None, num_workers: int) -> bool:
     """
     if wanted is False:
         return False
-    found = _in_this_machine() if num_workers == 1 else _in_ray(num_workers)
+    found = found_gpus(num_workers)
     if not found:
         if wanted:
             raise InputError("no GPU here; leave --use-gpu out")
@@ -40,6 +42,11 @@ def use_gpus(wanted: bool | None, num_workers: int) -> bool:
     return True
 
 
+def found_gpus(num_workers: int) -> int:
+    """The GPUs that so many workers of a verb can use: this machine's for one, Ray's for several."""
+    return _in_this_machine() if num_workers == 1 else _in_ray(num_workers)
+
+
 def count_gpus() -> int | None:
     """The GPUs that this process may use, asked of NVIDIA's driver (NVML), as its answer takes milliseconds
     where torch's import takes seconds. None where torch alone can tell.
@@ -50,7 +57,7 @@ def count_gpus() -> int | None:
         return 0
     count = ctypes.c_uint()
     try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        nvml = ctypes.CDLL(_NVML)
         answers = nvml.nvmlInit_v2() == 0 and nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
     except (OSError, AttributeError):  # no driver, or one that is older than these names
         answers = False

@@ -64,11 +64,11 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for all that the demo makes")] = Path("demo-out"),
 ) -> None:
-    """Run the whole pipeline on two CPU workers and write one page with its results.
+    """Run the whole pipeline, on GPUs where there are some, and write one page with its results.
 
     Example: medsd demo --data xrays/ --out demo-out
     """
-    stage("prepare, adapt, encode, adapt, generate, evaluate: some minutes on two cores")
+    stage("prepare, adapt, encode, adapt, generate, evaluate: some minutes on a GPU or two cores")
     from medsd_ray.demo import demo as run
 
     run(data, out)

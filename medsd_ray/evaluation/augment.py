@@ -14,22 +14,23 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medsd_ray.console import stage
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing, mean_t, put, too_few, unless_few
-from medsd_ray.evaluation.figures.accuracy import auroc, judge, prompt_labels
-from medsd_ray.evaluation.figures.distances import draw
+from medsd_ray.evaluation.figures.prompt_labels import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
 from medsd_ray.evaluation.messages import Say, print_line
-from medsd_ray.evaluation.networks.classifier import Classifier, train_classifier, usable_classes
 from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, span
-from medsd_ray.evaluation.report.plots import COLOURS, new_figure
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.storage import open_storage
 from medsd_ray.storage.outputs import finish, read_finished
+
+if TYPE_CHECKING:
+    from medsd_ray.evaluation.networks.classifier import Classifier
 
 RESULT = "augmentation.json"
 FIGURES = ("accuracy", "auroc")
@@ -111,6 +112,9 @@ def augment(
                 f"{real}: no {split} split; prepare shards with one, so that no patient both trains and "
                 "judges"
             )
+    stage("loading torch")
+    from medsd_ray.evaluation.networks.classifier import usable_classes
+
     train, test, made = (
         inputs.real["train"],
         inputs.real["test"],
@@ -151,6 +155,8 @@ def augment(
 
 def labelled(generated: ImageSet, train: ImageSet) -> ImageSet:
     """The generated images whose prompt names a label, with it."""
+    from medsd_ray.evaluation.networks.classifier import usable_classes
+
     wanted = prompt_labels(train.captions, train.labels, usable_classes(train.labels))
     known = generated.take([i for i, prompt in enumerate(generated.captions) if prompt in wanted])
     labels: list[str | None] = [wanted[prompt] for prompt in known.captions]
@@ -163,6 +169,8 @@ def mixture(case: Case, train: ImageSet, made: ImageSet, seed: int) -> ImageSet:
 
     Raises ValueError where there are fewer generated images than the ratio to the real ones asks for.
     """
+    from medsd_ray.evaluation.figures.distances import draw
+
     count = round(case.ratio * len(train))
     if not case.real:
         count = min(count, len(made))
@@ -177,6 +185,8 @@ def mixture(case: Case, train: ImageSet, made: ImageSet, seed: int) -> ImageSet:
 def _run(
     case: Case, train: ImageSet, validation: ImageSet | None, test: ImageSet, made: ImageSet, seed: int
 ) -> dict[str, Any]:
+    from medsd_ray.evaluation.networks.classifier import train_classifier
+
     row: dict[str, Any] = {"case": case.name, "seed": seed}
     try:
         images = mixture(case, train, made, seed)
@@ -191,6 +201,8 @@ def _run(
 
 def score(classifier: Classifier, images: ImageSet) -> dict[str, Any]:
     """Accuracy and AUROC on the images that have one of the classifier's labels."""
+    from medsd_ray.evaluation.figures.accuracy import auroc, judge
+
     _, probabilities, truth = judge(classifier, images)
     area = auroc(probabilities, truth)
     accuracy = float((probabilities.argmax(1) == truth).mean())
@@ -235,6 +247,8 @@ def _plot(found: list[dict]) -> bytes:
     """AUROC of each case with its interval, accuracy where there is no AUROC; the real images' alone as a
     line.
     """
+    from medsd_ray.evaluation.report.plots import COLOURS, new_figure
+
     name = "auroc" if any(one["auroc"] is not None for one in found) else "accuracy"
     shown = [one for one in reversed(found) if one[name] is not None]
     figure, axes = new_figure(7, 0.9 + 0.42 * max(1, len(shown)))

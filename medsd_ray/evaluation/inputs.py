@@ -247,18 +247,36 @@ def _read_generated(url: str, size: tuple[int, int] | None = None) -> tuple[_Uns
     return raw, manifest
 
 
-def _read_real(url: str, label: str, size: tuple[int, int] | None) -> dict[str, _UnsizedImages]:
+def check_real(url: str) -> list[str]:
+    """The splits of real images at an address; none of a plain folder. No image is read.
+
+    Raises InputError where neither shards of images nor images are there.
+    """
     store = open_storage(url)
     if not store.exists(INDEX):
-        return {"all": _read_real_folder(store, url, size)}
-    splits = {}
-    for split in list_splits(url):
+        if not _folder_images(store):
+            raise InputError(
+                f"{url}: neither shards ({INDEX}) nor images here; give what `medsd prepare` wrote or a "
+                "folder"
+            )
+        return []
+    splits = list_splits(url)
+    for split in splits:
         kind = read_index(url, split).kind
         if kind != "image":
             raise InputError(
                 f"{url}: {kind} shards ({split}); evaluate compares images, so give what `medsd prepare` "
                 "wrote"
             )
+    return splits
+
+
+def _read_real(url: str, label: str, size: tuple[int, int] | None) -> dict[str, _UnsizedImages]:
+    names = check_real(url)
+    if not names:
+        return {"all": _read_real_folder(open_storage(url), url, size)}
+    splits = {}
+    for split in names:
         raw = _UnsizedImages(size)
         for sample in iter_samples(url, split):
             if sample.image is not None:
@@ -281,8 +299,4 @@ def _read_real_folder(store: Storage, url: str, size: tuple[int, int] | None) ->
     raw = _UnsizedImages(size)
     for key in _folder_images(store):
         raw.add(decode(store.read(key), f"{url}/{key}"), key)
-    if not raw.images:
-        raise InputError(
-            f"{url}: neither shards ({INDEX}) nor images here; give what `medsd prepare` wrote or a folder"
-        )
     return raw

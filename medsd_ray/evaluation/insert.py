@@ -11,31 +11,31 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medsd_ray.addresses import shown
+from medsd_ray.console import stage
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing
-from medsd_ray.evaluation.figures import insertion
-from medsd_ray.evaluation.figures.accuracy import prompt_labels
-from medsd_ray.evaluation.inputs import ImageSet, decode, read_real, resized
+from medsd_ray.evaluation.figures.prompt_labels import prompt_labels
+from medsd_ray.evaluation.inputs import ImageSet, check_real, decode, read_real, resized
 from medsd_ray.evaluation.messages import Say, print_line
-from medsd_ray.evaluation.networks.classifier import Classifier, train_classifier
-from medsd_ray.evaluation.networks.detector import read, train_once
 from medsd_ray.evaluation.report.format import dumps, number, percent, png_bytes, span
 from medsd_ray.evaluation.versions import versions
-from medsd_ray.generation.edit import edit, editable
 from medsd_ray.generation.png import NOTICE, encode_png
-from medsd_ray.generation.sampling import image_size, sample_images
 from medsd_ray.gpus import use_gpus
-from medsd_ray.models.components import Components
 from medsd_ray.models.inference import Inference
-from medsd_ray.models.load import load_components
 from medsd_ray.models.resolve import model_fingerprint
 from medsd_ray.spec.images import NUM_INSERTED, SEED, Sampling
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import finish, read_finished
+
+if TYPE_CHECKING:
+    from medsd_ray.evaluation.figures.insertion import Region
+    from medsd_ray.evaluation.networks.classifier import Classifier
+    from medsd_ray.models.components import Components
 
 RESULT = "insertion.json"
 METHODS = ("prompt", "sdedit", "inpaint")
@@ -134,8 +134,15 @@ def insert(
     if (known := read_finished(store, RESULT, asdict(settings))) is not None:
         say(f"{out}: complete, nothing to do\n{summary(known)}")
         return known
+    check_real(real)
+    on_gpu = use_gpus(use_gpu, 1)
+    stage(f"loading the model {model}")
+    from medsd_ray.evaluation.figures import insertion  # these import torch
+    from medsd_ray.generation.sampling import image_size
+    from medsd_ray.models.load import load_components
+
     components = load_components(model)
-    components.for_inference(Inference(use_gpus(use_gpu, 1)))
+    components.for_inference(Inference(on_gpu))
     size = image_size(components)
     splits = read_real(real, label, size)
     region = _region(components, method, mask, real, prompt, size)
@@ -170,7 +177,10 @@ def _check(
 
 def _region(
     components: Components, method: str, mask: Path | None, real: str, prompt: str, size: tuple[int, int]
-) -> insertion.Region:
+) -> Region:
+    from medsd_ray.evaluation.figures import insertion
+    from medsd_ray.generation.edit import editable
+
     if mask is not None:
         white = resized(decode(mask.read_bytes(), str(mask)), size).mean(-1) > 127
         region = insertion.Region(white, f"the mask {mask}")
@@ -192,6 +202,9 @@ def _classifier(
     splits: dict[str, ImageSet], settings: Settings, detector: str | None, say: Say
 ) -> tuple[Classifier | Missing, str | Missing]:
     """The classifier of the real training images, and which of its classes the prompt asks for."""
+    from medsd_ray.evaluation.networks.classifier import train_classifier
+    from medsd_ray.evaluation.networks.detector import read, train_once
+
     if "train" not in splits:
         return Missing("the real images have no training split with labels"), Missing("no classifier")
     train = splits["train"]
@@ -218,9 +231,12 @@ def _classifier(
 
 
 def _images(
-    components: Components, splits: dict[str, ImageSet], region: insertion.Region, settings: Settings
+    components: Components, splits: dict[str, ImageSet], region: Region, settings: Settings
 ) -> dict[str, np.ndarray]:
     """`before`, `after` and, of an edit, `reconstruction`: (N, H, W, C) uint8."""
+    from medsd_ray.generation.edit import edit
+    from medsd_ray.generation.sampling import sample_images
+
     if settings.method == "prompt":
         without = settings.without or _normal_caption(splits, settings)
         indices = range(settings.num_images)

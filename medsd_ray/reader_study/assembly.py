@@ -18,7 +18,7 @@ from PIL import Image
 from medsd_ray.addresses import path_of
 from medsd_ray.data.sources.table import TABLE, Row, normal_name, read_table
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.figures.accuracy import prompt_labels
+from medsd_ray.evaluation.figures.prompt_labels import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
 from medsd_ray.evaluation.report.format import png_bytes
 from medsd_ray.reader_study.study import FORMAT, IMAGES, KEY, STUDY

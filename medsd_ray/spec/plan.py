@@ -81,14 +81,15 @@ def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def model(study: StudySpec, combination: Combination) -> str:
+    """The model that the combination's first run starts from."""
+    return apply(study.run, combination).get("model", RunSpec.model_fields["model"].default)
+
+
 def base_model(study: StudySpec, combination: Combination) -> str:
     """What U-Net and text encoder start from: the adapted VAE's run, or the template's model."""
     stage = vae_run(study, combination)
-    return (
-        stage.output
-        if stage
-        else apply(study.run, combination).get("model", RunSpec.model_fields["model"].default)
-    )
+    return stage.output if stage else model(study, combination)
 
 
 def latents(study: StudySpec, combination: Combination) -> str:

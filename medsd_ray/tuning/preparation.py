@@ -5,8 +5,8 @@ from __future__ import annotations
 from medsd_ray.data.shards import list_splits, open_split
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.messages import print_line
-from medsd_ray.evaluation.networks import detector
 from medsd_ray.generation.encode import encode
+from medsd_ray.models.resolve import resolve
 from medsd_ray.spec import plan
 from medsd_ray.spec.space import Combination, combinations
 from medsd_ray.spec.study import StudySpec
@@ -32,6 +32,12 @@ def check_shards(study: StudySpec) -> None:
         raise InputError(
             f"{study.shards}: no validation split for the metric validation_loss; prepare with one"
         )
+
+
+def check_models(study: StudySpec) -> None:
+    """Raises InputError where a model that a combination starts from is not there, or of another layout."""
+    for model in dict.fromkeys(plan.model(study, combination) for combination in combinations(study.space)):
+        resolve(model)
 
 
 def prepare(study: StudySpec, record: StudyRecord, together: int) -> bool:
@@ -60,6 +66,8 @@ def prepare(study: StudySpec, record: StudyRecord, together: int) -> bool:
 def _train_detector(study: StudySpec, record: StudyRecord) -> bool:
     """False where there is none, as the shards have no labels; the study's warnings say so."""
     print_line("--- detector")
+    from medsd_ray.evaluation.networks import detector  # it imports torch, which a refusal need not wait for
+
     store = record.output.child(plan.DETECTOR)
     try:
         detector.train_once(study.shards, study.evaluation.label, study.search.seed, store, print_line)

@@ -17,6 +17,7 @@ from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.evaluation.messages import print_line
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.generation.prompts import prompts_of_shards
+from medsd_ray.gpus import count_gpus
 from medsd_ray.ray_cluster import cluster_address, ensure_ray
 from medsd_ray.runs.names import BEST_RUN, STOP, STUDY_SPEC, STUDY_TABLE
 from medsd_ray.spec import plan
@@ -27,7 +28,7 @@ from medsd_ray.storage import open_storage
 from medsd_ray.training.terminal import stop_on_signals
 from medsd_ray.tuning import markdown, tensorboard
 from medsd_ray.tuning.addresses import absolute
-from medsd_ray.tuning.preparation import check_shards, prepare
+from medsd_ray.tuning.preparation import check_models, check_shards, prepare
 from medsd_ray.tuning.resume import check_output, finished_study
 from medsd_ray.tuning.study_record import StudyRecord
 from medsd_ray.tuning.summary import OVER, best_yaml
@@ -59,6 +60,8 @@ def tune(study: StudySpec, resume: bool = False, auto_resume: bool = False) -> d
     if auto_resume and there and (finished := finished_study(output, study)):
         print_line(markdown.report(study, finished))
         return finished
+    check_models(study)
+    check_gpus_here(study)
     concurrent = start_ray(study)  # first, so that nothing is written where there is none
     output.write(STUDY_SPEC, dump_study(study).encode())
     output.delete(STOP)
@@ -76,6 +79,20 @@ def tune(study: StudySpec, resume: bool = False, auto_resume: bool = False) -> d
         record.save("failed")
         raise
     return finish(record)
+
+
+def check_gpus_here(study: StudySpec) -> None:
+    """Raises InputError where a trial asks for GPUs that this machine lacks, as NVIDIA's driver says."""
+    available = count_gpus()
+    if available is None or cluster_address():
+        return
+    resources = [plan.resources(study, combination) for combination in combinations(study.space)]
+    wanted = max(of_trial.num_workers if of_trial.use_gpu else 0 for of_trial in resources)
+    if wanted > available:
+        raise InputError(
+            f"run.resources: a trial of {wanted} workers with a GPU each, but this machine has {available}; "
+            "set use_gpu to false"
+        )
 
 
 def start_ray(study: StudySpec) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from specs import RUN, changed
 
+from medsd_ray.demo import Workers, choose_workers, vae_run
 from medsd_ray.errors import InputError
-from medsd_ray.gpus import use_gpus
+from medsd_ray.gpus import count_gpus, use_gpus
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.auto_settings import Machine, bytes_of_states, choices_in_words, choose
@@ -118,3 +121,51 @@ def test_verbs_take_a_gpu_where_there_is_one_and_never_the_cpu_in_its_place(
     assert (
         use_gpus(True, 2) is True
     )  # asked for: the second waits for a GPU, as a run's report in a cluster does
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers"),
+    [(0, Workers(2, False)), (1, Workers(1, True)), (2, Workers(2, True)), (8, Workers(2, True))],
+)
+def test_the_demo_uses_gpus_where_there_are_some(gpus: int, workers: Workers):
+    assert choose_workers(gpus) == workers
+    run = vae_run("shards", "out", 10, workers)
+    assert (run.resources.num_workers, run.resources.use_gpu) == (workers.count, workers.use_gpu)
+
+
+@pytest.mark.parametrize(
+    ("visible", "driver", "count"),
+    [
+        (None, 4, 4),
+        ("", 4, 0),
+        ("-1", 4, 0),
+        ("0,2", 4, 2),
+        ("0,-1,2", 4, 1),
+        ("MIG-a,MIG-b", 1, 1),
+        ("0,1", 0, 0),
+    ],
+)
+def test_gpus_are_counted_as_the_driver_says_and_the_environment_allows(
+    visible: str | None, driver: int, count: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    library = tmp_path / "libnvidia-ml.so.1"  # as NVIDIA's driver brings it
+    source = (
+        f"int nvmlInit_v2(void){{return 0;}} int nvmlDeviceGetCount_v2(unsigned*n){{*n={driver};return 0;}}"
+    )
+    compile_it = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+    subprocess.run(compile_it, input=source, text=True, check=True)
+    monkeypatch.setattr("medsd_ray.gpus._NVML", str(library))
+    assert count_gpus() == count
+
+
+def test_without_a_driver_there_is_no_gpu_unless_another_makers_may_be(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("medsd_ray.gpus._NVML", "libnone-of-this-name.so.1")
+    monkeypatch.setattr("medsd_ray.gpus._OTHER_MAKERS", ())
+    assert count_gpus() == 0
+    monkeypatch.setattr("medsd_ray.gpus._OTHER_MAKERS", ("/dev/null",))
+    assert count_gpus() is None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from command import MEDSD, assert_done, assert_refused
+from PIL import Image
 from run_outputs import write_output
 from small_latents import write_latents
 from tiny import tiny_components
@@ -105,7 +106,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_pipeline(root / "sd3", "StableDiffusion3Pipeline", FLUX)
     draw_pipeline(root / "flux", "FluxPipeline", FLUX)
     write_output(parse_run(run_values(root, output="finished")), components, finished=True)
-    (root / "images").mkdir()
+    (root / "made").mkdir()
+    Image.new("L", (64, 64), 90).save(root / "made/0.png")
     return root
 
 
@@ -140,7 +142,42 @@ def words(text: str) -> Callable[[Path], list[str]]:
     return lambda root: text.split()
 
 
+def tune(root: Path, shards: str = "shards", **run: Any) -> list[str]:
+    values = {
+        "name": "s",
+        "output": str(root / "new"),
+        "shards": str(root / shards),
+        "metric": "validation_loss",
+        "run": {
+            "model": str(root / "model"),
+            "components": {"unet": "full"},
+            "training": {"max_steps": 2, "global_batch_size": 2},
+        }
+        | run,
+        "space": {"training.learning_rate": [1e-4, 1e-3]},
+    }
+    return ["tune", write_yaml(root, "study.yaml", values)]
+
+
 REFUSED = {
+    "insert, SDXL": (words("insert sdxl --real shards --prompt x --out out"), "this is Stable Diffusion XL"),
+    "insert, images": (words("insert model --real absent --prompt x --out out"), "neither shards"),
+    "evaluate, SDXL": (
+        words("evaluate --real shards --generated images --vae sdxl --out out"),
+        "this is Stable Diffusion XL",
+    ),
+    "evaluate, images": (words("evaluate --real absent --generated made --out out"), "absent: neither"),
+    "evaluate, weights": (
+        words("evaluate --real shards --generated made --xrv absent.pt --out out"),
+        "absent.pt: no such weight file",
+    ),
+    "augment, images": (words("augment --real absent --generated made --out out"), "absent: neither"),
+    "reader-study, images": (
+        words("reader-study new --real absent --generated made --out out"),
+        "absent: neither",
+    ),
+    "tune, shards": (lambda root: tune(root, shards="absent"), "absent: no finished 'train' split"),
+    "tune, SDXL": (lambda root: tune(root, model=str(root / "sdxl")), "this is Stable Diffusion XL"),
     "encode, SDXL": (words("encode shards out --model sdxl"), "this is Stable Diffusion XL"),
     "encode, shards": (words("encode absent out --model model"), "absent: no finished 'train' split"),
     "encode, latents": (words("encode latents out --model model"), "latent shards have no images"),
@@ -163,6 +200,8 @@ def test_it_is_refused_before_torch_is_imported(root: Path, case: str):
 
 
 NO_GPU = {
+    "insert": words("insert model --real shards --prompt x --method sdedit --out out --use-gpu"),
+    "tune": lambda root: tune(root, resources={"use_gpu": True}),
     "encode": words("encode shards out --model model --use-gpu"),
     "generate": words("generate model --prompt x --out out --use-gpu"),
     "generate, 2 workers": words("generate model --prompt x --out out --use-gpu --num-workers 2"),

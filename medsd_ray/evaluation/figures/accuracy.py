@@ -4,7 +4,7 @@ for.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc, multiclass_auroc
 
 from medsd_ray.evaluation.estimates import Estimate, Missing, put, too_few, unless_few, wilson
+from medsd_ray.evaluation.figures.prompt_labels import prompt_labels
 from medsd_ray.evaluation.figures.sets import NO_BASE, NO_TRAIN, Sets
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.networks.classifier import Classifier
@@ -88,17 +89,6 @@ def auroc(probabilities: np.ndarray, truth: np.ndarray) -> float | None:
 def _interval(value: float, draws: list[float]) -> Estimate:
     low, high = np.quantile(draws, [0.025, 0.975])
     return Estimate(value, float(low), float(high))
-
-
-def prompt_labels(captions: list[str], labels: list[str | None], classes: list[str]) -> dict[str, str]:
-    """What a prompt asks for: the commonest label among real training images with exactly that caption."""
-    votes: dict[str, Counter] = defaultdict(Counter)
-    for caption, label in zip(captions, labels, strict=True):
-        if caption and label in classes:
-            votes[caption][label] += 1
-    return {
-        caption: min(counts, key=lambda label: (-counts[label], label)) for caption, counts in votes.items()
-    }
 
 
 @dataclass(frozen=True)
