@@ -128,8 +128,8 @@ def test_all_columns_that_are_missing_are_named_at_once_with_near_ones(people: P
         f"{people}: no columns 'image', 'report', 'patient_id', 'sex ', 'site' among Path, Sex, Age, Words; "
         "--image-column Path; --caption-column COLUMN or --caption TEMPLATE, such as '{view} chest X-ray', "
         "for the caption; --patient-column COLUMN for the patient, or --patient-regex REGEX to take it from "
-        "the image's path, or, where each image is another patient's, --patient-column with the images' "
-        "column and --yes-split; --label-column Sex; --label-column COLUMN"
+        "the image's path, or, where each image is of another patient, --patient-column image --yes-split; "
+        "--label-column Sex; --label-column COLUMN"
     )
 
 

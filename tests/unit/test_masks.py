@@ -256,6 +256,7 @@ def test_boxes_are_drawn_as_masks(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("", r"there is no such table; mend it"),
         ("image,finding,x,y,W,height\n", r"no column w \(maybe 'W'\), h among image"),
         (
             "image,finding,x,y,w,h\n0.png,Nodule,1,1,0,2\n",
@@ -268,7 +269,8 @@ def test_boxes_are_drawn_as_masks(folder: Path, tmp_path: Path):
     ],
 )
 def test_boxes_that_are_none(folder: Path, tmp_path: Path, text: str, words: str):
-    (tmp_path / "boxes.csv").write_text(text)
+    if text:
+        (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(InputError, match=f"--boxes .*{words}") as caught:
         scan(SourceRequest(str(folder), boxes=str(tmp_path / "boxes.csv")))
     assert "Roe" not in str(caught.value)

@@ -84,7 +84,7 @@ class Columns:
         absent = [(option, name) for option, name in wanted if name is not None and name not in names]
         if absent:
             said = ", ".join(dict.fromkeys(repr(name) for _, name in absent))
-            mends = "; ".join(_mend(option, name, names) for option, name in absent)
+            mends = "; ".join(_mend(option, name, names, self.image) for option, name in absent)
             there = ", ".join(names) or "none"
             raise InputError(f"{where}: no column{'s' * (len(absent) > 1)} {said} among {there}; {mends}")
         if isinstance(self.caption, CaptionTemplate):
@@ -105,8 +105,8 @@ def _regex(text: str) -> re.Pattern[str]:
         ) from error
 
 
-def _mend(option: str, name: str, names: Collection[str]) -> str:
-    """How to name the column that is not there."""
+def _mend(option: str, name: str, names: Collection[str], image: str) -> str:
+    """How to name the column that is not there; `image` is the images' column."""
     near = near_name(name, names, _OTHER_WORDS.get(option, ()))
     mend = f"{option} {_quoted(near)}" if near else f"{option} COLUMN"
     if option == "--caption-column":
@@ -114,7 +114,7 @@ def _mend(option: str, name: str, names: Collection[str]) -> str:
     if option == "--patient-column":
         return (
             f"{mend} for the patient, or --patient-regex REGEX to take it from the image's path, or, where "
-            "each image is another patient's, --patient-column with the images' column and --yes-split"
+            f"each image is of another patient, --patient-column {_quoted(image)} --yes-split"
         )
     return mend
 

@@ -82,6 +82,8 @@ def read_boxes(source: str | None) -> Boxes | None:
     if source is None:
         return None
     path = path_of(source)
+    if not path.exists():
+        raise InputError(f"--boxes {source}: there is no such table; mend it")
     table = read_table(path, path.parent)
     if absent := [name for name in BOX_COLUMNS if name not in table.columns]:
         near = {name: near_name(name, table.columns) for name in absent}

@@ -92,7 +92,7 @@ class _Finder:
         columns = self.columns
         for column in (columns.image, columns.caption, columns.patient):
             if isinstance(column, str) and column in row.values:
-                checked_cell(row, column)
+                checked_cell(row, column, ", or make captions with --caption" * (column == columns.caption))
         name = row.values[columns.image]
         file = self.images.find(name)
         if (first := self._places.setdefault(file.name, row.where)) != row.where:

@@ -209,8 +209,8 @@ def plain_text(cell: Any) -> str:
     return _composed(str(cell))
 
 
-def checked_cell(row: Row, column: str) -> str:
-    """The value of a column. Raises BadSample where it is empty."""
+def checked_cell(row: Row, column: str, mend: str = "") -> str:
+    """The value of a column. Raises BadSample where it is empty; `mend` says what else to do about it."""
     if value := row.values[column]:
         return value
-    raise BadSample(f"the {column} is empty; fill it in or drop the row")
+    raise BadSample(f"the {column} is empty; fill it in or drop the row{mend}")
