@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsd_ray.client.ray_job_client import RayJobClient
+from medsd_ray.client.submit import check_model_here
 from medsd_ray.errors import InputError
 from medsd_ray.spec.run import RunSpec
 
@@ -67,6 +68,7 @@ def submit(
         raise InputError(
             "--working-dir ships code to a Ray cluster, which --address names; on Kubernetes the image has it"
         )
+    check_model_here(run)
     runs = connect(address, namespace, context)
     if isinstance(runs, RayJobClient):
         name = runs.submit(run, working_dir)

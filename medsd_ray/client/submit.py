@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from medsd_ray.addresses import path_of
 from medsd_ray.errors import InputError
-from medsd_ray.models.resolve import SMALL
+from medsd_ray.models.resolve import SMALL, resolve
 from medsd_ray.runs.names import RUN_SPEC
 from medsd_ray.spec.load import dump_run
 from medsd_ray.spec.objects import API_VERSION, FineTuneSpec, Report
@@ -71,6 +72,14 @@ def _check_addresses(run: RunSpec, report: Report | None) -> None:
             f"{', '.join(wrong)}: pods see no folder of this machine; copy it to S3 "
             "and give its s3:// address"
         )
+
+
+def check_model_here(run: RunSpec) -> None:
+    """Raises InputError where the run's model is a folder that this machine sees, and of a layout that medsd
+    does not train. What is on S3 or the hub is checked where the run is.
+    """
+    if run.model != SMALL and "://" not in run.model and path_of(run.model).is_dir():
+        resolve(run.model)
 
 
 def check_folders(run: RunSpec) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from medsd_ray.models.layout import check_layout
 from medsd_ray.models.resolve import SMALL_FOLDER, resolve
 from medsd_ray.models.save import save_pipeline
 from medsd_ray.spec.load import parse_run
+from medsd_ray.storage import open_storage
 
 FORBID = """
 import sys
@@ -90,6 +93,61 @@ def test_stable_diffusions_own_layouts_are_taken(tmp_path: Path):
         folder = draw_pipeline(tmp_path / str(number), kind, PARTS, in_channels=4, addition_embed_type=None)
         assert resolve(str(folder)).folder == folder
     check_layout(lambda name: (SMALL_FOLDER / name).read_bytes(), "medsd-small")
+
+
+def test_on_s3_another_layout_is_refused_before_its_weights_are_fetched(tmp_path: Path, s3: str):
+    folder = draw_pipeline(tmp_path / "m", "FluxPipeline", FLUX)
+    (folder / "vae/diffusion_pytorch_model.safetensors").write_bytes(bytes(1000))
+    store = open_storage(f"{s3}/flux")
+    store.upload_tree(folder)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="this is Flux"):
+        patch.setenv("MEDSD_CACHE", str(tmp_path / "cache"))
+        resolve(store.url)
+    assert not (tmp_path / "cache").exists()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The files of one model below `folder`, as huggingface.co serves them."""
+
+    folder: Path
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        _, _, name = self.path.partition("/resolve/main/")
+        self.asked.append(self.path)
+        path = self.folder / name
+        there = bool(name) and path.is_file()
+        self.send_response(200 if there else 404)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        if there:
+            self.send_header("ETag", '"1"')
+            self.send_header("Content-Length", str(path.stat().st_size))
+        else:
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+        self.end_headers()
+        if there and self.command == "GET":
+            self.wfile.write(path.read_bytes())
+
+    do_GET = do_HEAD
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+def test_on_the_hub_another_layout_is_refused_before_its_weights_are_fetched(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    Hub.folder, Hub.asked = root / "sdxl", []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        refused = without_torch(root, "generate", "owner/sdxl", "--prompt", "x", "--out", "out")
+        server.shutdown()
+    assert_refused(refused, "owner/sdxl: this is Stable Diffusion XL (StableDiffusionXLPipeline)")
+    fetched = {path.partition("/resolve/main/")[2] for path in Hub.asked} - {""}
+    assert "model_index.json" in fetched and not any("safetensors" in name for name in fetched)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +217,13 @@ def tune(root: Path, shards: str = "shards", **run: Any) -> list[str]:
     return ["tune", write_yaml(root, "study.yaml", values)]
 
 
+def submit(root: Path) -> list[str]:
+    file = write_yaml(root, "run.yaml", run_values(root, model=str(root / "flux")))
+    return ["submit", file, "--address", "http://127.0.0.1:9"]
+
+
 REFUSED = {
+    "submit, Flux": (submit, "this is Flux (FluxPipeline)"),
     "insert, SDXL": (words("insert sdxl --real shards --prompt x --out out"), "this is Stable Diffusion XL"),
     "insert, images": (words("insert model --real absent --prompt x --out out"), "neither shards"),
     "evaluate, SDXL": (
