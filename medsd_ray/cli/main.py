@@ -16,7 +16,7 @@ from medsd_ray.cli.dashboard import dashboard
 from medsd_ray.cli.data import encode, prepare
 from medsd_ray.cli.evaluation import augment, evaluate, prompts
 from medsd_ray.cli.images import export, generate, insert
-from medsd_ray.cli.packages import missing_package
+from medsd_ray.cli.packages import missing_package, with_packages
 from medsd_ray.cli.reader_study import reader_study
 from medsd_ray.cli.training import demo, train, tune
 from medsd_ray.console import clear
@@ -36,7 +36,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for verb in VERBS:
-    app.command()(verb)
+    app.command()(with_packages(verb))
+for command in reader_study.registered_commands:
+    if command.callback is not None:
+        command.callback = with_packages(command.callback, "reader-study ")
 app.add_typer(reader_study)
 
 

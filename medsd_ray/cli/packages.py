@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import wraps
 from importlib.metadata import requires
+from importlib.util import find_spec
+from typing import Any
 
-MEASURING = ("evaluate", "insert", "augment", "tune", "demo", "reader-study")
-"""Verbs that need `eval`, which holds `train`, whichever package they miss first."""
+NEEDED = {
+    **dict.fromkeys(("encode", "train", "generate", "export"), "torch"),
+    **dict.fromkeys(("tune", "evaluate", "insert", "augment", "demo"), "torchmetrics"),
+    **dict.fromkeys(("reader-study new", "reader-study report"), "torchmetrics"),
+    **dict.fromkeys(("dashboard", "reader-study serve"), "fastapi"),
+}
+"""A package without which a verb can do nothing, and which its extra alone brings. Others, such as `prepare`,
+need one for some of their work; that is found out when it is imported.
+"""
 OTHER_NAMES = {"sklearn": "scikit-learn"}
 """Modules whose distribution has another name."""
+
+
+def with_packages(verb: Callable[..., None], group: str = "") -> Callable[..., None]:
+    """The same verb, which asks for its package before it does anything. Raises ModuleNotFoundError."""
+    module = NEEDED.get(group + verb.__name__)
+
+    @wraps(verb)
+    def checked(**options: Any) -> None:
+        if module is not None and find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+        verb(**options)
+
+    return checked
 
 
 def missing_package(error: ModuleNotFoundError, verb: str) -> str | None:
@@ -21,8 +45,7 @@ def missing_package(error: ModuleNotFoundError, verb: str) -> str | None:
     if not found:
         return None
     smallest = min(found, key=lambda extra: len(found[extra]))
-    extra = "eval" if verb in MEASURING and smallest == "train" else smallest
-    return f"medsd: {verb} needs {module}, which is not installed: pip install 'medsd[{extra}]'"
+    return f"medsd: {verb} needs {module}, which is not installed: pip install 'medsd[{smallest}]'"
 
 
 def _extras() -> dict[str, set[str]]:

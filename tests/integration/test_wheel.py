@@ -71,7 +71,14 @@ def test_the_wheel_alone_prepares_submits_and_says_what_it_lacks(bare: Path, tmp
     spec = ROOT / "examples/lora/run.yaml"
     assert_refused(run(bare, "submit", spec, "--address", "http://127.0.0.1:9"), "nothing answers at")
     assert_refused(run(bare, "status", KUBECONFIG=str(tmp_path / "absent")), "no usable kubeconfig")
-    assert_refused(run(bare, "train", spec), "train needs", "pip install 'medsd[train]'")
+    words = [
+        ROOT / "examples/first-run/vae.yaml",
+        "--set",
+        f"data.train={shards}",
+        "--set",
+        f"output={tmp_path}/run",
+    ]
+    assert_refused(run(bare, "train", *words), "train needs torch", "pip install 'medsd[train]'")
 
 
 def test_the_core_is_small(bare: Path):
