@@ -194,7 +194,7 @@ def test_what_insert_refuses(shards: Path, tmp_path: Path):
 
 
 def test_augmentation_is_scored_on_held_out_patients(tmp_path: Path):
-    shards = write_shards(tmp_path / "shards", 24, {"train": 60, "validation": 10, "test": 20})
+    shards = write_shards(tmp_path / "shards", 24, {"train": 60, "validation": 10, "test": 30})
     generated_images(tmp_path / "made", 70, 24)
     out = tmp_path / "out"
     found = augment(str(shards), str(tmp_path / "made"), str(out), ratios=[0.5, 3.0], num_seeds=2, say=quiet)
@@ -205,7 +205,7 @@ def test_augmentation_is_scored_on_held_out_patients(tmp_path: Path):
         "real + 3x generated",
     ]
     assert [one["images"] for one in found["cases"]][:3] == [60, 60, 90]
-    assert found["test"] == found["test_patients"] == 20
+    assert found["test"] == found["test_patients"] == 30
     for one in found["cases"][:3]:
         assert (
             0 <= one["accuracy"] <= 1 and one["auroc_interval"][0] <= one["auroc"] <= one["auroc_interval"][1]

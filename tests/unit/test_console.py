@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
 import sys
 
 import pytest
+from terminals import on_a_terminal
 
 from medsd_ray import console
 from medsd_ray.console import ProgressLine, duration
@@ -45,26 +43,6 @@ def test_stages_in_a_log_are_lines_of_their_own(capsys: pytest.CaptureFixture):
         "checking the model [bold]m[/bold] ...\n",
         "asking the cluster ...\n",
     )
-
-
-def on_a_terminal(code: str) -> str:
-    """What a program shows on a terminal of 100 columns."""
-    ours, theirs = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(ours)
-    assert process.wait() == 0, shown
-    return shown.decode()
 
 
 def test_on_a_terminal_a_stage_is_replaced_by_the_next_and_what_is_printed_stays_above():

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from terminals import on_a_terminal
 
 from medsd_ray.errors import RefusedError
 from medsd_ray.runs.names import STOP
@@ -94,6 +95,47 @@ def test_a_store_that_takes_no_writes_is_said_past_it(
     for _ in range(2):
         shown.update(said)
     assert capsys.readouterr().out.count("warning: the run's records are not written") == 1
+
+
+def test_a_run_in_a_log_says_how_it_starts_and_each_record(tmp_path: Path, capsys):
+    output = FolderStorage(tmp_path)
+    shown = terminal.RecordPrinter(output, 10, 0, "2 workers")
+    shown.update()
+    assert capsys.readouterr().out == "starting 2 workers ...\n"
+    records = Reporter(output, 10, 0, [])
+    records.flush()
+    shown.update()
+    shown.update()
+    assert capsys.readouterr().out == "2 workers up, first step ...\n"
+    records.log(record(1))
+    records.close("finished")
+    shown.update()
+    shown.close()
+    assert capsys.readouterr().out.startswith("step  1/10  loss ")
+
+
+def test_a_run_on_a_terminal_has_a_bar_with_the_newest_record(tmp_path: Path):
+    shown = on_a_terminal(
+        "import json\n"
+        "from medsd_ray.storage import open_storage\n"
+        "from medsd_ray.training.reporter import Reporter\n"
+        "from medsd_ray.training.terminal import RecordPrinter\n"
+        f"output = open_storage({str(tmp_path)!r})\n"
+        "shown, records = RecordPrinter(output, 10, 0, '2 workers'), Reporter(output, 10, 0, [])\n"
+        f"for one in json.loads({json.dumps([record(1), record(2)])!r}):\n"
+        "    records.log(one)\n"
+        "    records.flush()\n"
+        "    shown.update()\n"
+        "shown.on_record({'step': 2, 'validation_loss': 0.5})\n"
+        "records.close('finished')\n"
+        "shown.close()\n"
+        "print('the end')\n"
+    )
+    assert "starting 2 workers ..." in shown and "━" in shown
+    for step in (1, 2):
+        assert f"step {step}/10  loss " in shown
+    assert "images/s" in shown and " left" in shown and "grad norm" not in shown
+    assert "step  2/10  validation loss 0.50000" in shown and shown.rstrip().endswith("the end")
 
 
 def test_a_warning_before_the_first_step(tmp_path: Path):
