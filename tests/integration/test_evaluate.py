@@ -320,7 +320,7 @@ def test_bad_input_is_one_clear_line(inputs: Inputs, tmp_path: Path):
         (good[0], str(unfinished), {}, "00001.png: named in generated.json but not there"),
         (str(latent), good[1], {}, "latent shards"),
         (str(tmp_path / "empty"), good[1], {}, "neither shards"),
-        (*good, {"inception": tmp_path / "absent.pth"}, "no such weight file"),
+        (*good, {"inception": str(tmp_path / "absent.pth")}, "no such weight file"),
         (*good, {"run": str(tmp_path / "empty")}, "neither metrics.jsonl nor result.json"),
     ]:
         with pytest.raises(InputError, match=words) as caught:
