@@ -67,6 +67,16 @@ def count_gpus() -> int | None:
     return min(count.value, len(named)) if named and all(one.isdecimal() for one in named) else count.value
 
 
+def gpus_of_local_ray() -> int | None:
+    """The GPUs that a Ray would have that is started here; None where this process has joined or will join
+    another, or where torch alone can tell.
+    """
+    ray = sys.modules.get("ray")
+    if cluster_address() or (ray is not None and ray.is_initialized()):
+        return None
+    return count_gpus()
+
+
 def _in_this_machine() -> int:
     if count_gpus() == 0:
         return 0
@@ -76,14 +86,9 @@ def _in_this_machine() -> int:
 
 
 def _in_ray(num_workers: int) -> int:
-    if not cluster_address() and not _ray_runs() and count_gpus() == 0:
-        return 0  # as a Ray that is started here would say
+    if gpus_of_local_ray() == 0:
+        return 0
     import ray
 
     ensure_ray(num_workers)
     return int(ray.cluster_resources().get("GPU", 0))
-
-
-def _ray_runs() -> bool:
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()

@@ -14,7 +14,7 @@ from medsd_ray.console import stage
 from medsd_ray.data.latents import sample_size
 from medsd_ray.data.shards import Index, open_split
 from medsd_ray.errors import InputError
-from medsd_ray.gpus import count_gpus
+from medsd_ray.gpus import gpus_of_local_ray
 from medsd_ray.models.resolve import encoder_fingerprint, model_fingerprint
 from medsd_ray.ray_cluster import cluster_address, ensure_ray
 from medsd_ray.runs.checkpoint_reader import CheckpointReader
@@ -210,8 +210,8 @@ def check_newest_checkpoint(checked: CheckedRun, output: Storage) -> RunSpec | N
 
 def check_gpus_here(run: RunSpec) -> None:
     """Raises InputError where a local Ray would lack the GPUs, as NVIDIA's driver says before Ray starts."""
-    available = count_gpus()
-    if not cluster_address() and available is not None:
+    available = gpus_of_local_ray()
+    if available is not None:
         _check_enough_gpus(run, available)
 
 

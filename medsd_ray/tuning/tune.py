@@ -17,7 +17,7 @@ from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.evaluation.messages import print_line
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.generation.prompts import prompts_of_shards
-from medsd_ray.gpus import count_gpus
+from medsd_ray.gpus import gpus_of_local_ray
 from medsd_ray.ray_cluster import cluster_address, ensure_ray
 from medsd_ray.runs.names import BEST_RUN, STOP, STUDY_SPEC, STUDY_TABLE
 from medsd_ray.spec import plan
@@ -83,8 +83,8 @@ def tune(study: StudySpec, resume: bool = False, auto_resume: bool = False) -> d
 
 def check_gpus_here(study: StudySpec) -> None:
     """Raises InputError where a trial asks for GPUs that this machine lacks, as NVIDIA's driver says."""
-    available = count_gpus()
-    if available is None or cluster_address():
+    available = gpus_of_local_ray()
+    if available is None:
         return
     resources = [plan.resources(study, combination) for combination in combinations(study.space)]
     wanted = max(of_trial.num_workers if of_trial.use_gpu else 0 for of_trial in resources)

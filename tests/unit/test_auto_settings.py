@@ -11,7 +11,7 @@ from specs import RUN, changed
 
 from medsd_ray.demo import Workers, choose_workers, vae_run
 from medsd_ray.errors import InputError
-from medsd_ray.gpus import count_gpus, use_gpus
+from medsd_ray.gpus import count_gpus, gpus_of_local_ray, use_gpus
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.auto_settings import Machine, bytes_of_states, choices_in_words, choose
@@ -169,3 +169,11 @@ def test_without_a_driver_there_is_no_gpu_unless_another_makers_may_be(monkeypat
     assert count_gpus() == 0
     monkeypatch.setattr("medsd_ray.gpus._OTHER_MAKERS", ("/dev/null",))
     assert count_gpus() is None
+
+
+def test_the_gpus_of_a_cluster_are_not_those_of_this_machine(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert gpus_of_local_ray() == 0
+    monkeypatch.setenv("RAY_ADDRESS", "ray-head:6379")
+    assert gpus_of_local_ray() is None

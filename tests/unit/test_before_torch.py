@@ -30,10 +30,15 @@ from medsd_ray.storage import open_storage
 
 FORBID = """
 import sys
-class Forbidden:
+from importlib.machinery import ModuleSpec
+
+class Forbidden:  # whether a package is installed may be asked
     def find_spec(self, name, path=None, target=None):
         if name in ("torch", "diffusers", "transformers", "deepspeed"):
-            raise RuntimeError(f"{name} was imported")
+            return ModuleSpec(name, self)
+    def create_module(self, spec):
+        raise RuntimeError(f"{spec.name} was imported")
+    def exec_module(self, module): ...
 sys.meta_path.insert(0, Forbidden())
 """
 PARTS = {
