@@ -186,9 +186,9 @@ class DicomImages:
         """See `files.Images`: a mask is an image file, not DICOM."""
         return mask_file(self.files.find(name))
 
-    def left_out(self, table: str, named: set[str]) -> str | None:
+    def left_out(self, table: Table) -> str | None:
         """See `files.Images`."""
-        return left_out("DICOM files", table, map(self.files.relative, dicom_files(self.files.folder)), named)
+        return left_out("DICOM files", table, map(self.files.relative, dicom_files(self.files.folder)))
 
     def _patient(self, data: Dataset, keyword: str) -> str:
         if not (patient := text(data, keyword)):

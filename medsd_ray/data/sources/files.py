@@ -16,7 +16,7 @@ from medsd_ray.data.sources.image_files import SUFFIXES, frames_to_take, open_im
 from medsd_ray.data.sources.masks import MaskFile, mask_file
 from medsd_ray.data.sources.regular import check_file
 from medsd_ray.data.sources.source import BadSample
-from medsd_ray.data.sources.table import normal_name
+from medsd_ray.data.sources.table import Table, normal_name
 from medsd_ray.errors import InputError
 
 Shown = tuple[np.ndarray, tuple[str, ...]]
@@ -61,7 +61,7 @@ class Images(Protocol):
         """A mask that a row names. Raises BadSample where it is missing."""
         ...
 
-    def left_out(self, table: str, named: set[str]) -> str | None:
+    def left_out(self, table: Table) -> str | None:
         """A line of how many images no cell of the table names; None where there are none."""
         ...
 
@@ -143,15 +143,16 @@ class FolderImages:
         """See `Images`."""
         return mask_file(self.files.find(name))
 
-    def left_out(self, table: str, named: set[str]) -> str | None:
+    def left_out(self, table: Table) -> str | None:
         """See `Images`."""
-        return left_out("images", table, map(self.files.relative, image_files(self.files.folder)), named)
+        return left_out("images", table, map(self.files.relative, image_files(self.files.folder)))
 
 
-def left_out(kind: str, table: str, files: Iterator[str], named: set[str]) -> str | None:
+def left_out(kind: str, table: Table, files: Iterator[str]) -> str | None:
     """A line of how many files a table does not name; None where it names all."""
+    named = table.names()
     count = sum(name not in named for name in files)
-    return f"{count} {kind} are left out: {table} has no row for them" if count else None
+    return f"{count} {kind} are left out: {table.name} has no row for them" if count else None
 
 
 def image_files(folder: Path) -> Iterator[Path]:

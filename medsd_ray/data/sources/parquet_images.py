@@ -67,7 +67,7 @@ class CopiedImages:
         """See `Images`: there is none in a file of its own."""
         raise BadSample("Parquet files have no mask files beside them; write the set as an image folder")
 
-    def left_out(self, table: str, named: set[str]) -> str | None:
+    def left_out(self, table: Table) -> str | None:
         """See `Images`: each image is its own row's."""
         return None
 

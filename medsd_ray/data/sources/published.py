@@ -213,6 +213,6 @@ def source_of_set(
 class SetImages(FolderImages):
     """The images of a published set, whose table may name fewer than there are."""
 
-    def left_out(self, table: str, named: set[str]) -> str | None:
+    def left_out(self, table: Table) -> str | None:
         """See `Images`: which rows are not taken is said by who reads the table."""
         return None

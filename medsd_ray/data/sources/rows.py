@@ -71,7 +71,7 @@ def source_of_rows(table: Table, images: Images, columns: Columns, boxes: Boxes 
         source.notes.append(
             f"{boxes.name}: boxes of {len(left)} images are left out: no row that is taken names them"
         )
-    if left := images.left_out(table.name, table.names()):
+    if left := images.left_out(table):
         source.notes.append(left)
     return source
 
