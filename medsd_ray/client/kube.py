@@ -56,7 +56,7 @@ class Kube:
 
     def __init__(self, context: str | None, namespace: str | None):
         settings = client.Configuration()
-        settings.retries = urllib3.Retry(0)
+        settings.retries = urllib3.Retry(0)  # pyright: ignore[reportAttributeAccessIssue]
         try:
             chosen = _load(context, settings)
         except (config.ConfigException, InputError, yaml.YAMLError, OSError) as error:
