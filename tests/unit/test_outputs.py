@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation import evaluate
+from medsd_ray.evaluation import measure
 from medsd_ray.evaluation.estimates import Missing
+from medsd_ray.evaluation.options import EvaluationOptions
 from medsd_ray.runs.record import RunRecord
 from medsd_ray.storage import COMPLETE, FolderStorage, entry_of_bytes, entry_of_file
 from medsd_ray.storage.outputs import (
@@ -117,7 +118,7 @@ def test_a_damaged_mark_is_refused_in_one_line(store: FolderStorage, text: str):
 @pytest.mark.parametrize(
     "changed",
     [
-        "evaluate.py",
+        "measure.py",
         "figures/distances.py",
         "networks/extractors.py",
         "report/format.py",
@@ -132,15 +133,15 @@ def test_a_report_is_made_anew_where_the_code_has_changed(
             SimpleNamespace(checksum=lambda: "", manifest={}),
             SimpleNamespace(descriptions=dict),
         )
-        options = evaluate.EvaluationOptions("real", "generated", "out")
-        return evaluate._checksum(
+        options = EvaluationOptions("real", "generated", "out")
+        return measure._checksum(
             cast(Any, inputs), Missing("none"), RunRecord(), options, cast(Any, networks)
         )
 
     room = tmp_path / "evaluation"
-    shutil.copytree(Path(evaluate.__file__).parent, room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(measure.__file__).parent, room, ignore=shutil.ignore_patterns("__pycache__"))
     before = checksum()
-    monkeypatch.setattr(evaluate, "__file__", str(room / "evaluate.py"))
+    monkeypatch.setattr(measure, "__file__", str(room / "measure.py"))
     assert checksum() == before
     with (room / changed).open("a") as file:
         file.write("# another line\n")
