@@ -30,6 +30,7 @@ MOST_NODES = 200_000
 """Values in a YAML file, each alias counted as all that it stands for."""
 DEEPEST = 64
 """Mappings and lists inside of one another in YAML."""
+TOO_DEEP = f"more than {DEEPEST} levels deep; make it flatter"
 LONGEST_NUMBER = 64
 """Characters of a number."""
 
@@ -91,7 +92,7 @@ class _Loader(Composer, SafeConstructor, Resolver, _Events):
         else:
             self.nodes, self.depth = self.nodes + 1, self.depth + 1
             if self.depth > DEEPEST:
-                raise DocumentError(f"line {line}: more than {DEEPEST} levels deep; make it flatter")
+                raise DocumentError(f"line {line}: {TOO_DEEP}")
             node = super().compose_node(parent, index)
             self.depth -= 1
             self.sizes[id(node)] = self.nodes - before
@@ -143,6 +144,9 @@ def parse_yaml(data: bytes | str) -> Any:
         raise
     except (yaml.YAMLError, ReaderError) as error:
         said = " ".join(str(error).split()).replace(' in "<unicode string>",', " at")
+        mark = getattr(error, "problem_mark", None)
+        if "maximum nesting depth" in said and mark is not None:  # PyYAML's own bound, since 6.0.4
+            raise DocumentError(f"line {mark.line + 1}: {TOO_DEEP}") from error
         raise DocumentError(f"not YAML: {said}") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # PyYAML's constructors raise these at values such as 2020-99-99 or !!int x.
