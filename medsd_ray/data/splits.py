@@ -49,6 +49,11 @@ def published(samples: Iterable[tuple[str, str | None]]) -> dict[str, str]:
     unknown = sum(None in splits for splits in of_patient.values())
     several = sum(len(splits) > 1 for splits in of_patient.values())
     mend = "give the shares of train, validation and test, such as 0.8,0.1,0.1"
+    if unknown == len(of_patient):
+        raise InputError(
+            f"--splits {PUBLISHED}: this source says nothing of splits, as published sets and folders of "
+            f"--kind hf do; {mend}"
+        )
     if unknown:
         raise InputError(
             f"--splits {PUBLISHED}: the set says of {unknown} patients not in which split they are; {mend}"

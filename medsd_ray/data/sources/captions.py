@@ -44,12 +44,14 @@ class CaptionTemplate:
         return list(dict.fromkeys(name for part in self.sentences for name in _fields(part)))
 
     def check(self, names: Collection[str], secret: Collection[str], where: str) -> None:
-        """Raises InputError for a field that is none of `names`, or one of `secret`, which tell who the
-        patient is; `where` is the table's name.
+        """Raises InputError for a field that is none of `names`, or one of `secret`, which name files
+        or the patient; `where` is the table's name.
         """
         for field in self.fields:
             if field in secret:
-                raise InputError(f"--caption: {{{field}}} tells who the patient is; leave it out")
+                raise InputError(
+                    f"--caption: {{{field}}} names a file or the patient, so that it tells who; leave it out"
+                )
             if field not in names:
                 near = near_name(field, set(names) - set(secret))
                 meant = f"; do you mean {{{near}}}?" if near else ""

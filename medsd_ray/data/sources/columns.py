@@ -87,8 +87,22 @@ class Columns:
             mends = "; ".join(_mend(option, name, names, self.image) for option, name in absent)
             there = ", ".join(names) or "none"
             raise InputError(f"{where}: no column{'s' * (len(absent) > 1)} {said} among {there}; {mends}")
+        self._check_files_and_patients(names, where)
+
+    def _check_files_and_patients(self, names: Collection[str], where: str) -> None:
+        """Raises InputError where a column that names files or patients is to be in the shards in clear, or
+        to be a mask.
+        """
+        meaning = {"--patient-column": self.patient, "--image-column": self.image}
+        of_column = {name: option for option, name in meaning.items() if name is not None}
         if isinstance(self.caption, CaptionTemplate):
-            self.caption.check(names, {self.image, self.patient} - {None}, where)  # pyright: ignore
+            self.caption.check(names, {*of_column, *self.masks}, where)
+        used = [("--mask-column", name) for name in self.masks]
+        of_column |= {name: "--mask-column" for name in self.masks if name not in of_column}
+        used += [("--caption-column", self.caption), ("--domain-column", self.domain)]
+        for option, name in used:
+            if isinstance(name, str) and (other := of_column.get(name, option)) != option:
+                raise InputError(f"{option} {_quoted(name)}: it is the {other} already; name another one")
 
     def patient_in(self, name: str) -> str | None:
         """The patient that an image's name tells, by `patient_regex`; None where it does not match."""

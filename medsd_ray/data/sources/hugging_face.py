@@ -38,7 +38,7 @@ def scan(request: SourceRequest) -> Source:
     image, images = request.image_column or FILE_NAME, FolderImages(folder, request.frames)
     caption: str | CaptionTemplate | None = None
     if metadata:
-        table = _with_metadata(folder, metadata, image)
+        table = _with_metadata(folder, metadata, image, request.mask_columns)
     elif parquets:
         from medsd_ray.data.sources.parquet_images import read_images
 
@@ -62,9 +62,9 @@ def _files(folder: Path) -> Iterator[Path]:
         )
 
 
-def _with_metadata(folder: Path, paths: Sequence[Path], image: str) -> Table:
-    """The rows of all the folder's metadata files, with files named from the folder on: in the column `image`
-    and in those such as `mask_file_name`.
+def _with_metadata(folder: Path, paths: Sequence[Path], image: str, masks: Sequence[str]) -> Table:
+    """The rows of all the folder's metadata files, with files named from the folder on: in the columns
+    `image` and `masks`, and in those such as `mask_file_name`.
     """
     table = Table(paths[0].name, str(folder), [])
     for path in paths:
@@ -84,7 +84,7 @@ def _with_metadata(folder: Path, paths: Sequence[Path], image: str) -> Table:
             named = {
                 name: (below / cell).as_posix()
                 for name, cell in row.values.items()
-                if cell and (name == image or name.endswith(FILE_NAME))
+                if cell and (name in (image, *masks) or name.endswith(FILE_NAME))
             }
             split = split_of(named.get(image, ""), row.values.get(SPLIT, ""))
             table.rows.append(Row((below / row.where).as_posix(), {**row.values, **named, SPLIT: split}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import unicodedata
 import zlib
 from collections import Counter
@@ -21,6 +22,10 @@ TABLE = "metadata.csv"
 """The table that is read where SOURCE is a folder."""
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 MOST_COLUMNS = 10_000
+NOTHING = frozenset({"nan", "NaN", "NaT", "<NA>"})
+"""Cells without a value, as pandas turns them into text. `None` may be a class of findings."""
+NO_ONE = frozenset({"None", "NULL", "null"})
+"""Texts that are no image, caption or patient either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +101,10 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of each row that is not empty, the header first. Raises InputError where the file is no
     such table.
     """
-    delimiter = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     line = 1
     try:
         with _opened(path) as file:
-            reader = csv.reader(file, strict=True, delimiter=delimiter)
+            reader = csv.reader(file, strict=True, delimiter=_delimiter(path))
             for cells in reader:
                 if cells:
                     yield line, cells
@@ -111,6 +115,10 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise _unreadable(path, error) from error
 
 
+def _delimiter(path: Path) -> str:
+    return "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
+
+
 def _opened(path: Path) -> TextIO:
     opened = partial(gzip.open, path, "rt") if path.suffix.lower() == ".gz" else path.open
     return opened(newline="", encoding="utf-8-sig")  # pyright: ignore[reportReturnType]
@@ -118,6 +126,12 @@ def _opened(path: Path) -> TextIO:
 
 def _header(path: Path, cells: list[str]) -> list[str]:
     header = list(map(_composed, cells))
+    if len(header) == 1 and (sign := re.search("[;\t|,]", header[0])) and path.suffix != ".parquet":
+        meant = "commas, or name it .tsv" if sign[0] == "\t" else "tabs" if ".tsv" in path.name else "commas"
+        raise InputError(
+            f"{path}: one column alone, with {sign[0]!r} in its name; save the table with {meant} between "
+            "columns"
+        )
     if len(header) > MOST_COLUMNS:
         raise InputError(f"{path}: {len(header)} columns; {MOST_COLUMNS} at most are read")
     if twice := [column for column, times in Counter(header).items() if times > 1]:
@@ -141,16 +155,16 @@ def _not_closed(path: Path, line: int, reason: object) -> InputError:
 def _row(table: Table, path: Path, images: Path, line: int, cells: list[str]) -> Row | str:
     where = f"{table.name} line {line}"
     for number, text in _continued(line, cells):
-        if named := _image_in(text, images, len(table.columns)):
+        if named := _image_in(text.split(_delimiter(path))[: len(table.columns)], images):
             raise _not_closed(path, line, f"line {number}, which names {named}, would belong to its text")
     if len(cells) != len(table.columns):
         return f"{where}: {len(cells)} cells under {len(table.columns)} columns; quote texts that have commas"
-    return Row(where, {name: _composed(cell) for name, cell in zip(table.columns, cells, strict=True)})
+    return Row(where, {name: _value(cell) for name, cell in zip(table.columns, cells, strict=True)})
 
 
-def _image_in(text: str, images: Path, columns: int) -> str | None:
+def _image_in(cells: list[str], images: Path) -> str | None:
     """The cell of a line of text that names a file among the images, as the first line of a row does."""
-    for cell in text.split(",")[:columns]:
+    for cell in cells:
         name = cell.strip(' "')
         try:
             if "." in name and (images / normal_name(name)).is_file():
@@ -168,6 +182,12 @@ def _continued(line: int, cells: list[str]) -> Iterator[tuple[int, str]]:
             yield line, text
 
 
+def _value(cell: str) -> str:
+    """What a cell says; nothing, where pandas wrote that there is nothing."""
+    value = _composed(cell)
+    return "" if value in NOTHING else value
+
+
 def _composed(cell: str) -> str:
     return unicodedata.normalize("NFC", cell).strip()
 
@@ -180,19 +200,33 @@ def read_parquet(path: Path) -> Table:
     import pyarrow.types as types
 
     try:
-        content = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        content = times_as_text(pyarrow.parquet.read_table(path))
+        plain = [field.name for field in content.schema if not _has_parts(types, field.type)]
+        columns = [content.column(name).to_pylist() for name in plain]
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
         raise InputError(f"{path}: not a Parquet table ({error}); save it as one") from error
-    plain = [field.name for field in content.schema if not _has_parts(types, field.type)]
     table = Table(path.name, str(path), _header(path, plain))
     if left_out := [name for name in content.column_names if name not in plain]:
         table.notes.append(
             f"{path.name}: columns left out, since they hold no plain values: {', '.join(left_out)}"
         )
-    columns = [content.column(name).to_pylist() for name in plain]
     for number, cells in enumerate(zip(*columns, strict=True), 1):
         values = {name: plain_text(cell) for name, cell in zip(table.columns, cells, strict=True)}
         table.rows.append(Row(f"{path.name} row {number}", values))
+    return table
+
+
+def times_as_text(table: Any) -> Any:
+    """An Arrow table with its dates and times as texts: Python has none before the year 1, after 9999 or with
+    nanoseconds.
+    """
+    import pyarrow
+    import pyarrow.types as types
+
+    for at, column in enumerate(table.schema):
+        if types.is_date(column.type) or types.is_time(column.type) or types.is_timestamp(column.type):
+            text = table.column(at).cast(pyarrow.string())
+            table = table.set_column(at, column.with_type(pyarrow.string()), text)
     return table
 
 
@@ -206,11 +240,11 @@ def plain_text(cell: Any) -> str:
         return ""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
-    return _composed(str(cell))
+    return _value(str(cell))
 
 
 def checked_cell(row: Row, column: str, mend: str = "") -> str:
     """The value of a column. Raises BadSample where it is empty; `mend` says what else to do about it."""
-    if value := row.values[column]:
+    if (value := row.values[column]) and value not in NO_ONE:
         return value
     raise BadSample(f"the {column} is empty; fill it in or drop the row{mend}")
