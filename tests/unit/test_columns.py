@@ -171,7 +171,7 @@ def test_captions_are_made_of_columns_and_sentences_without_are_counted(tmp_path
     ("asked", "words"),
     [
         ({"caption": "{sex} patient"}, r"no field \{sex\} among Sex, Age, Words; do you mean \{Sex\}\?"),
-        ({"caption": "{Path}"}, r"\{Path\} tells who the patient is"),
+        ({"caption": "{Path}"}, r"\{Path\} names a file or the patient"),
         ({"caption": " "}, "--caption is empty"),
         ({"caption": "{Sex"}, "has a brace without its other"),
         ({"caption": "{Sex}", "caption_column": "Words"}, "--caption and --caption-column both"),
@@ -201,7 +201,7 @@ def test_a_path_without_a_patient_is_a_bad_sample(people: Path):
     ],
 )
 def test_a_column_that_is_no_patient_is_refused_unless_insisted_on(people: Path, column: str, words: str):
-    asked = {"patient_regex": None, "patient_column": column}
+    asked = {"patient_regex": None, "patient_column": column, "caption_column": "Sex"}
     with pytest.raises(InputError, match=f"--patient-column '{column}': {words}.*--yes-split"):
         found(people, **asked)
     assert len({r.patient for r in found(people, **asked, yes_split=True).records}) == 12
@@ -249,3 +249,83 @@ def test_each_kind_takes_its_own_options_alone(tmp_path: Path):
                     open_source(SourceRequest("1", kind, **{field: value}))
     with pytest.raises(InputError, match="--kind 'x': choose folder, dicom, openi"):
         open_source(SourceRequest("1", "x"))
+
+
+def test_quote_that_swallows_a_row_of_a_tsv_is_refused(tmp_path: Path, people: Path):
+    table = tmp_path / "t.tsv"
+    one, two = (row["Path"] for row in PEOPLE[:2])
+    table.write_text(f'Path\tWords\tSex\n{one}\t"Lungs\tF\n{two}\tclear"\tM\n')
+    with pytest.raises(InputError, match=r"t.tsv line 2: a quote .*line 3, which names"):
+        found(table)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"caption_column": "Path"}, "--caption-column Path: it is the --image-column"),
+        ({"domain_column": "Path"}, "--domain-column Path: it is the --image-column"),
+        ({"mask_columns": ("Path",)}, "--mask-column Path: it is the --image-column"),
+        ({"mask_columns": ("Words",)}, "--caption-column Words: it is the --mask-column"),
+        ({"mask_columns": ("Sex",), "caption": "{Sex}", "caption_column": None}, "{Sex} names a file"),
+        (
+            {"patient_regex": None, "patient_column": "Sex", "caption_column": "Sex"},
+            "--caption-column Sex: it is the --patient-column",
+        ),
+        (
+            {"patient_regex": None, "patient_column": "Sex", "domain_column": "Sex"},
+            "--domain-column Sex: it is the --patient-column",
+        ),
+    ],
+)
+def test_columns_that_name_files_or_patients_are_nothing_else(people: Path, asked: dict, said: str):
+    with pytest.raises(InputError, match=said):
+        found(people, **asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "sign", "mend"),
+    [("t.csv", ";", "commas"), ("t.csv", "\t", "name it .tsv"), ("t.tsv", ",", "tabs")],
+)
+def test_table_with_other_signs_between_columns(tmp_path: Path, name: str, sign: str, mend: str):
+    (tmp_path / name).write_text(f"Path{sign}Words\na.png{sign}text\n")
+    with pytest.raises(InputError, match=f"one column alone, .*{mend}"):
+        found(tmp_path / name)
+
+
+def test_cells_that_pandas_left_empty_say_nothing(tmp_path: Path, people: Path):
+    said = {
+        0: {"Words": "nan"},
+        1: {"Words": "None"},
+        2: {"Sex": "NaN"},
+        3: {"who": "nan"},
+        4: {"who": "NULL"},
+    }
+    cells = [{**row, "who": f"p{i}"} | said.get(i, {}) for i, row in enumerate(PEOPLE)]
+    source = found(
+        written(tmp_path / "t.csv", cells), patient_regex=None, patient_column="who", yes_split=True
+    )
+    assert len(source.problems) == 4 and all("is empty" in line for line in source.problems)
+    assert set(source.records[0].read().labels) == {"Age"}
+
+
+def test_parquet_with_times_that_python_does_not_have(tmp_path: Path, people: Path):
+    table = pyarrow.Table.from_pylist(PEOPLE)
+    far = pyarrow.array([10**15 + 1] * len(PEOPLE), pyarrow.timestamp("ms"))
+    near = pyarrow.array([1] * len(PEOPLE), pyarrow.timestamp("ns"))
+    pyarrow.parquet.write_table(
+        table.append_column("far", far).append_column("near", near), tmp_path / "t.parquet"
+    )
+    assert len(found(tmp_path / "t.parquet").records) == len(PEOPLE)
+    text = pyarrow.Array.from_buffers(
+        pyarrow.string(), 1, [None, *map(pyarrow.py_buffer, (b"\0\0\0\0\2\0\0\0", b"\xff\xfe"))]
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"Path": text}), tmp_path / "bad.parquet")
+    with pytest.raises(InputError, match="not a Parquet table"):
+        found(tmp_path / "bad.parquet")
+
+
+def test_folders_that_are_none_name_their_option(people: Path):
+    with pytest.raises(InputError, match="no such folder; mend --images"):
+        found(people, images=str(people.parent / "nowhere"))
+    with pytest.raises(InputError, match="a file, where a folder is read; give the folder as --images"):
+        found(people, images=str(people))

@@ -164,7 +164,7 @@ def test_captions_of_a_template_know_the_header(tmp_path: Path):
     assert found.notes == ["1 captions go without '{age} year old {sex}.': a field of it is empty"]
     with pytest.raises(InputError, match=r"no field \{Age\} among age, sex.*; do you mean \{age\}\?"):
         scan(replace(asked, caption="{Age}"))
-    with pytest.raises(InputError, match="tells who the patient is"):
+    with pytest.raises(InputError, match="names a file or the patient"):
         scan(replace(asked, caption="{PatientID}"))
     (tmp_path / "metadata.csv").write_text("image,sex,report\nold.dcm,woman,Clear.\nnone.dcm,,Clear.\n")
     found = scan(replace(asked, caption="{sex}: {report}"))

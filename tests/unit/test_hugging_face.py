@@ -33,6 +33,20 @@ def test_image_folder(tmp_path: Path, metadata: str):
     assert any("objects" in note for note in found.notes) == (metadata == "jsonl")
 
 
+def test_masks_are_named_from_their_metadata_on(tmp_path: Path):
+    for split in ("train", "test"):
+        save(tmp_path / split / "a.png")
+        save(tmp_path / split / "mask.png")
+        write(
+            tmp_path / split / "metadata.csv",
+            f"file_name,text,patient_id,mask\na.png,Text.,{split},mask.png\n",
+        )
+    save(tmp_path / "mask.png", np.zeros((3, 3), np.uint8))
+    found = read(tmp_path, mask_columns=("mask",))
+    content = found.records[0].read()
+    assert content.image is not None and content.masks["mask"].shape == content.image.shape
+
+
 def test_image_folder_without_splits_and_with_another_caption(tmp_path: Path):
     root = image_folder(tmp_path, splits=())
     save(root / "images/more.png")

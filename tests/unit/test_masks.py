@@ -19,7 +19,7 @@ from medsd_ray.data.prepare import prepare
 from medsd_ray.data.pseudonyms import KEY_VARIABLE
 from medsd_ray.data.shards import FORMAT, SPLITS, Sample, iter_samples, list_splits
 from medsd_ray.data.sources.folder import scan
-from medsd_ray.data.sources.image_files import open_mask
+from medsd_ray.data.sources.image_files import ORIENTATION, open_mask
 from medsd_ray.data.sources.masks import mask_name
 from medsd_ray.data.sources.pixels import resize
 from medsd_ray.data.sources.request import SourceRequest
@@ -322,3 +322,60 @@ def test_nothing_of_names_gets_into_shards(folder: Path, tmp_path: Path):
     prepared(folder, tmp_path / "out")
     everything = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert b"-lung.png" not in everything and b'"p1"' not in everything and len(SPLITS) == 3
+
+
+def test_a_mask_or_box_that_is_not_turned_as_its_image_is_refused(tmp_path: Path):
+    """A square image turned by its EXIF: no size tells that the mask lies elsewhere."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    square = np.zeros((32, 32), np.uint8)
+    square[2:10, 2:10] = 255
+    rows, boxes = ["image,report,patient_id,mask"], ["image,finding,x,y,w,h"]
+    for name, turned in (("plain", Image.Exif()), ("turned", exif), ("boxed", exif)):
+        Image.fromarray(square).save(tmp_path / f"{name}.png", exif=turned)
+        rows.append(f"{name}.png,Text.,{name},{name}.png" if name != "boxed" else f"{name}.png,Text.,{name},")
+    Image.fromarray(square).save(tmp_path / "half.png", exif=exif)
+    (tmp_path / "plain-mask.png").write_bytes((tmp_path / "plain.png").read_bytes())
+    rows.append("half.png,Text.,half,plain-mask.png")
+    boxes.append("boxed.png,mass,2,2,8,8")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    (tmp_path / "boxes.csv").write_text("\n".join(boxes))
+    asked = SourceRequest(str(tmp_path), mask_columns=("mask",), boxes=str(tmp_path / "boxes.csv"))
+    plain, turned, boxed, half = scan(asked).records
+    for record in (plain, turned):
+        content = record.read()
+        assert content.image is not None and (content.masks["mask"] == content.image).all()
+    with pytest.raises(BadSample, match="mask mask: its EXIF and its image's turn them otherwise"):
+        half.read()
+    with pytest.raises(BadSample, match="its EXIF turns it, and its boxes may be of either"):
+        boxed.read()
+
+
+def test_masks_with_smoothed_edges_are_refused(tmp_path: Path):
+    Image.fromarray(bars()).resize((320, 160), Image.Resampling.BICUBIC).save(tmp_path / "m.png")
+    with pytest.raises(BadSample, match="values, as an image or smoothed edges have"):
+        open_mask(tmp_path / "m.png")
+
+
+def test_many_classes_are_no_smoothed_edges(tmp_path: Path):
+    """FreeSurfer's numbers go to 255, which is the least of its structures."""
+    labels = np.repeat(np.array([[0, *range(2, 80), 251, 252, 253, 254]], np.uint8), 4, axis=0)
+    labels[0, 0] = 255
+    Image.fromarray(labels).save(tmp_path / "m.png")
+    assert (open_mask(tmp_path / "m.png") == labels).all()
+
+
+@pytest.mark.parametrize(
+    ("palette", "expected"),
+    [
+        ([255, 255, 255, 0, 0, 0], [255, 0]),  # white first: its numbers would turn the mask inside out
+        ([0, 0, 0, 255, 255, 255], [0, 1]),
+        ([0, 0, 0, 128, 0, 0], [0, 1]),
+        ([255, 255, 255, 128, 0, 0], [0, 1]),
+    ],
+)
+def test_palettes_of_shades_and_of_classes(tmp_path: Path, palette: list[int], expected: list[int]):
+    image = Image.frombytes("P", (2, 1), b"\0\1")
+    image.putpalette(palette)
+    image.save(tmp_path / "m.png")
+    assert open_mask(tmp_path / "m.png").tolist() == [expected]

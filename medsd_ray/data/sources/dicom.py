@@ -180,7 +180,17 @@ class DicomImages:
             shown = read_frame(path, number)
             return shown.image, shown.oddities
 
-        return ImageFile(normal_name(name), path.stat().st_size, read, taken, count, values, labels, warnings)
+        size = path.stat().st_size
+        return ImageFile(
+            normal_name(name),
+            size,
+            read,
+            taken=taken,
+            count=count,
+            values=values,
+            labels=labels,
+            warnings=warnings,
+        )
 
     def mask(self, name: str) -> MaskFile:
         """See `files.Images`: a mask is an image file, not DICOM."""

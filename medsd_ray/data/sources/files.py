@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from medsd_ray.addresses import path_of
 from medsd_ray.data.sources.frames import Frames
-from medsd_ray.data.sources.image_files import SUFFIXES, frames_to_take, open_image
+from medsd_ray.data.sources.image_files import SUFFIXES, frames_to_take, open_image, orientation
 from medsd_ray.data.sources.masks import MaskFile, mask_file
 from medsd_ray.data.sources.regular import check_file
 from medsd_ray.data.sources.source import BadSample
@@ -33,6 +34,8 @@ class ImageFile:
     """Bytes: a file of another size is another one."""
     read: Callable[[int], Shown]
     """Reads the image of this number, from 0; raises BadSample."""
+    orientation: Callable[[int], int] = lambda _: 1
+    """How its EXIF turns the image of this number (`image_files.orientation`); raises BadSample."""
     taken: Sequence[int] = (0,)
     """The numbers of its images that are taken."""
     count: int = 1
@@ -66,13 +69,15 @@ class Images(Protocol):
         ...
 
 
-def existing_folder(source: str) -> Path:
-    """SOURCE as a local folder. Raises InputError where it is none."""
+def existing_folder(source: str, option: str = "SOURCE") -> Path:
+    """SOURCE, or what another option names, as a local folder. Raises InputError where it is none."""
     if "://" in source:
         raise InputError(f"{source}: sources are read from a local folder; copy it here first")
     folder = path_of(source)
+    if folder.is_file():
+        raise InputError(f"{source}: a file, where a folder is read; give the folder as {option}")
     if not folder.is_dir():
-        raise InputError(f"{source}: there is no such folder; mend SOURCE")
+        raise InputError(f"{source}: there is no such folder; mend {option}")
     return folder
 
 
@@ -137,7 +142,8 @@ class FolderImages:
         def read(number: int) -> Shown:
             return open_image(path, number if several else None), ()
 
-        return ImageFile(self.files.relative(path), path.stat().st_size, read, taken, count)
+        turned = partial(orientation, path)
+        return ImageFile(self.files.relative(path), path.stat().st_size, read, turned, taken, count)
 
     def mask(self, name: str) -> MaskFile:
         """See `Images`."""

@@ -24,7 +24,7 @@ def scan(request: SourceRequest) -> Source:
         InputError: There is no such folder or table, or a column cannot be what it is asked for.
     """
     path = _table_file(request.source)
-    folder = existing_folder(request.images) if request.images is not None else path.parent
+    folder = existing_folder(request.images, "--images") if request.images is not None else path.parent
     columns = Columns().as_asked(request)
     table, images = read_table(path, folder), FolderImages(folder, request.frames)
     return source_of_rows(table, images, columns, read_boxes(request.boxes))

@@ -21,11 +21,16 @@ from medsd_ray.data.sources.pixels import CHUNK, MAX_PIXELS, check_pixels, to_8b
 from medsd_ray.data.sources.source import BadSample
 
 MAX_BYTES = 2**30
+MOST_CLASSES = 128
+"""Values, at most, of a mask."""
+MOST_BESIDE_WHITE = 8
+"""Values, at most, beside 0 and 255 of a mask that has mostly 255 where it is not 0."""
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # TIFF 6.0: PhotometricInterpretation (p. 37), and bits of NewSubfileType (p. 36) for a page that is a smaller
 # copy of another one, or its mask.
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+ORIENTATION = 274
 SUBFILE, SMALLER, MASK = 254, 1, 4
 
 # Pillow reads deep grays where zero is black, and does not know of
@@ -72,7 +77,22 @@ def open_image(file: Path | bytes, frame: int | None = None) -> np.ndarray:
         return plain(image)
 
 
-def open_mask(file: Path, number: int = 0, count: int = 1) -> np.ndarray:
+def orientation(file: Path | bytes, number: int = 0) -> int:
+    """How the EXIF of an image file turns its page of this number, from 1, which is not at all, to 8. Raises
+    BadSample where it is no image.
+    """
+    with _reading(), _opened(file) as image:
+        pages = _pages(image)
+        return _orientation(image, pages[min(number, len(pages) - 1)])
+
+
+def _orientation(image: ImageFile, page: int) -> int:
+    image.seek(page)
+    turned = image.getexif().get(ORIENTATION, 1)
+    return turned if turned in range(1, 9) else 1
+
+
+def open_mask(file: Path, number: int = 0, count: int = 1, turned: int = 1) -> np.ndarray:
     """A mask of an image, uint8 (height, width), as its file has it: a label map, or 0 and 255.
 
     Args:
@@ -80,9 +100,12 @@ def open_mask(file: Path, number: int = 0, count: int = 1) -> np.ndarray:
             are 0 and 65535.
         number: Of the page, from 0.
         count: How many images the masked file holds; the mask has as many pages.
+        turned: The orientation of the masked image, which the mask has too: where one alone is turned, no one
+            knows whether the mask was drawn on what is stored or on what is shown.
 
     Raises:
-        BadSample: It cannot be read, has another number of pages, or values that are no labels.
+        BadSample: It cannot be read, has another number of pages, or orientation, or values that are no
+            labels.
     """
     with _reading(), _opened(file) as image:
         if image.format in ("JPEG", "MPO"):
@@ -93,14 +116,29 @@ def open_mask(file: Path, number: int = 0, count: int = 1) -> np.ndarray:
         if pages[number]:
             image.seek(pages[number])
             check_pixels(image.height, image.width)
+        if _orientation(image, pages[number]) != turned:
+            raise BadSample("its EXIF and its image's turn them otherwise; save both upright, without EXIF")
         decoding_room.reserve(image.height * image.width * _bytes_of_a_pixel(image))
-        return _labels(ImageOps.exif_transpose(image))
+        return _sharp(_labels(ImageOps.exif_transpose(image)))
+
+
+def _sharp(labels: np.ndarray) -> np.ndarray:
+    """The labels. Raises BadSample where they look like shades: smoothed edges would be classes."""
+    counts = np.bincount(labels.reshape(-1), minlength=256)
+    values, between = np.count_nonzero(counts), np.count_nonzero(counts[1:255])
+    if values > MOST_CLASSES or (between > MOST_BESIDE_WHITE and counts[255] == counts[1:].max()):
+        raise BadSample(
+            f"{values} values, as an image or smoothed edges have; save it with a value for each class"
+        )
+    return labels
 
 
 def _labels(image: Image.Image) -> np.ndarray:
     if image.mode == "1":
         return np.asarray(image.convert("L"))
-    if image.mode in ("L", "P"):
+    if image.mode == "P":
+        return _of_palette(image)
+    if image.mode == "L":
         return np.asarray(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
@@ -115,6 +153,25 @@ def _labels(image: Image.Image) -> np.ndarray:
     if labels.ndim == 3:
         raise BadSample("coloured; save it in gray, with a value for each class and 0 for the background")
     return labels
+
+
+def _of_palette(image: Image.Image) -> np.ndarray:
+    """A palette's numbers; but its shades of gray where it has those alone and its first is not the darkest,
+    as programs write that make files smaller.
+    """
+    numbers = np.asarray(image)
+    shades = {
+        number: shade for number in np.unique(numbers) if (shade := _shade(image, int(number))) is not None
+    }
+    if len(shades) < len(np.unique(numbers)) or list(shades.values()) == sorted(shades.values()):
+        return numbers
+    return np.asarray(image.convert("L"))
+
+
+def _shade(image: Image.Image, number: int) -> int | None:
+    """The gray of a palette's number; None where it is a colour."""
+    colour = (image.getpalette() or [])[3 * number : 3 * number + 3]
+    return colour[0] if len({*colour}) == 1 and len(colour) == 3 else None
 
 
 @contextmanager

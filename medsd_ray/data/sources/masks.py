@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,15 @@ class MaskFile:
 
     size: int
     """Bytes."""
-    read: Callable[[int, int], np.ndarray]
-    """The mask, uint8 (height, width), of the image of this number of so many; raises BadSample."""
+    read: Callable[[int, int, int], np.ndarray]
+    """The mask, uint8 (height, width), of the image of this number of so many, which its EXIF turns so;
+    raises BadSample.
+    """
 
 
 def mask_file(path: Path) -> MaskFile:
     """A mask in an image file."""
-    return MaskFile(path.stat().st_size, lambda number, count: open_mask(path, number, count))
+    return MaskFile(path.stat().st_size, partial(open_mask, path))
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,20 @@ def read_boxes(source: str | None) -> Boxes | None:
             raise InputError(f"--boxes {path}: {row}")
         if sign := identifying_value(row.values["finding"]):
             raise InputError(f"--boxes {path}: {row.where}: its finding looks like {sign}; name a finding")
-        boxes.add(row.values["image"], row.values["finding"], _box(path, row))
+        try:
+            boxes.add(row.values["image"], row.values["finding"], _box(row))
+        except InputError as error:
+            raise InputError(f"--boxes {path}: {row.where}: {error}") from error
     return boxes
 
 
-def _box(path: Path, row: Row) -> Box:
+def _box(row: Row) -> Box:
     try:
         box = Box(*(float(row.values[name]) for name in ("x", "y", "w", "h")))
     except ValueError:
         box = Box(0, 0, 0, 0)
     if not (math.isfinite(box.x + box.y + box.w + box.h) and box.w > 0 and box.h > 0):
-        raise InputError(f"--boxes {path}: {row.where}: x, y, w and h are pixels, w and h above 0; mend it")
+        raise InputError("x, y, w and h are pixels, w and h above 0; mend it")
     return box
 
 

@@ -124,7 +124,7 @@ def scan(request: SourceRequest) -> Source:
     template = None if request.caption is None else CaptionTemplate.parse(request.caption)
     if template:
         template.check((*SECTIONS, "mesh"), (), request.source)
-    files = _image_files(existing_folder(request.images)) if request.images is not None else None
+    files = _image_files(existing_folder(request.images, "--images")) if request.images is not None else None
     found, unsaid = Source("text" if files is None else "image"), Counter[str]()
     without_text, without_image = 0, 0
     reports = _reports(folder, found)

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from medsd_ray.data.sources.files import ImageFile, Shown
-from medsd_ray.data.sources.image_files import MAX_BYTES, open_image
+from medsd_ray.data.sources.image_files import MAX_BYTES, open_image, orientation
 from medsd_ray.data.sources.masks import MaskFile
 from medsd_ray.data.sources.published import SPLIT, split_of, with_all_columns
 from medsd_ray.data.sources.source import BadSample
-from medsd_ray.data.sources.table import Row, Table, plain_text
+from medsd_ray.data.sources.table import Row, Table, plain_text, times_as_text
 from medsd_ray.errors import InputError
 
 BATCH = 64
@@ -56,7 +56,10 @@ class CopiedImages:
             raise BadSample("its image has no bytes; write the set with its images in it, or drop the row")
         self._file.flush()
         offset, size = self._places[name]
-        return ImageFile(name, size, partial(self._read, offset, size))
+        return ImageFile(name, size, partial(self._read, offset, size), partial(self._turned, offset, size))
+
+    def _turned(self, offset: int, size: int, _: int) -> int:
+        return orientation(os.pread(self._file.fileno(), size, offset))
 
     def _read(self, offset: int, size: int, _: int) -> Shown:
         if size > MAX_BYTES:
@@ -100,7 +103,7 @@ def _rows(file: pyarrow.parquet.ParquetFile, name: str, image: str, images: Copi
     classes, plain = _classes(file.schema_arrow), _plain_columns(file.schema_arrow)
     rows: list[Row | str] = []
     for batch in file.iter_batches(BATCH, columns=[image, *plain]):
-        for cells in batch.to_pylist():
+        for cells in times_as_text(pa.Table.from_batches([batch])).to_pylist():
             key = f"{name}#{len(rows) + 1}"
             content = cells[image]["bytes"] if isinstance(cells[image], dict) else cells[image]
             if content:

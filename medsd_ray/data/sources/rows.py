@@ -212,10 +212,12 @@ def _records(found: _Found, labels: Mapping[str, str], split: str | None, domain
 def _read(found: _Found, number: int, labels: Mapping[str, str], domain: str | None) -> Content:
     file = found.file
     image, oddities = file.read(number)
-    masks = {}
+    masks, turned = {}, file.orientation(number) if found.masks or found.boxes else 1
+    if found.boxes and turned != 1:
+        raise BadSample("its EXIF turns it, and its boxes may be of either; save it upright, without EXIF")
     for name, mask in found.masks.items():
         try:
-            masks[name] = mask.read(number, file.count)
+            masks[name] = mask.read(number, file.count, turned)
         except BadSample as error:
             raise BadSample(f"mask {name}: {error}") from error
     masks |= {name: drawn(boxes, *image.shape[:2]) for name, boxes in found.boxes.items()}
