@@ -120,7 +120,7 @@ def test_model_and_images_on_s3(s3, tmp_path, monkeypatch):
     assert model_fingerprint(address) == model_fingerprint(str(tmp_path / "tiny"))
     assert len(list((tmp_path / "cache" / "models").iterdir())) == 1
     open_storage(address).upload(tmp_path / "tiny" / "vae" / "config.json", "unet/config.json")
-    with pytest.raises(InputError, match="unet"):  # the model changed, so the copy in the cache is not used
+    with pytest.raises(InputError, match="U-Net"):  # the model changed, so the copy in the cache is not used
         generate(address, f"{s3}/more", **options)
     with pytest.raises(InputError, match="no bucket"):
         generate("s3://medsd-no-such-bucket/model", f"{s3}/more", **options)
