@@ -51,8 +51,8 @@ def published(samples: Iterable[tuple[str, str | None]]) -> dict[str, str]:
     mend = "give the shares of train, validation and test, such as 0.8,0.1,0.1"
     if unknown == len(of_patient):
         raise InputError(
-            f"--splits {PUBLISHED}: this source says nothing of splits, as published sets and folders of "
-            f"--kind hf do; {mend}"
+            f"--splits {PUBLISHED}: this source says nothing of splits, as most published sets and "
+            f"folders of --kind hf do; {mend}"
         )
     if unknown:
         raise InputError(

@@ -329,3 +329,18 @@ def test_folders_that_are_none_name_their_option(people: Path):
         found(people, images=str(people.parent / "nowhere"))
     with pytest.raises(InputError, match="a file, where a folder is read; give the folder as --images"):
         found(people, images=str(people))
+
+
+@pytest.mark.parametrize("twins", [("7", "7.0"), ("007", "7"), ("P7", "p7")])
+def test_a_patient_who_is_written_in_two_ways_is_refused(
+    tmp_path: Path, people: Path, twins: tuple[str, str]
+):
+    who = [*twins, *(str(i) for i in range(10, 20))]
+    cells = [{**row, "patient_id": one} for row, one in zip(PEOPLE, who, strict=True)]
+    asked = {"patient_regex": None, "patient_column": "patient_id"}
+    table = written(tmp_path / "t.csv", cells)
+    with pytest.raises(
+        InputError, match=r"'patient_id': 1 patients differ from others in capitals, .*--yes-split"
+    ):
+        found(table, **asked)
+    assert len(found(table, **asked, yes_split=True).records) == 12

@@ -215,3 +215,11 @@ def test_nothing_of_the_identity_comes_with_frames(
     said = capsys.readouterr().err
     assert "2-Zwingli.dcm, frame 3: a window or LUT that cannot be used" in said
     assert "12 samples have a window or LUT that cannot be used" in said
+
+
+@pytest.mark.parametrize("asked", [{"image_column": "age"}, {"mask_columns": ("view",)}])
+def test_headers_name_no_files(tmp_path: Path, asked: dict):
+    save(dicom(), tmp_path / "a.dcm")
+    (tmp_path / "metadata.csv").write_text("image,report\na.dcm,Text.\n")
+    with pytest.raises(InputError, match=r"no column '(age|view)' among"):
+        scan(SourceRequest(str(tmp_path), "dicom", **asked))

@@ -33,10 +33,19 @@ def test_image_folder(tmp_path: Path, metadata: str):
     assert any("objects" in note for note in found.notes) == (metadata == "jsonl")
 
 
+def test_patients_by_the_paths_that_parquet_files_keep(tmp_path: Path):
+    def in_folders(rows: list[dict]) -> None:
+        for row in rows:
+            row["image"]["path"] = f"{row['patient']}/{row['image']['path']}"
+
+    found = read(parquet(tmp_path, in_folders), patient_regex="^[^/]+", yes_split=True)
+    assert sorted(record.patient for record in found.records) == ["p0", "p0", "p1", "p1", "p2"]
+
+
 def test_masks_are_named_from_their_metadata_on(tmp_path: Path):
     for split in ("train", "test"):
         save(tmp_path / split / "a.png")
-        save(tmp_path / split / "mask.png")
+        save(tmp_path / split / "mask.png", np.zeros((24, 20), np.uint8))
         write(
             tmp_path / split / "metadata.csv",
             f"file_name,text,patient_id,mask\na.png,Text.,{split},mask.png\n",

@@ -42,7 +42,7 @@ def test_a_bad_image_is_left_out_where_it_is_allowed(tmp_path: Path, monkeypatch
 
 def test_a_set_without_splits_has_none_published(tmp_path: Path):
     asked = SourceRequest(str(padchest(tmp_path / "in")), kind="padchest", size=16)
-    with pytest.raises(InputError, match="--splits published: the set says of 4 patients not in which split"):
+    with pytest.raises(InputError, match="--splits published: this source says nothing of splits"):
         prepare(asked, str(tmp_path / "out"), splits="published")
     assert not (tmp_path / "out").exists()
 

@@ -56,5 +56,7 @@ def test_published_splits_are_of_patients():
     assert published(samples) == {"a": "train", "b": "test", "c": "validation"}
     with pytest.raises(InputError, match="1 patients in more than one split; give the shares"):
         published([*samples, ("a", "test")])
+    with pytest.raises(InputError, match="this source says nothing of splits"):
+        published([("a", None), ("b", None)])
     with pytest.raises(InputError, match="says of 2 patients not in which split"):
         published([*samples, ("b", None), ("d", None)])

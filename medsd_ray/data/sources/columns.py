@@ -72,8 +72,11 @@ class Columns:
             columns = replace(columns, patient=None, patient_regex=_regex(request.patient_regex))
         return columns
 
-    def check(self, names: Collection[str], where: str) -> None:
-        """Raises InputError, in one line for all, where columns are not among `names`."""
+    def check(self, columns: Collection[str], fields: Collection[str], where: str) -> None:
+        """Raises InputError, in one line for all, where columns are not there: those that name files among
+        the table's `columns`, others among these and the `fields` of the files themselves.
+        """
+        names = [*dict.fromkeys([*columns, *fields])]
         wanted = [("--image-column", self.image), ("--patient-column", self.patient)]
         if isinstance(self.caption, str):
             wanted.insert(1, ("--caption-column", self.caption))
@@ -81,7 +84,12 @@ class Columns:
         wanted += [("--yes-label", name) for name in self.labels.insisted]
         wanted += [("--mask-column", name) for name in self.masks]
         wanted += [("--domain-column", self.domain)]
-        absent = [(option, name) for option, name in wanted if name is not None and name not in names]
+        of_table = ("--image-column", "--mask-column")
+        absent = [
+            (option, name)
+            for option, name in wanted
+            if name is not None and name not in (columns if option in of_table else names)
+        ]
         if absent:
             said = ", ".join(dict.fromkeys(repr(name) for _, name in absent))
             mends = "; ".join(_mend(option, name, names, self.image) for option, name in absent)

@@ -44,6 +44,8 @@ class ImageFile:
     """What the file itself says, as a row's columns do; where both do, the row's counts."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels from the file itself."""
+    path: str | None = None
+    """What `--patient-regex` looks at, where it is not the name."""
     warnings: tuple[str, ...] = ()
     """What the user should look at before the image is shared."""
 

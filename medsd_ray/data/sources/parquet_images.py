@@ -37,12 +37,12 @@ class CopiedImages:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (open until the end)
-        self._places: dict[str, tuple[int, int]] = {}
+        self._places: dict[str, tuple[int, int, str | None]] = {}
 
-    def add(self, name: str, content: bytes) -> None:
-        """Copies an image. Raises InputError where there is no room for it."""
+    def add(self, name: str, content: bytes, path: str | None) -> None:
+        """Copies an image, whose file was called `path`. Raises InputError where there is no room for it."""
         try:
-            self._places[name] = (self._file.tell(), len(content))
+            self._places[name] = (self._file.tell(), len(content), path)
             self._file.write(content)
         except OSError as error:
             raise InputError(
@@ -55,8 +55,9 @@ class CopiedImages:
         if name not in self._places:
             raise BadSample("its image has no bytes; write the set with its images in it, or drop the row")
         self._file.flush()
-        offset, size = self._places[name]
-        return ImageFile(name, size, partial(self._read, offset, size), partial(self._turned, offset, size))
+        offset, size, path = self._places[name]
+        read, turned = partial(self._read, offset, size), partial(self._turned, offset, size)
+        return ImageFile(name, size, read, turned, path=path)
 
     def _turned(self, offset: int, size: int, _: int) -> int:
         return orientation(os.pread(self._file.fileno(), size, offset))
@@ -105,9 +106,9 @@ def _rows(file: pyarrow.parquet.ParquetFile, name: str, image: str, images: Copi
     for batch in file.iter_batches(BATCH, columns=[image, *plain]):
         for cells in times_as_text(pa.Table.from_batches([batch])).to_pylist():
             key = f"{name}#{len(rows) + 1}"
-            content = cells[image]["bytes"] if isinstance(cells[image], dict) else cells[image]
-            if content:
-                images.add(key, content)
+            cell = cells[image] if isinstance(cells[image], dict) else {"bytes": cells[image]}
+            if content := cell["bytes"]:
+                images.add(key, content, cell.get("path"))
             values = {one: _value(cells[one], classes.get(one)) for one in plain}
             split = split_of(name, values.get(SPLIT, ""), by_name=True)
             rows.append(Row("", {**values, image: key, SPLIT: split}))

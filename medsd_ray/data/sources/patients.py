@@ -21,7 +21,8 @@ _PATIENTS = re.compile(
 
 
 def check_patients(column: str | None, patients: Sequence[str]) -> None:
-    """Raises InputError where a column does not look as if it told patients apart.
+    """Raises InputError where a column does not look as if it told patients apart, or writes one in several
+    ways.
 
     A column whose name says that it does is believed: a set may have one image of each patient.
 
@@ -29,13 +30,25 @@ def check_patients(column: str | None, patients: Sequence[str]) -> None:
         column: Its name, or the keyword of a tag; None where patients come from paths.
         patients: Each image's.
     """
+    said = "--patient-regex" if column is None else f"--patient-column {column!r}"
+    different = set(patients)
+    if twice := len(different) - len({_written_alike(patient) for patient in different}):
+        raise InputError(
+            f"{said}: {twice} patients differ from others in capitals, leading zeros or a .0 alone, and "
+            "would be in several splits; write each in one way, or insist on it with --yes-split"
+        )
     if column is not None and _PATIENTS.fullmatch(re.sub(r"[\W\d_]", "", column).casefold()):
         return
     if why := _doubt(patients):
-        said = "--patient-regex" if column is None else f"--patient-column {column!r}"
         raise InputError(
             f"{said}: {why}; name what tells patients apart, or insist on a split by this with --yes-split"
         )
+
+
+def _written_alike(patient: str) -> str:
+    """The same text for `7`, `007` and `7.0`, and in small letters."""
+    number = re.fullmatch(r"0*(\d+)(?:\.0+)?", patient)
+    return number[1] if number else patient.casefold()
 
 
 def _doubt(patients: Sequence[str]) -> str | None:

@@ -46,7 +46,7 @@ def source_of_rows(table: Table, images: Images, columns: Columns, boxes: Boxes 
     Raises:
         InputError: A column is missing, or cannot be what it is asked for.
     """
-    columns.check([*dict.fromkeys([*table.columns, *images.fields])], table.where)
+    columns.check(table.columns, images.fields, table.where)
     source = Source("image", notes=[*table.notes], split_by=columns.patient)
     finder, found = _Finder(images, columns, boxes), []
     for row in table.rows:
@@ -100,7 +100,9 @@ class _Finder:
         of_file = {key: value for key, value in file.values.items() if not row.values.get(key)}
         row = Row(row.where, {**row.values, **of_file})
         patient = (
-            columns.patient_in(file.name) if columns.patient is None else checked_cell(row, columns.patient)
+            columns.patient_in(file.path or file.name)
+            if columns.patient is None
+            else checked_cell(row, columns.patient)
         )
         if not patient:
             raise BadSample("--patient-regex does not find a patient in its path; mend it, or drop the row")
