@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,17 @@ def medsd(*words: object, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [MEDSD, *map(str, words)], env=os.environ | environment, capture_output=True, text=True
     )
+
+
+def printed_address(process: subprocess.Popen[str]) -> str:
+    """The address that a verb which serves a page prints, after the lines on its start."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if found := re.search(r"http://\S+", line):
+            return found[0]
+    raise AssertionError("".join(lines) + (process.stderr.read() if process.stderr else ""))
 
 
 def medsd_here(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:

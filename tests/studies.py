@@ -9,16 +9,15 @@ import io
 import json
 import math
 import random
-import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from command import MEDSD, printed_address
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -300,13 +299,10 @@ def write_large_study(root: Path, trials: int = 1000, points: int = 1000) -> Non
 @contextlib.contextmanager
 def served(root: Path) -> Iterator[tuple[str, int]]:
     """`medsd dashboard ROOT`, on a free port: its address and process id."""
-    command = [str(Path(sys.executable).parent / "medsd"), "dashboard", str(root), "--port", "0"]
+    command = [MEDSD, "dashboard", str(root), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        assert process.stdout
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found
-        yield found[0], process.pid
+        yield printed_address(process), process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import yaml
-from command import MEDSD
+from command import MEDSD, printed_address
 from studies import EVIL, drawings, make_trial, summarise, write_json, write_run, write_study
 
 from medsd_ray.spec.load import parse_run
@@ -40,12 +39,8 @@ def served(root: Path | str, *words: str, **environment: str) -> Iterator[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None and process.stderr is not None
     try:
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line + process.stderr.read()
-        yield found[0]
+        yield printed_address(process)
     finally:
         process.send_signal(signal.SIGTERM)
         said, errors = process.communicate(timeout=30)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
 
 import pytest
-from command import MEDSD
+from command import MEDSD, printed_address
 from playwright.sync_api import expect
 from reader_study import make_study
 
@@ -36,12 +36,8 @@ def served(study: Path, *words: str, **environment: str) -> Iterator[str]:
         [MEDSD, "reader-study", "serve", str(study), "--port", "0", *words], env=os.environ | environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
     try:
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line + (process.stderr.read() if process.stderr else "")
-        yield found[0]
+        yield printed_address(process)
     finally:
         process.send_signal(signal.SIGTERM)
         said, errors = process.communicate(timeout=20)
