@@ -224,7 +224,8 @@ def _write_root(out: Storage, meta: dict) -> None:
         "splits": splits,
         **{name: meta[name] for name in ("model", "fingerprint")},
     }
-    if not out.exists(INDEX) or out.read_json(INDEX) != root:
+    # What an earlier version wrote of the same latents stays as it is.
+    if not out.exists(INDEX) or out.read_json(INDEX) | {"format": FORMAT} != root:
         out.write_json(INDEX, root)
 
 
