@@ -85,9 +85,11 @@ def load_scheduler(path: Path) -> DDPMScheduler:
     """The noise schedule of a scheduler of any kind; settings that only sampling knows are left out.
 
     Raises:
-        InputError: Its U-Net predicts what training and sampling here do not know.
+        InputError: It is damaged, or its U-Net predicts what training and sampling here do not know.
     """
     config: Any = DDPMScheduler.load_config(path)
+    if not isinstance(config, dict):  # a text or a list has no setting, which would all be the defaults
+        raise InputError(f"{path}/{DDPMScheduler.config_name} is damaged; copy it anew")
     known = inspect.signature(DDPMScheduler.__init__).parameters
     kept: Any = {name: config[name] for name in known if name in config}
     if (predicted := kept.get("prediction_type", PREDICTION_TYPES[0])) not in PREDICTION_TYPES:

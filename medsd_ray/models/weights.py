@@ -11,6 +11,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
+from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 
 
@@ -41,8 +42,12 @@ def load_module(kind: Any, path: Path, stem: str, **options) -> nn.Module:
     """A module from a component's folder, all its weights present. Half precision files serve where no others
     are.
     """
-    if not (path / "config.json").is_file():
-        raise InputError(f"{path}: there is no config.json; copy or convert the model whole")
+    try:
+        json_object((path / "config.json").read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no config.json; copy or convert the model whole") from error
+    except ValueError as error:  # diffusers takes a text in its place for a hub name, and asks the hub for it
+        raise InputError(f"{path}/config.json is damaged; copy it anew") from error
     plain, half = (list(path.glob(f"{stem}{variant}*.safetensors")) for variant in ("", ".fp16"))
     if not plain:
         if list(path.glob("*.bin")):

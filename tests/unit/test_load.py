@@ -131,6 +131,14 @@ def test_a_damaged_file_is_refused(pipeline, file):
     assert file.split("/")[0] in line and "copy it anew" in line
 
 
+@pytest.mark.parametrize("held", ['"runwayml/stable-diffusion-v1-5"', "[]", "7"])
+@pytest.mark.parametrize("file", ["vae/config.json", "scheduler/scheduler_config.json"])
+def test_a_configuration_that_is_no_object_is_refused(pipeline, file, held):
+    """It would be taken for a hub name, which is then asked for, or for the defaults."""
+    (pipeline / file).write_text(held)
+    assert f"{file} is damaged; copy it anew" in refusal(pipeline)
+
+
 def test_a_weight_that_is_not_there_is_never_drawn_at_random(pipeline):
     path = pipeline / "text_encoder" / "model.safetensors"
     weights = load_file(path)
