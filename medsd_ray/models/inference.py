@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from medsd_ray.errors import InputError
+from medsd_ray.spec.run import Precision
 
-PRECISIONS = ("fp32", "bf16", "fp16")
-"""The keys of `precision.DTYPES`, for who does not need torch."""
+PRECISIONS = get_args(Precision)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,10 @@ from medsd_ray.spec.types import (
 MAX_BATCH = 1_000_000
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+"""The number format of weights and activations."""
+
+
 class Data(SpecModel):
     """The shards that a run learns from: images for the VAE, latents for the text encoder and the U-Net."""
 
@@ -125,7 +129,7 @@ class Training(SpecModel):
         "optimizer state fit in 60% of a worker's memory",
     )
     offload: Offload = Offload()
-    precision: Annotated[Literal["fp32", "bf16", "fp16"] | None, Auto] = Field(
+    precision: Annotated[Precision | None, Auto] = Field(
         default=None,
         description="number format of weights, activations and gradients, over float32 masters and optimizer "
         "state; fp16 scales its loss; where absent (auto), bf16 on GPUs that have it, else fp32",
