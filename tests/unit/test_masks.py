@@ -192,7 +192,7 @@ def test_labels_stay_as_they_are(tmp_path: Path, image: Image.Image, inside: int
     [
         (png(Image.fromarray(np.stack([bars(), bars() // 2, bars()], -1))), "coloured"),
         (png(Image.fromarray(np.stack([bars(), bars(), bars(), bars()], -1))), "transparent"),
-        (png(Image.fromarray(bars()), "JPEG"), "a JPEG, which changes labels"),
+        (png(Image.fromarray(bars()), "JPEG"), "compressed as JPEG or WebP, which change"),
         (png(Image.fromarray(bars().astype(np.uint16) * 2)), "no whole numbers from 0 to 255"),
         (png(Image.fromarray(bars().astype(np.float32) / 2), "TIFF"), "no whole numbers from 0 to 255"),
         (png(Image.fromarray(bars()), "TIFF", save_all=True, append_images=[palette()]), "2 pages where its"),

@@ -13,10 +13,12 @@ import numpy as np
 from PIL import ImageOps
 from PIL.ImageFile import ImageFile
 
+from medsd_ray.data.sources.label_values import raw_mode
 from medsd_ray.data.sources.source import BadSample
 
 _REVERSED = {"B": "L", "L": "B", "N": "B"}  # N, the machine's own order, is little endian where medsd runs
-_COLOUR = ("RGB;16", "RGBA;16", "RGBX;16")
+_PREMULTIPLIED = "RGBa;16"
+_COLOUR = ("RGB;16", "RGBA;16", "RGBX;16", _PREMULTIPLIED)
 _GRAY_WITH_ALPHA = "LA;16B"  # of PNG
 _PLANAR_CONFIGURATION, _SEPARATE = 284, 2
 _BITS = 258
@@ -45,21 +47,19 @@ def deep_colour(image: ImageFile, reopened: Opened) -> np.ndarray | None:
         raise BadSample("its colours of 16 bits lie in separate planes; write them side by side")
     if not image.tile:
         return None
-    mode = _raw_mode(image)
+    mode = raw_mode(image)
     if mode == _GRAY_WITH_ALPHA:  # as the four bytes that they are
         bytes_ = _decoded(reopened, "RGBA").astype(np.uint16)
         gray, alpha = (bytes_[..., i] << 8 | bytes_[..., i + 1] for i in (0, 2))
         return _on_black(gray, alpha)
     if not mode.startswith(_COLOUR):
         return None
+    on_black = mode.startswith(_PREMULTIPLIED)
+    mode = mode.replace(_PREMULTIPLIED, "RGBA;16")  # which Pillow would divide by the alpha
     upper = _decoded(reopened, mode).astype(np.uint16)
     values = upper << 8 | _decoded(reopened, mode[:-1] + _REVERSED[mode[-1]])
-    return _on_black(values[..., :3], values[..., 3:]) if values.shape[-1] == 4 else values
-
-
-def _raw_mode(image: ImageFile) -> str:
-    args = image.tile[0].args
-    return args if isinstance(args, str) else str(args[0]) if args else ""
+    colours, alpha = values[..., :3], values[..., 3:]
+    return colours if on_black or not alpha.size else _on_black(colours, alpha)
 
 
 def _decoded(reopened: Opened, mode: str) -> np.ndarray:

@@ -17,20 +17,17 @@ from medsd_ray.data.sources.decoding_room import decoding_room
 from medsd_ray.data.sources.deep_colour import deep_colour
 from medsd_ray.data.sources.frames import Frames, chosen
 from medsd_ray.data.sources.jpeg import has_all_of_its_image
+from medsd_ray.data.sources.label_values import PHOTOMETRIC, WHITE_IS_ZERO, raw_mode, stored_labels
 from medsd_ray.data.sources.pixels import CHUNK, MAX_PIXELS, check_pixels, to_8bit, without_colour
 from medsd_ray.data.sources.source import BadSample
 
 MAX_BYTES = 2**30
-MOST_CLASSES = 128
-"""Values, at most, of a mask."""
-MOST_BESIDE_WHITE = 8
-"""Values, at most, beside 0 and 255 of a mask that has mostly 255 where it is not 0."""
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-# TIFF 6.0: PhotometricInterpretation (p. 37), and bits of NewSubfileType (p. 36) for a page that is a smaller
-# copy of another one, or its mask.
-PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+# TIFF 6.0: bits of NewSubfileType (p. 36) for a page that is a smaller copy of another one, or its mask.
 ORIENTATION = 274
+# TIFF 6.0: SampleFormat (p. 80).
+SAMPLE_FORMAT, UNSIGNED, SIGNED = 339, 1, 2
 SUBFILE, SMALLER, MASK = 254, 1, 4
 
 # Pillow reads deep grays where zero is black, and does not know of
@@ -66,6 +63,7 @@ def open_image(file: Path | bytes, frame: int | None = None) -> np.ndarray:
         if pages[number]:
             image.seek(pages[number])
             check_pixels(image.height, image.width)
+        _check_decoder(image)
         decoding_room.reserve(image.height * image.width * _bytes_of_a_pixel(image))
         if image.format in ("JPEG", "MPO") and not has_all_of_its_image(
             file if isinstance(file, bytes) else file.read_bytes()
@@ -96,8 +94,8 @@ def open_mask(file: Path, number: int = 0, count: int = 1, turned: int = 1) -> n
     """A mask of an image, uint8 (height, width), as its file has it: a label map, or 0 and 255.
 
     Args:
-        file: A regular file. Palettes' numbers are labels; 16 bits are taken where the labels fit into 8, or
-            are 0 and 65535.
+        file: A regular file. Palettes' numbers are labels, and so are grays of 2 and 4 bits as they are
+            stored; one bit is 0 and 255; 16 bits are taken where the labels fit into 8, or are 0 and 65535.
         number: Of the page, from 0.
         count: How many images the masked file holds; the mask has as many pages.
         turned: The orientation of the masked image, which the mask has too: where one alone is turned, no one
@@ -108,70 +106,18 @@ def open_mask(file: Path, number: int = 0, count: int = 1, turned: int = 1) -> n
             labels.
     """
     with _reading(), _opened(file) as image:
-        if image.format in ("JPEG", "MPO"):
-            raise BadSample("a JPEG, which changes labels; save it as PNG")
         pages = _pages(image)
         if len(pages) != count:
             raise BadSample(f"{len(pages)} pages where its image has {count}; give it as many")
         if pages[number]:
             image.seek(pages[number])
             check_pixels(image.height, image.width)
+        _check_decoder(image)
+        raw = raw_mode(image)
         if _orientation(image, pages[number]) != turned:
             raise BadSample("its EXIF and its image's turn them otherwise; save both upright, without EXIF")
         decoding_room.reserve(image.height * image.width * _bytes_of_a_pixel(image))
-        return _sharp(_labels(ImageOps.exif_transpose(image)))
-
-
-def _sharp(labels: np.ndarray) -> np.ndarray:
-    """The labels. Raises BadSample where they look like shades: smoothed edges would be classes."""
-    counts = np.bincount(labels.reshape(-1), minlength=256)
-    values, between = np.count_nonzero(counts), np.count_nonzero(counts[1:255])
-    if values > MOST_CLASSES or (between > MOST_BESIDE_WHITE and counts[255] == counts[1:].max()):
-        raise BadSample(
-            f"{values} values, as an image or smoothed edges have; save it with a value for each class"
-        )
-    return labels
-
-
-def _labels(image: Image.Image) -> np.ndarray:
-    if image.mode == "1":
-        return np.asarray(image.convert("L"))
-    if image.mode == "P":
-        return _of_palette(image)
-    if image.mode == "L":
-        return np.asarray(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        if values.dtype.itemsize >= 2 and set(np.unique(values)) <= {0, 65535}:
-            return (values > 0).astype(np.uint8) * 255
-        if values.min() < 0 or values.max() > 255 or (values != values.astype(np.uint8)).any():
-            raise BadSample("labels that are no whole numbers from 0 to 255; save it with 8 bits")
-        return values.astype(np.uint8)
-    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-        raise BadSample("transparent, so that its labels are not clear; save it in gray")
-    labels = without_colour(np.asarray(image.convert("RGB")))
-    if labels.ndim == 3:
-        raise BadSample("coloured; save it in gray, with a value for each class and 0 for the background")
-    return labels
-
-
-def _of_palette(image: Image.Image) -> np.ndarray:
-    """A palette's numbers; but its shades of gray where it has those alone and its first is not the darkest,
-    as programs write that make files smaller.
-    """
-    numbers = np.asarray(image)
-    shades = {
-        number: shade for number in np.unique(numbers) if (shade := _shade(image, int(number))) is not None
-    }
-    if len(shades) < len(np.unique(numbers)) or list(shades.values()) == sorted(shades.values()):
-        return numbers
-    return np.asarray(image.convert("L"))
-
-
-def _shade(image: Image.Image, number: int) -> int | None:
-    """The gray of a palette's number; None where it is a colour."""
-    colour = (image.getpalette() or [])[3 * number : 3 * number + 3]
-    return colour[0] if len({*colour}) == 1 and len(colour) == 3 else None
+        return stored_labels(image, raw)
 
 
 @contextmanager
@@ -224,6 +170,25 @@ def _reading() -> Iterator[None]:
         raise BadSample(f"a damaged image ({said}); copy it again or drop the row") from error
 
 
+def _check_decoder(image: ImageFile) -> None:
+    """Raises BadSample where Pillow's values would not be those of the file, which is not loaded yet."""
+    if image.format == "BMP" and image.mode in ("1", "L") and image.fp:
+        # Where a palette is gray, Pillow takes pixels to have 1 bit or 8, as many as it has shades.
+        image.fp.seek(14)
+        header = image.fp.read(16)
+        bits = header[10] if header[0] == 12 else header[14]  # BITMAPCOREHEADER is 12 bytes long
+        if bits != (1 if image.mode == "1" else 8):
+            raise BadSample(f"a BMP of {bits} bits with few grays, which is not read; save it as PNG")
+    if image.mode == "L" and _sample_format(image) == SIGNED:
+        raise BadSample("values of 8 bits with a sign, which are not read; save it with 16 bits")
+    if image.mode == "CMYK" and ";16" in raw_mode(image):
+        raise BadSample("CMYK of 16 bits, which is not read; save it in RGB")
+
+
+def _sample_format(image: Image.Image) -> int:
+    return next(iter(np.atleast_1d(_tag(image, SAMPLE_FORMAT) or UNSIGNED)))
+
+
 def _bytes_of_a_pixel(image: Image.Image) -> int:
     """About how many bytes of memory the decoding of a pixel takes, all copies counted."""
     if image.mode in ("1", "L"):
@@ -259,9 +224,11 @@ def plain(image: Image.Image) -> np.ndarray:
     3).
     """
     white_is_zero = _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO
+    unsigned = image.format == "TIFF" and image.mode == "I" and _sample_format(image) == UNSIGNED
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
-        shown = to_8bit(np.asarray(image))
+        values = np.asarray(image)
+        shown = to_8bit(values.view(np.uint32) if unsigned else values)  # Pillow has none of 32 bits
         # Pillow turns the values of 8 bits itself, and leaves larger ones as they are stored.
         return 255 - shown if white_is_zero else shown
     if image.mode in ("1", "L"):
