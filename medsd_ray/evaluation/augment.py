@@ -20,7 +20,7 @@ import numpy as np
 
 from medsd_ray.console import stage
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.estimates import Missing, mean_t, put, too_few, unless_few
+from medsd_ray.evaluation.estimates import TOO_FEW, Missing, mean_t, put, too_few, unless_few
 from medsd_ray.evaluation.figures.prompt_labels import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
 from medsd_ray.evaluation.messages import Say, print_line
@@ -214,7 +214,7 @@ def score(classifier: Classifier, images: ImageSet) -> dict[str, Any]:
 
 def summarise(rows: list[dict], every: list[Case], few: Missing | None = None) -> list[dict[str, Any]]:
     """For each case: its figures over seeds with Student's interval, and the gain over `real`, seed by seed;
-    without intervals where the held-out images are too `few`.
+    without intervals where the held-out images are too `few`, and where all seeds give the same.
     """
     found = []
     base = [row for row in rows if row["case"] == "real"]
@@ -281,6 +281,19 @@ def summary(found: dict) -> str:
         ]
         lines.append(f"{one['case']:<26}{one['images']:>8}" + "".join(cells))
     lines.append(f"scored on {found['test']} real images of {found['test_patients']} held-out patients")
-    if few := next((one[key] for one in found["cases"] if (key := "accuracy_interval_reason") in one), None):
-        lines.append(f"no intervals and no AUROC, {few}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_without_interval(found["cases"])])
+
+
+def _without_interval(found: list[dict]) -> list[str]:
+    """Why figures in the table have no interval, a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for one in found:
+        for figure in FIGURES:
+            if why := one.get(f"{figure}_interval_reason"):
+                reasons.setdefault(why, []).append(f"{figure} of {one['case']}")
+    return [
+        f"no intervals and no AUROC, {why}"
+        if why.startswith(TOO_FEW)
+        else f"no interval, {why}: {', '.join(of)}"
+        for why, of in reasons.items()
+    ]

@@ -22,7 +22,7 @@ from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.evaluation.figures.prompt_labels import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, check_real, decode, read_real, resized
 from medsd_ray.evaluation.messages import Say, print_line
-from medsd_ray.evaluation.report.format import dumps, number, percent, png_bytes, span
+from medsd_ray.evaluation.report.format import dumps, interval_words, number, percent, png_bytes
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.gpus import use_gpus
@@ -341,17 +341,15 @@ def summary(found: dict) -> str:
     lines = [f"{found['settings']['method']}, {found['pairs']} images; region: {found['region']['source']}"]
     for name in ("before", "reconstruction", "after"):
         if response.get(name):
-            shown = response[name]["shown"], response[name]["shown_interval"]
-            lines.append(
-                f"{name:<16}{percent(shown[0]):>7} show {response['target']} (95%: {span(shown[1], percent)})"
-            )
+            shown, beside = response[name]["shown"], interval_words(response[name], "shown", percent, "95%: ")
+            lines.append(f"{name:<16}{percent(shown):>7} show {response['target']} ({beside})")
     if response["gain"] is None:
         lines.append(f"response: not measured, {response['gain_reason']}")
     for name in ("ssim_outside", "ssim_outside_of_reconstruction"):
         if name in found:
             said = (
                 found.get(f"{name}_reason")
-                or f"{number(found[name])} (95%: {span(found.get(f'{name}_interval'))})"
+                or f"{number(found[name])} ({interval_words(found, name, before='95%: ')})"
             )
             words = "SSIM outside" if name == "ssim_outside" else "of it the VAE's own, without an edit"
             lines.append(f"{words}: {said}")

@@ -14,7 +14,7 @@ from medsd_ray.addresses import path_of
 from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Estimate, Missing, Withheld, mean_t, put, wilson
-from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, percent, span
+from medsd_ray.evaluation.report.format import csv_bytes, dumps, interval_words, number, percent
 from medsd_ray.evaluation.report.template import render_template
 from medsd_ray.reader_study import statistics
 from medsd_ray.reader_study.answers import Answer, Answers
@@ -185,11 +185,10 @@ def _agreement(by_reader: dict[str, list[RatedImage]], question: str, seed: int)
     if not np.isfinite(kappa):
         put(section, "kappa", Missing("all answers are the same, so chance alone would agree"))
         return section
-    put(section, "kappa", kappa)
-    interval = statistics.bootstrap(
+    draws = statistics.bootstrap(
         len(images), lambda drawn: statistics.agreement(table_[drawn], categories, ordered=ordered), seed
     )
-    put(section, "kappa_interval", interval if isinstance(interval, Missing) else list(interval))
+    put(section, "kappa", statistics.with_interval(kappa, draws))
     return section
 
 
@@ -274,7 +273,6 @@ def render(found: dict) -> bytes:
         columns=columns,
         shares=SHARES,
         means=MEANS,
-        form_percent=percent,
     )
 
 
@@ -283,12 +281,10 @@ def summary(found: dict) -> str:
     everyone = found["all"]
 
     def line(name: str, words: str, form: Callable) -> str:
-        value, interval = everyone[name], everyone.get(f"{name}_interval")
+        value = everyone[name]
         if value is None:
             return f"{words:<56}{'–':>8}  {everyone[f'{name}_reason']}"
-        why = everyone.get(f"{name}_interval_reason")
-        said = f"no interval, {why}" if why else f"95%: {span(interval, form)}"
-        return f"{words:<56}{form(value):>8}  ({said})"
+        return f"{words:<56}{form(value):>8}  ({interval_words(everyone, name, form, '95%: ')})"
 
     lines = [f"{everyone['answers']} answers of {everyone['readers']} readers"]
     lines += [line(name, words, percent) for name, words in SHARES.items()]

@@ -9,9 +9,19 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import cohen_kappa_score
 
-from medsd_ray.evaluation.estimates import Estimate, Missing, Withheld, too_few
+from medsd_ray.evaluation.estimates import (
+    Estimate,
+    Missing,
+    Withheld,
+    resampled,
+    resampled_share,
+    too_few,
+)
 
 BOOTSTRAPS = 1000
+
+IMAGES = "images"
+"""What is drawn: each with all answers to it."""
 
 
 def cohen_kappa(answers: np.ndarray, categories: int, *, quadratic: bool = False) -> float:
@@ -55,9 +65,9 @@ def agreement(answers: np.ndarray, categories: int, *, ordered: bool = False) ->
     return fleiss_kappa(np.stack([(answers == c).sum(1) for c in range(categories)], axis=1))
 
 
-def bootstrap(count: int, figure: Callable[[np.ndarray], float], seed: int) -> tuple[float, float] | Missing:
-    """95% percentile interval of `figure` over `count` images drawn with replacement; `figure` gets their
-    indices. Missing where there are too few images, or more than half of the draws have no figure.
+def bootstrap(count: int, figure: Callable[[np.ndarray], float], seed: int) -> np.ndarray | Missing:
+    """`figure` of `count` images drawn with replacement, BOOTSTRAPS times; it gets their indices. Missing
+    where there are too few images, or more than half of the draws have no figure.
     """
     if (few := too_few(count)) is not None:
         return few
@@ -66,16 +76,24 @@ def bootstrap(count: int, figure: Callable[[np.ndarray], float], seed: int) -> t
     draws = draws[np.isfinite(draws)]
     if len(draws) < BOOTSTRAPS / 2:
         return Missing("most draws of the images have no such figure")
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
+    return draws
+
+
+def with_interval(value: float, draws: np.ndarray | Missing) -> Estimate | Withheld:
+    """A figure over images with the interval of its draws."""
+    return Withheld(value, draws) if isinstance(draws, Missing) else resampled(value, draws.tolist(), IMAGES)
 
 
 def mean_by_image(values: np.ndarray, images: np.ndarray, seed: int) -> Estimate | Withheld:
-    """A mean over answers of several readers; its 95% interval draws images, with all answers to each."""
+    """A mean, or of bools the share, over answers of several readers; its 95% interval draws images, with all
+    answers to each.
+    """
     names, of = np.unique(images, return_inverse=True)
     totals, counts = (
         np.bincount(of, weights=w, minlength=len(names)) for w in (values.astype(float), np.ones(len(values)))
     )
     mean = float(values.mean())
-    found = bootstrap(len(names), lambda drawn: totals[drawn].sum() / counts[drawn].sum(), seed)
-    return Withheld(mean, found) if isinstance(found, Missing) else Estimate(mean, *found)
+    draws = bootstrap(len(names), lambda drawn: totals[drawn].sum() / counts[drawn].sum(), seed)
+    if values.dtype == bool and not isinstance(draws, Missing):
+        return resampled_share(mean, draws.tolist(), len(names), IMAGES)
+    return with_interval(mean, draws)

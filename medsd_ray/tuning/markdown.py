@@ -64,7 +64,7 @@ def report(study: StudySpec, found: dict[str, Any]) -> str:
     lines = [
         f"# {study.name}",
         "",
-        f"Best first by {study.metric} ({study.direction}); 95% intervals over seeds.",
+        f"Best first by {study.metric} ({study.direction}); 95% intervals over seeds, where they differ.",
         "",
     ]
     lines += [table(study, found["trials"]), ""]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medsd_ray.evaluation.estimates import mean_t
+from medsd_ray.evaluation.estimates import Estimate, mean_t
 from medsd_ray.runs.names import BEST_RUN
 from medsd_ray.spec import plan
 from medsd_ray.spec.load import dump_run
@@ -23,11 +23,10 @@ OVER = ("done", "stopped", "failed")
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and its 95% interval over seeds, by Student's t; no interval of one value."""
-    if len(values) < 2:
-        return {"mean": values[0], "low": None, "high": None, "n": len(values)}
-    estimate = mean_t(np.array(values, dtype=float))
-    return {"mean": estimate.value, "low": estimate.low, "high": estimate.high, "n": len(values)}
+    """Mean and its 95% interval over seeds, by Student's t; no interval of one value, nor of equal ones."""
+    found = mean_t(np.array(values, dtype=float)) if len(values) > 1 else None
+    low, high = found.interval if isinstance(found, Estimate) else (None, None)
+    return {"mean": found.value if found else values[0], "low": low, "high": high, "n": len(values)}
 
 
 def metric_of(study: StudySpec, trial: Trial) -> Value:

@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
+from torchvision.models import DenseNet
 
+from medsd_ray.evaluation.estimates import Estimate, Missing, Withheld
 from medsd_ray.evaluation.figures import accuracy
 from medsd_ray.evaluation.figures.sets import Sets
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.networks import classifier
+from medsd_ray.evaluation.report.format import interval_words, percent
 
 
 def spots(count: int, seed: int, images_per_patient: int = 1) -> ImageSet:
@@ -44,7 +48,55 @@ def test_it_learns_left_from_right(trained: classifier.Classifier):
     assert score.auroc.value > 0.98
     assert (score.count, score.patients) == (60, 30)
     assert score.by_class["right"][1] == 20
-    assert score.accuracy.low <= score.accuracy.value <= score.accuracy.high
+
+
+class Bright(classifier.Classifier):
+    """Knows an image's label: "bright" of white ones, "dark" of black ones."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            DenseNet(num_classes=2), "brightness", ["bright", "dark"], 1, 0.0, 1.0, 1, 1, None, 0.0
+        )
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        bright = pixels.mean((1, 2, 3)) / 255
+        return np.stack([bright, 1 - bright], axis=1)
+
+
+def black_and_white(labels: tuple[str, str], shades: tuple[int, int] = (255, 0)) -> ImageSet:
+    """80 images of 40 patients: of each patient two, with these labels and shades."""
+    pixels = np.tile(np.array(shades, np.uint8), 40).reshape(80, 1, 1, 1)
+    keys = [str(i) for i in range(80)]
+    return ImageSet(pixels, keys, keys, [str(i // 2) for i in range(80)], list(labels) * 40)
+
+
+def test_what_is_the_same_in_every_draw_is_not_shown_as_exact():
+    all_right = accuracy.score_held_out(Bright(), black_and_white(("bright", "dark")), seed=0)
+    bound = binomtest(40, 40).proportion_ci(method="wilson")  # patients, as the images of one hang together
+    assert all_right.accuracy == Estimate(1.0, bound.low, bound.high, "Wilson's of 40 patients")
+    why = Missing("the same in 95% or more of the draws of patients, which bounds nothing")
+    assert all_right.auroc == Withheld(1.0, why)
+    none = accuracy.score_held_out(Bright(), black_and_white(("dark", "bright")), seed=0)
+    assert isinstance(none.accuracy, Estimate) and none.accuracy.method == "Wilson's of 40 patients"
+    assert [none.accuracy.value, *none.accuracy.interval] == pytest.approx([0.0, 0.0, 1 - bound.low])
+    half = accuracy.score_held_out(Bright(), black_and_white(("bright", "dark"), (255, 255)), seed=0)
+    assert half.accuracy == Withheld(0.5, why)  # one of each patient's two
+
+
+def test_a_method_and_a_reason_reach_the_report():
+    images = black_and_white(("bright", "dark"))
+    section = accuracy.classifier_section(
+        Bright(), Sets(images, None, images, images, None, ""), "finding", 0
+    )
+    assert section["real_heldout_accuracy_interval_method"] == "Wilson's of 40 patients"
+    assert (
+        accuracy.insertion_section(section)["detector_accuracy_interval_method"] == "Wilson's of 40 patients"
+    )
+    assert interval_words(section, "real_heldout_accuracy", percent) == (
+        "91.2% to 100.0%, Wilson's of 40 patients"
+    )
+    assert section["real_heldout_auroc"] == 1.0 and section["real_heldout_auroc_interval"] is None
+    assert interval_words(section, "real_heldout_auroc").startswith("no interval, the same in 95% or more")
 
 
 @pytest.mark.parametrize(

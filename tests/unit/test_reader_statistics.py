@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
 from medsd_ray.evaluation.estimates import Estimate, Missing, Withheld
-from medsd_ray.reader_study.statistics import agreement, bootstrap, cohen_kappa, fleiss_kappa, mean_by_image
+from medsd_ray.reader_study.statistics import (
+    agreement,
+    bootstrap,
+    cohen_kappa,
+    fleiss_kappa,
+    mean_by_image,
+    with_interval,
+)
 
 # Fleiss 1971, table 1: 30 patients, 6 psychiatrists; depression, personality disorder, schizophrenia,
 # neurosis, other.
@@ -91,4 +99,17 @@ def test_fewer_than_30_images_give_a_mean_without_an_interval():
     few = Missing("too few: 29 images, where 30 are needed")
     assert mean_by_image(np.ones(58), images, 0) == Withheld(1.0, few)
     assert bootstrap(29, lambda drawn: 1.0, 0) == few
-    assert bootstrap(30, lambda drawn: 1.0, 0) == (1.0, 1.0)
+    assert with_interval(1.0, few) == Withheld(1.0, few)
+
+
+def test_answers_that_are_all_alike_are_not_shown_as_exact():
+    """Three readers who are right about each of 40 images are 40 observations to Wilson's interval."""
+    images, right = np.repeat(np.arange(40), 3), np.ones(120, dtype=bool)
+    of_all = mean_by_image(right, images, 0)
+    bound = binomtest(40, 40).proportion_ci(method="wilson")
+    assert of_all == Estimate(1.0, bound.low, bound.high, "Wilson's of 40 images")
+    none = binomtest(0, 40).proportion_ci(method="wilson")
+    assert mean_by_image(~right, images, 0) == Estimate(0.0, none.low, none.high, "Wilson's of 40 images")
+    same = Missing("the same in 95% or more of the draws of images, which bounds nothing")
+    assert mean_by_image(right * 3.0, images, 0) == Withheld(3.0, same)
+    assert with_interval(1.0, np.ones(1000)) == Withheld(1.0, same)  # such as a kappa

@@ -195,6 +195,12 @@ def test_combinations_come_best_first_with_intervals_over_seeds(study: StudySpec
     assert found["high"] == pytest.approx(0.75 + 12.706 * 0.05, abs=1e-3)
     assert "fid" not in rows[0]["metrics"]
     assert summary.interval([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
+    assert summary.interval([0.7, 0.7, 0.7]) == {
+        "mean": pytest.approx(0.7),
+        "low": None,
+        "high": None,
+        "n": 3,
+    }
 
 
 def test_the_lowest_comes_first_where_lower_is_better(record: StudyRecord):

@@ -12,7 +12,17 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_auroc, multiclass_auroc
 
-from medsd_ray.evaluation.estimates import Estimate, Missing, put, too_few, unless_few, wilson
+from medsd_ray.evaluation.estimates import (
+    Estimate,
+    Missing,
+    Withheld,
+    put,
+    resampled,
+    resampled_share,
+    too_few,
+    unless_few,
+    wilson,
+)
 from medsd_ray.evaluation.figures.prompt_labels import prompt_labels
 from medsd_ray.evaluation.figures.sets import NO_BASE, NO_TRAIN, Sets
 from medsd_ray.evaluation.inputs import ImageSet
@@ -25,8 +35,8 @@ BOOTSTRAPS = 1000
 class HeldOutScore:
     count: int
     patients: int
-    accuracy: Estimate
-    auroc: Estimate | None  # None where the held-out images show one class only
+    accuracy: Estimate | Withheld
+    auroc: Estimate | Withheld | None  # None where the held-out images show one class only
     by_class: dict[str, tuple[int, int]]  # right answers, images
 
 
@@ -34,8 +44,9 @@ def score_held_out(classifier: Classifier, images: ImageSet, seed: int) -> HeldO
     """Accuracy and AUROC (binary; macro one-vs-rest for more classes) with 95% bootstrap intervals over
     patients.
 
-    Patients are drawn with replacement, all images of each together. Raises ValueError without a labelled
-    image.
+    Patients are drawn with replacement, all images of each together. Where all images are right, or none,
+    accuracy has Wilson's interval over patients, and a perfect AUROC has none. Raises ValueError without a
+    labelled image.
     """
     judged, probabilities, truth = judge(classifier, images)
     right = probabilities.argmax(1) == truth
@@ -54,8 +65,8 @@ def score_held_out(classifier: Classifier, images: ImageSet, seed: int) -> HeldO
     return HeldOutScore(
         count=len(judged),
         patients=judged.patients,
-        accuracy=_interval(float(right.mean()), accuracies),
-        auroc=_interval(area, areas) if area is not None and areas else None,
+        accuracy=resampled_share(float(right.mean()), accuracies, judged.patients, "patients"),
+        auroc=resampled(area, areas, "patients") if area is not None and areas else None,
         by_class={
             c: (int(right[truth == i].sum()), int((truth == i).sum()))
             for i, c in enumerate(classifier.classes)
@@ -84,11 +95,6 @@ def auroc(probabilities: np.ndarray, truth: np.ndarray) -> float | None:
     if classes == 2:
         return float(binary_auroc(p[:, 1], t, validate_args=False))
     return float(multiclass_auroc(p, t, num_classes=classes, average="macro", validate_args=False))
-
-
-def _interval(value: float, draws: list[float]) -> Estimate:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,7 @@ def insertion_section(classifier: dict) -> dict:
         ("base_accuracy", "base"),
         ("detector_accuracy", "real_heldout"),
     ):
-        for suffix in ("", "_interval", "_reason", "_interval_reason"):
+        for suffix in ("", "_interval", "_interval_method", "_reason", "_interval_reason"):
             if f"{source}_accuracy{suffix}" in classifier:
                 section[f"{name}{suffix}"] = classifier[f"{source}_accuracy{suffix}"]
     return section

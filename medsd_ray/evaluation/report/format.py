@@ -58,6 +58,17 @@ def span(interval: list[float] | None, form=number) -> str:
     return "" if not interval else f"{form(interval[0])} to {form(interval[1])}"
 
 
+def interval_words(section: dict[str, Any], name: str, form=number, before: str = "") -> str:
+    """What stands beside a figure that `estimates.put` wrote: its interval (`before` it these words) and how
+    it was found, where that is not as usual; else why it has none.
+    """
+    if interval := section.get(f"{name}_interval"):
+        method = section.get(f"{name}_interval_method")
+        return f"{before}{span(interval, form)}" + (f", {method}" if method else "")
+    why = section.get(f"{name}_interval_reason")
+    return f"no interval, {why}" if why else ""
+
+
 def words(name: str) -> str:
     """`images_per_second` -> `Images per second`."""
     text = str(name).replace("_", " ")

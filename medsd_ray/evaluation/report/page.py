@@ -4,6 +4,7 @@ network.
 
 from __future__ import annotations
 
+from medsd_ray.evaluation.estimates import TOO_FEW
 from medsd_ray.evaluation.report.format import number, percent
 from medsd_ray.evaluation.report.template import render_template
 
@@ -65,10 +66,10 @@ def cautions(report: dict) -> list[str]:
 
 
 def withheld(report: dict) -> str | None:
-    """Why the report has figures without their intervals, where it has some."""
+    """Why the report has no intervals by resampling and no AUROC, where too few images judge."""
     places = ((report["classifier"], "real_heldout_accuracy"), (report["fid"], "generated"))
     reasons = (section.get(f"{name}_interval_reason") for section, name in places)
-    return next((reason for reason in reasons if reason), None)
+    return next((reason for reason in reasons if reason and reason.startswith(TOO_FEW)), None)
 
 
 def render(report: dict, view: dict) -> bytes:

@@ -6,7 +6,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medsd_ray.evaluation.report.format import number, percent, span, words
+from medsd_ray.evaluation.report.format import interval_words, number, percent, span, words
+
+FORMS = {"number": number, "percent": percent}
 
 
 def render_template(package: str, name: str, **values: Any) -> bytes:
@@ -21,4 +23,7 @@ def render_template(package: str, name: str, **values: Any) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "percent": percent, "span": span, "words": words}
+    environment.filters["interval"] = lambda section, name, form="number": interval_words(
+        section, name, FORMS[form]
+    )
     return environment.get_template(name).render(**values).encode()
