@@ -19,6 +19,7 @@ class ShardEntry(Schema):
     samples: Count
     bytes: Count
     sha256: Sha256
+    domain: str | None = None
 
 
 class SplitIndex(Schema):

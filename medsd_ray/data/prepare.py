@@ -210,8 +210,8 @@ def _finished(store: Storage, plan: dict) -> dict | None:
 def _split(
     source: Source, pseudonyms: Pseudonyms | None, shares: dict[str, float] | str, seed: int
 ) -> dict[str, list[PseudonymousRecord]]:
-    """Each split's records, ordered by key: the order of the source's rows might lead back to names, a keyed
-    hash does not.
+    """Each split's records, ordered by domain, as a shard holds one alone, and by key: the order of the
+    source's rows might lead back to names, a keyed hash does not.
     """
 
     def pseudonym(purpose: str, value: str) -> str:
@@ -229,7 +229,7 @@ def _split(
         split_of = patient_splits.assign((r.patient for r in source.records), shares, seed)
     there = set(split_of.values())
     by_split: dict[str, list[PseudonymousRecord]] = {split: [] for split in SPLITS if split in there}
-    for record in sorted(records, key=lambda record: record.key):
+    for record in sorted(records, key=lambda one: (one.record.domain or "", one.key)):
         by_split[split_of[record.record.patient]].append(record)
     return by_split
 

@@ -2,8 +2,9 @@
 
 A split is a folder of `shard-00000.tar`, … and an `index.json`, written last. A sample KEY is `KEY.png`
 (8-bit, grayscale or RGB), `KEY.txt` (caption), `KEY.json` (patient pseudonym, labels, domain) and
-`KEY.mask.NAME.png` for each mask of it (8-bit label map, or 0 and 255). Text samples have no `.png`. The root
-above the splits has an `index.json` of its own, the very last file.
+`KEY.mask.NAME.png` for each mask of it (8-bit label map, or 0 and 255). Text samples have no `.png`. A shard
+holds samples of one domain alone, and the index says of which, so that a domain can be left out unread. The
+root above the splits has an `index.json` of its own, the very last file.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ class Shard:
     """The file's size."""
     sha256: str
     """The file's checksum, in hexadecimal."""
+    domain: str | None = None
+    """Where all of its samples come from; None where that is not known."""
+
+    def entry(self) -> dict:
+        """As an index or a note names it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def write_index(store: Storage, index: Index) -> None:
         "bytes": index.bytes,
     }
     store.sync(shard.name for shard in index.shards)
-    store.write_json(INDEX, totals | index.meta | {"shards": [asdict(shard) for shard in index.shards]})
+    store.write_json(INDEX, totals | index.meta | {"shards": [shard.entry() for shard in index.shards]})
     store.sync([INDEX])
 
 
@@ -128,7 +135,7 @@ def parse_index(value: dict, where: str) -> Index:
 
 def parse_shard(entry: dict) -> Shard:
     """A shard as an index or a note names it, which has passed `index_schema.ShardEntry`."""
-    return Shard(entry["name"], entry["samples"], entry["bytes"], entry["sha256"])
+    return Shard(entry["name"], entry["samples"], entry["bytes"], entry["sha256"], entry.get("domain"))
 
 
 def open_split(url: str, split: str) -> tuple[Storage, Index]:
@@ -188,8 +195,10 @@ def _fields(sample: Sample) -> Iterator[tuple[str, bytes]]:
 class ShardWriter:
     """Writes one split, shard by shard; `finish` writes the index.
 
-    Beside each finished shard stands a sidecar with the caller's note on each of its samples. A writer that
-    is started again on an unfinished split goes on after those shards: `notes` says which samples they hold.
+    A shard ends where it is full, and where the samples' domain changes: they come domain by domain, or there
+    are more shards than need be. Beside each finished shard stands a sidecar with the caller's note on each
+    of its samples. A writer that is started again on an unfinished split goes on after those shards: `notes`
+    says which samples they hold.
     """
 
     def __init__(self, store: Storage, max_bytes: int, kind: str, split: str, **meta):
@@ -224,7 +233,7 @@ class ShardWriter:
         return value
 
     def _start(self) -> None:
-        self._buffer, self._notes = io.BytesIO(), []
+        self._buffer, self._notes, self._domain = io.BytesIO(), [], None
         self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
     def write(self, sample: Sample, note: dict | None = None) -> None:
@@ -236,8 +245,10 @@ class ShardWriter:
             1 + -(-len(data) // tarfile.BLOCKSIZE) for _, data in fields
         )  # headers, contents, the tar's end
         ends = self._buffer.tell() + blocks * tarfile.BLOCKSIZE
-        if self._notes and -(-ends // tarfile.RECORDSIZE) * tarfile.RECORDSIZE > self.max_bytes:
+        full = -(-ends // tarfile.RECORDSIZE) * tarfile.RECORDSIZE > self.max_bytes
+        if self._notes and (full or sample.domain != self._domain):
             self._close()
+        self._domain = sample.domain
         for extension, data in fields:
             info = tarfile.TarInfo(f"{sample.key}.{extension}")
             info.size = len(data)  # time and owner stay 0, so that equal samples make equal shards
@@ -248,9 +259,9 @@ class ShardWriter:
         self._tar.close()
         data = self._buffer.getvalue()
         name = f"shard-{len(self.shards):05d}.tar"
-        shard = Shard(name, len(self._notes), **entry_of_bytes(data))
+        shard = Shard(name, len(self._notes), **entry_of_bytes(data), domain=self._domain)
         self.store.write(shard.name, data)
-        self.store.write_json(self._sidecar(), {"shard": asdict(shard), "notes": self._notes})
+        self.store.write_json(self._sidecar(), {"shard": shard.entry(), "notes": self._notes})
         self.shards.append(shard)
         self._start()
 

@@ -157,7 +157,7 @@ def read_sample(record: PseudonymousRecord, size: int | None, fit: Fit = "crop")
     if image is not None and image.min() == image.max():
         odd.append(ONE_VALUE)
     labels = dict(content.labels)
-    sample = Sample(record.key, image, content.caption, record.patient, labels, masks, content.domain)
+    sample = Sample(record.key, image, content.caption, record.patient, labels, masks, record.record.domain)
     return sample, warnings, odd
 
 

@@ -7,6 +7,7 @@ DEST/index.json          the splits, written last
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from medsd_ray.addresses import shown
@@ -208,7 +209,10 @@ def _finish(store: Storage, split: str, index: Index, meta: dict, size: int) -> 
         own |= {
             name: index.meta[name] for name in ("fit", "labels", "masks", "domains") if name in index.meta
         }
-    shards = tuple(parse_shard(note["shard"]) for note in notes)
+    shards = tuple(
+        replace(parse_shard(note["shard"]), domain=source.domain)
+        for source, note in zip(index.shards, notes, strict=True)
+    )
     write_index(store, Index("latent", split, shards, meta | own))
     store.delete_tree(NOTES)
 

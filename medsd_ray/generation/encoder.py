@@ -62,7 +62,7 @@ class Encoder:
         store.write(name, data)
         shard = Shard(name, len(samples), **entry_of_bytes(data))
         captions = long_captions(self.components.tokenizer, texts)
-        note = {"source": task.shard.sha256, "shard": asdict(shard), "captions": asdict(captions)}
+        note = {"source": task.shard.sha256, "shard": shard.entry(), "captions": asdict(captions)}
         note |= {"format": FORMAT}
         store.write_json(task.note, note)
         return len(samples)

@@ -45,8 +45,9 @@ def write_shards(root: Path, kind: str = "image", size: int = 16) -> str:
             caption = LONG if number == 3 else f"Chest X-ray number {number}."
             sample = Sample(f"{split}-{number:03d}", None if kind == "text" else image, caption, "patient")
             if number % 3 == 0:
-                sample.labels, sample.domain = {"finding": number}, "here"
+                sample.labels = {"finding": number}
                 sample.masks = {"lungs": np.full((size, size), number, np.uint8)}
+            sample.domain = "here" if number >= 12 else None
             writer.write(sample)
         writer.finish()
     return str(root)
@@ -115,6 +116,8 @@ def test_labels_domains_and_masks_go_along(shards: str, model: str, tmp_path: Pa
     encode(shards, str(tmp_path), model=model, batch_size=4)
     index, samples = read_index(str(tmp_path), "train"), list(iter_samples(shards, "train"))
     notes = [note for shard in index.shards for note in read_notes(tmp_path / "train" / shard.name)]
+    domains = [shard.domain for shard in index.shards]
+    assert domains == [shard.domain for shard in read_index(shards, "train").shards] and "here" in domains
     assert len(notes) == len(samples) and sum(bool(note.masks) for note in notes) == 8
     for sample, note in zip(samples, notes, strict=True):
         assert (sample.labels, sample.domain) == (note.labels, note.domain)

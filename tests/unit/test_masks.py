@@ -17,7 +17,15 @@ from PIL import Image
 from medsd_ray.data.latents import LatentNote, LatentReader, read_notes, to_bytes
 from medsd_ray.data.prepare import prepare
 from medsd_ray.data.pseudonyms import KEY_VARIABLE
-from medsd_ray.data.shards import FORMAT, SPLITS, Sample, iter_samples, list_splits
+from medsd_ray.data.shards import (
+    FORMAT,
+    SPLITS,
+    Sample,
+    iter_samples,
+    list_splits,
+    read_index,
+    read_shard,
+)
 from medsd_ray.data.sources.folder import scan
 from medsd_ray.data.sources.image_files import ORIENTATION, open_mask
 from medsd_ray.data.sources.masks import mask_name
@@ -25,6 +33,7 @@ from medsd_ray.data.sources.pixels import resize
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample
 from medsd_ray.errors import InputError
+from medsd_ray.storage import open_storage
 
 ROWS = 10
 
@@ -106,10 +115,16 @@ def test_domains_stand_in_shards_and_indexes(folder: Path, tmp_path: Path):
     root = json.loads((tmp_path / "out/index.json").read_text())
     assert sum(split["domains"].get("A", 0) for split in root["splits"].values()) == 5
     assert "--domain-column site" in root["command"]
+    train = read_index(str(tmp_path / "out"))
+    assert [shard.domain for shard in train.shards] == ["A", "B"]  # one alone in each, though all would fit
+    held = [[s.domain for s in read_shard(open_storage(tmp_path / "out/train"), s)] for s in train.shards]
+    assert [set(domains) for domains in held] == [{"A"}, {"B"}]
     samples = prepared(folder, tmp_path / "both", label_columns=("site",))
     assert all(sample.labels["site"] == sample.domain for sample in samples)
     samples = prepared(folder, tmp_path / "none", domain_column=None)
     assert all(sample.domain is None for sample in samples)
+    shards = json.loads((tmp_path / "none/train/index.json").read_text())["shards"]
+    assert [sorted(shard) for shard in shards] == [["bytes", "name", "samples", "sha256"]]
 
 
 def test_a_domain_that_tells_who_the_patient_is_is_refused(folder: Path):
@@ -120,7 +135,7 @@ def test_a_domain_that_tells_who_the_patient_is_is_refused(folder: Path):
         scan(SourceRequest(str(folder), domain_column="site"))
     assert "1950" not in str(caught.value)
     found = scan(SourceRequest(str(folder), domain_column="site", yes_labels=("site",)))
-    assert found.records[0].read().domain == "12.03.1950"
+    assert found.records[0].domain == "12.03.1950"
 
 
 def test_a_mask_that_cannot_be_used_makes_its_sample_bad(folder: Path, tmp_path: Path):

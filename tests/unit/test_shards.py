@@ -9,6 +9,7 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,10 @@ SAMPLES = [
         masks={"lungs": np.full((16, 16), 255, np.uint8)} if index % 2 else {},
     )
     for index in range(12)
+]
+IN_DOMAINS = [
+    replace(sample, domain=[None, "A", "B"][(index >= 3) + (index >= 8)])
+    for index, sample in enumerate(SAMPLES)
 ]
 MAX_BYTES = 20480
 
@@ -117,12 +122,21 @@ def test_webdataset_reads_the_shards(tmp_path: Path):
         assert ("mask.lungs.png" in other) == ("lungs" in sample.masks)
 
 
-def test_an_interrupted_split_goes_on_shard_by_shard(tmp_path: Path):
+def test_a_shard_is_of_one_domain(tmp_path: Path):
+    index = write(tmp_path, IN_DOMAINS, max_bytes=10**6)
+    assert index == read_index(str(tmp_path))
+    assert [(shard.domain, shard.samples) for shard in index.shards] == [(None, 3), ("A", 5), ("B", 4)]
+    read = [(sample.key, sample.domain) for sample in iter_samples(str(tmp_path), "train")]
+    assert read == [(sample.key, sample.domain) for sample in IN_DOMAINS]
+
+
+@pytest.mark.parametrize("samples", [SAMPLES, IN_DOMAINS], ids=["no domains", "domains"])
+def test_an_interrupted_split_goes_on_shard_by_shard(tmp_path: Path, samples: list[Sample]):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    write(whole, SAMPLES)
+    write(whole, samples)
     store = open_storage(parts).child("train")
     writer = ShardWriter(store, MAX_BYTES, "image", "train", size=16)
-    for sample in SAMPLES[:8]:  # dropped without finish: as if killed
+    for sample in samples[:8]:  # dropped without finish: as if killed
         writer.write(sample, {"key": sample.key})
     with pytest.raises(InputError, match="no finished 'train' split"):
         open_split(str(parts), "train")
@@ -131,8 +145,8 @@ def test_an_interrupted_split_goes_on_shard_by_shard(tmp_path: Path):
 
     writer = ShardWriter(store, MAX_BYTES, "image", "train", size=16)
     done = [note["key"] for note in writer.notes]
-    assert 0 < len(done) < 8 and done == [sample.key for sample in SAMPLES[: len(done)]]
-    for sample in SAMPLES[len(done) :]:
+    assert 0 < len(done) < 8 and done == [sample.key for sample in samples[: len(done)]]
+    for sample in samples[len(done) :]:
         writer.write(sample, {"key": sample.key})
     writer.finish()
     assert first.stat().st_mtime_ns == written

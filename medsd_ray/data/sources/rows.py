@@ -204,14 +204,15 @@ def _records(found: _Found, labels: Mapping[str, str], split: str | None, domain
             found.patient,
             f"{found.where}, frame {number + 1}" if several else found.where,
             mark,
-            partial(_read, found, number, known, domain),
+            partial(_read, found, number, known),
             split,
+            domain,
         )
         for number in file.taken
     ]
 
 
-def _read(found: _Found, number: int, labels: Mapping[str, str], domain: str | None) -> Content:
+def _read(found: _Found, number: int, labels: Mapping[str, str]) -> Content:
     file = found.file
     image, oddities = file.read(number)
     masks, turned = {}, file.orientation(number) if found.masks or found.boxes else 1
@@ -223,4 +224,4 @@ def _read(found: _Found, number: int, labels: Mapping[str, str], domain: str | N
         except BadSample as error:
             raise BadSample(f"mask {name}: {error}") from error
     masks |= {name: drawn(boxes, *image.shape[:2]) for name, boxes in found.boxes.items()}
-    return Content(image, found.caption, labels, masks, domain, file.warnings, oddities)
+    return Content(image, found.caption, labels, masks, file.warnings, oddities)

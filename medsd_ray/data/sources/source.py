@@ -35,8 +35,6 @@ class Content:
     """Name -> value, such as `finding`."""
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name -> uint8, (height, width) as the image's: a label map, 0 the background, or 0 and 255."""
-    domain: str | None = None
-    """Where it comes from, such as a hospital; None where that is not known."""
     warnings: tuple[str, ...] = ()
     """What the user should look at before the sample is shared."""
     oddities: tuple[str, ...] = ()
@@ -59,6 +57,8 @@ class Record:
     """Reads the content; raises BadSample where it cannot be used."""
     split: str | None = None
     """The split of shards that the set was published in; None where it tells none."""
+    domain: str | None = None
+    """Where it comes from, such as a hospital; None where that is not known. It stands in the shards."""
 
 
 @dataclass
