@@ -31,8 +31,10 @@ from medsd_ray.schemas import first_fault
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import Complete, Foreign, claim
 
-NOT_IN_PLAN = ("images", "reports", "boxes", "patient_column")
-"""Options that a plan does not hold: paths, and what it says as `split_by`."""
+PATHS = ("images", "reports", "boxes")
+"""Fields of a request that are paths, which may name a patient."""
+NOT_IN_PLAN = (*PATHS, "patient_column")
+"""Fields that a plan does not hold: paths, and what it says as `split_by`."""
 PROGRESS = ".progress"
 PLAN = f"{PROGRESS}/plan.json"
 MAX_SIZE = 4096
@@ -122,7 +124,7 @@ def prepare(
         bad_samples=bad_samples,
         oddities=OddityLog(),
     )
-    root = manifest(records, plan, indexes)
+    root = manifest(records, plan, indexes, asked)
     store.write_json(INDEX, root)
     store.delete_tree(PROGRESS)
     _report(dest, root, bad_samples, allowed)
@@ -234,7 +236,9 @@ def _split(
     return by_split
 
 
-def manifest(source: Source, plan: dict[str, Any], indexes: dict[str, dict]) -> dict[str, Any]:
+def manifest(
+    source: Source, plan: dict[str, Any], indexes: dict[str, dict], asked: SourceRequest
+) -> dict[str, Any]:
     """The root index: what the shards are made of, how, and what came of it. No path, since a path may name a
     patient.
     """
@@ -252,29 +256,32 @@ def manifest(source: Source, plan: dict[str, Any], indexes: dict[str, dict]) -> 
         "skipped": len(source.problems) + sum(index["skipped"] for index in indexes.values()),
         "warnings": dict(warnings),
         "plan": plan,
-        "command": _command(plan),
+        "command": command_of(plan, asked),
         "version": version("medsd"),
     }
 
 
-def _command(plan: dict[str, Any]) -> str:
-    """The command that makes these shards again of the same source."""
+def command_of(plan: dict[str, Any], asked: SourceRequest) -> str:
+    """The command that makes these shards again of the same source. In the place of a path, which may name a
+    patient, stands what it is of, such as SOURCE or BOXES.
+    """
     splits, takes = plan["splits"], KINDS[plan["source"]].takes
-    shares = splits if isinstance(splits, str) else ",".join(f"{splits.get(name, 0):g}" for name in SPLITS)
+    if not isinstance(splits, str):
+        splits = ",".join(str(splits.get(name, 0)).removesuffix(".0") for name in SPLITS)
     words = [f"medsd prepare SOURCE DEST --kind {plan['source']} --shard-size {plan['shard_size']}"]
     words += [f"--size {plan['size']}"] if plan["size"] else []
     words += [f"--fit {plan['fit']}"] if "fit" in plan else []
     if plan["split_by"] and "patient_column" in takes:
         words.append(f"--patient-column {shlex.quote(plan['split_by'])}")
     for field, option in OPTIONS.items():
-        value = plan.get(field)
+        value = field.upper() if field in PATHS and getattr(asked, field) else plan.get(field)
         if value is True:
             words.append(option)
         elif value:
             words += [
                 f"{option} {shlex.quote(one)}" for one in ([value] if isinstance(value, str) else value)
             ]
-    return " ".join([*words, f"--splits {shares} --seed {plan['seed']}"])
+    return " ".join([*words, f"--splits {splits} --seed {plan['seed']}"])
 
 
 def _report(dest: str, root: dict, bad_samples: BadSampleLog, allowed: Callable[[int, int], bool]) -> None:

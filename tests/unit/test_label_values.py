@@ -156,3 +156,33 @@ def test_colours_of_sixteen_bits_that_alpha_was_multiplied_into():
     alpha = np.full((16, 16, 1), 2**15, np.uint16)
     both = written(np.concatenate([colours, alpha], -1), photometric="rgb", extrasamples=["assocalpha"])
     np.testing.assert_array_equal(open_image(both), open_image(written(colours, photometric="rgb")))
+
+
+def test_masks_with_smoothed_edges_are_refused(tmp_path: Path):
+    Image.fromarray(CLASSES // 2 * 255).resize((320, 160), Image.Resampling.BICUBIC).save(tmp_path / "m.png")
+    with pytest.raises(BadSample, match="values, as an image or smoothed edges have"):
+        open_mask(tmp_path / "m.png")
+
+
+def test_many_classes_are_no_smoothed_edges(tmp_path: Path):
+    """FreeSurfer's numbers go to 255, which is the least of its structures."""
+    labels = np.repeat(np.array([[0, *range(2, 80), 251, 252, 253, 254]], np.uint8), 4, axis=0)
+    labels[0, 0] = 255
+    Image.fromarray(labels).save(tmp_path / "m.png")
+    assert (open_mask(tmp_path / "m.png") == labels).all()
+
+
+@pytest.mark.parametrize(
+    ("palette", "expected"),
+    [
+        ([255, 255, 255, 0, 0, 0], [255, 0]),  # white first: its numbers would turn the mask inside out
+        ([0, 0, 0, 255, 255, 255], [0, 1]),
+        ([0, 0, 0, 128, 0, 0], [0, 1]),
+        ([255, 255, 255, 128, 0, 0], [0, 1]),
+    ],
+)
+def test_palettes_of_shades_and_of_classes(tmp_path: Path, palette: list[int], expected: list[int]):
+    image = Image.frombytes("P", (2, 1), b"\0\1")
+    image.putpalette(palette)
+    image.save(tmp_path / "m.png")
+    assert open_mask(tmp_path / "m.png").tolist() == [expected]

@@ -28,7 +28,7 @@ from medsd_ray.data.shards import (
 )
 from medsd_ray.data.sources.folder import scan
 from medsd_ray.data.sources.image_files import ORIENTATION, open_mask
-from medsd_ray.data.sources.masks import mask_name
+from medsd_ray.data.sources.masks import Box, drawn, mask_name
 from medsd_ray.data.sources.pixels import resize
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample
@@ -228,10 +228,12 @@ def test_names_of_masks():
 def test_two_masks_of_one_name_are_refused(folder: Path, tmp_path: Path):
     table = folder / "twice.csv"
     table.write_text((folder / "metadata.csv").read_text().replace("Lung Mask", "Kinds"))
-    with pytest.raises(InputError, match="two masks would be named 'kinds'"):
+    said = "the column 'kinds' and the column 'Kinds' would both be the mask 'kinds'; rename one"
+    with pytest.raises(InputError, match=said):
         scan(SourceRequest(str(table), mask_columns=("kinds", "Kinds")))
     (tmp_path / "boxes.csv").write_text("image,finding,x,y,w,h\n0.png,Kinds,1,1,2,2\n")
-    with pytest.raises(InputError, match="two masks would be named 'kinds'"):
+    said = "the column 'kinds' and the finding 'Kinds' of boxes.csv would both be the mask 'kinds'"
+    with pytest.raises(InputError, match=said):
         scan(SourceRequest(str(folder), mask_columns=("kinds",), boxes=str(tmp_path / "boxes.csv")))
     said = r"no columns 'mask', 'hospital' among .*--mask-column .*--domain-column COLUMN"
     with pytest.raises(InputError, match=said):
@@ -243,8 +245,8 @@ def test_boxes_are_drawn_as_masks(folder: Path, tmp_path: Path):
     boxes.write_text(
         "image,patient_id,finding,x,y,w,h\n"
         "0.png,p0,Large Heart,16,4,8,8\n"
-        "0.png,p0,Large heart,8.4,0,2,2.4\n"
-        "0.png,p0,Nodule,30.2,15.1,9,9\n"
+        "0.png,p0,Large Heart,8.4,0,2,2.4\n"
+        "0.png,p0,Nodule,30.2,15.1,2.8,1.4\n"
         "./1.png,p1,Nodule,16,4,0.2,0.2\n"
         "gone.png,p9,Nodule,1,1,2,2\n"
     )
@@ -291,11 +293,52 @@ def test_boxes_that_are_none(folder: Path, tmp_path: Path, text: str, words: str
     assert "Roe" not in str(caught.value)
 
 
-def test_a_box_outside_of_its_image_makes_a_bad_sample(folder: Path, tmp_path: Path):
-    (tmp_path / "boxes.csv").write_text("image,finding,x,y,w,h\n0.png,Nodule,300,40,20,20\n")
-    found = scan(SourceRequest(str(folder), boxes=str(tmp_path / "boxes.csv")))
-    with pytest.raises(BadSample, match="a box lies outside of its 32x16 pixels"):
+def test_findings_whose_masks_would_have_one_name_are_refused(folder: Path, tmp_path: Path):
+    boxes = tmp_path / "boxes.csv"
+    for one, other in (("Infiltrate", "infiltrate"), ("a/b", "a b"), ("Ödem", "Odem"), ("x" * 65, "x" * 66)):
+        boxes.write_text(f"image,finding,x,y,w,h\n0.png,{one},1,1,2,2\n1.png,{other},1,1,2,2\n")
+        said = f"boxes.csv: boxes.csv line 3: the findings '{one}' and '{other}' would both be the mask"
+        with pytest.raises(InputError, match=said):
+            scan(SourceRequest(str(folder), boxes=str(boxes)))
+    boxes.write_text("image,finding,x,y,w,h\n0.png,Infiltrate,1,1,2,2\n1.png,Infiltrate ,1,1,2,2\n")
+    found = scan(SourceRequest(str(folder), boxes=str(boxes)))  # a cell's edges do not count
+    assert [[*record.read().masks] for record in found.records[:3]] == [["infiltrate"], ["infiltrate"], []]
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ("300,40,20,20", "lies outside of its 32x16 pixels; give boxes in pixels of these files"),
+        ("-9,4,9,4", "lies outside"),
+        ("32,0,1,1", "lies outside"),
+        ("4,-3,4,3", "lies outside"),
+        ("30,4,4,4", "reaches 2 pixels out of its 32x16 pixels"),
+        ("-1.01,4,6,4", "reaches 2 pixels out"),
+        ("4,4,4,13.5", "reaches 2 pixels out"),
+        ("1e308,1,1e308,1", "w and h above 0"),
+    ],
+)
+def test_a_box_that_is_not_of_its_image_makes_a_bad_sample(folder: Path, tmp_path: Path, box: str, said: str):
+    (tmp_path / "boxes.csv").write_text(f"image,finding,x,y,w,h\n1.png,Nodule,1,1,2,2\n0.png,Nodule,{box}\n")
+    with pytest.raises((BadSample, InputError), match=f"boxes.csv line 3.* {said}"):
+        found = scan(SourceRequest(str(folder), boxes=str(tmp_path / "boxes.csv")))
+        found.records[1].read()
         found.records[0].read()
+
+
+def test_boxes_to_the_edge_are_kept():
+    """NIH's are floats; one may be rounded to a pixel beyond, and of 1000 pixels to ten."""
+    for box, rows, columns in (
+        ((-1, -0.4, 3, 2.4), slice(0, 2), slice(0, 2)),
+        ((31.7, 15.6, 1, 1), slice(15, 16), slice(31, 32)),
+        ((0, 0, 32.9, 16.9), slice(0, 16), slice(0, 32)),
+    ):
+        expected = np.zeros((16, 32), np.uint8)
+        expected[rows, columns] = 255
+        np.testing.assert_array_equal(drawn([Box(*box, "row")], 16, 32), expected)
+    assert drawn([Box(990, 0, 20, 5, "row")], 10, 1000)[:5, 990:].all()
+    with pytest.raises(BadSample, match="its box, row, reaches 11 pixels out of its 1000x10 pixels"):
+        drawn([Box(990, 0, 20.5, 5, "row")], 10, 1000)
 
 
 def test_latents_keep_labels_domains_and_masks(tmp_path: Path):
@@ -364,33 +407,3 @@ def test_a_mask_or_box_that_is_not_turned_as_its_image_is_refused(tmp_path: Path
         half.read()
     with pytest.raises(BadSample, match="its EXIF turns it, and its boxes may be of either"):
         boxed.read()
-
-
-def test_masks_with_smoothed_edges_are_refused(tmp_path: Path):
-    Image.fromarray(bars()).resize((320, 160), Image.Resampling.BICUBIC).save(tmp_path / "m.png")
-    with pytest.raises(BadSample, match="values, as an image or smoothed edges have"):
-        open_mask(tmp_path / "m.png")
-
-
-def test_many_classes_are_no_smoothed_edges(tmp_path: Path):
-    """FreeSurfer's numbers go to 255, which is the least of its structures."""
-    labels = np.repeat(np.array([[0, *range(2, 80), 251, 252, 253, 254]], np.uint8), 4, axis=0)
-    labels[0, 0] = 255
-    Image.fromarray(labels).save(tmp_path / "m.png")
-    assert (open_mask(tmp_path / "m.png") == labels).all()
-
-
-@pytest.mark.parametrize(
-    ("palette", "expected"),
-    [
-        ([255, 255, 255, 0, 0, 0], [255, 0]),  # white first: its numbers would turn the mask inside out
-        ([0, 0, 0, 255, 255, 255], [0, 1]),
-        ([0, 0, 0, 128, 0, 0], [0, 1]),
-        ([255, 255, 255, 128, 0, 0], [0, 1]),
-    ],
-)
-def test_palettes_of_shades_and_of_classes(tmp_path: Path, palette: list[int], expected: list[int]):
-    image = Image.frombytes("P", (2, 1), b"\0\1")
-    image.putpalette(palette)
-    image.save(tmp_path / "m.png")
-    assert open_mask(tmp_path / "m.png").tolist() == [expected]

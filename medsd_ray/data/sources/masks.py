@@ -21,6 +21,10 @@ from medsd_ray.data.sources.table import Row, normal_name, read_table
 from medsd_ray.errors import InputError
 
 BOX_COLUMNS = ("image", "finding", "x", "y", "w", "h")
+MOST_BEYOND = 0.01
+"""Of an image's width or height, or a pixel where that is more: how far a box may reach beyond it, and is cut
+off. Boxes that are drawn to the edge do by rounding; those that do by more were drawn on another image.
+"""
 
 
 def mask_name(text: str) -> str:
@@ -58,6 +62,13 @@ class Box:
     y: float
     w: float
     h: float
+    where: str
+    """Its row, for messages, such as `boxes.csv line 2`."""
+
+    @property
+    def numbers(self) -> tuple[float, float, float, float]:
+        """x, y, w and h."""
+        return self.x, self.y, self.w, self.h
 
 
 @dataclass
@@ -68,11 +79,20 @@ class Boxes:
     """For messages: the file that they come from."""
     of_image: dict[str, dict[str, list[Box]]] = field(default_factory=dict)
     """The image's normal name -> mask's name -> boxes."""
+    findings: dict[str, str] = field(default_factory=dict)
+    """Mask's name -> the finding as the table writes it."""
 
     def add(self, image: str, finding: str, box: Box) -> None:
-        """Adds a box. Raises InputError where the finding cannot name a mask."""
-        masks = self.of_image.setdefault(normal_name(image), {})
-        masks.setdefault(mask_name(finding), []).append(box)
+        """Adds a box. Raises InputError where the finding cannot name a mask, or another one's mask has its
+        name.
+        """
+        name = mask_name(finding)
+        if (other := self.findings.setdefault(name, finding)) != finding:
+            raise InputError(
+                f"the findings {other!r} and {finding!r} would both be the mask {name!r}; write them alike, "
+                "or rename one"
+            )
+        self.of_image.setdefault(normal_name(image), {}).setdefault(name, []).append(box)
 
 
 def read_boxes(source: str | None) -> Boxes | None:
@@ -108,23 +128,36 @@ def read_boxes(source: str | None) -> Boxes | None:
 
 def _box(row: Row) -> Box:
     try:
-        box = Box(*(float(row.values[name]) for name in ("x", "y", "w", "h")))
+        x, y, w, h = (float(row.values[name]) for name in ("x", "y", "w", "h"))
     except ValueError:
-        box = Box(0, 0, 0, 0)
-    if not (math.isfinite(box.x + box.y + box.w + box.h) and box.w > 0 and box.h > 0):
+        x = y = w = h = 0.0
+    if not (math.isfinite(x + y + w + h) and w > 0 and h > 0):
         raise InputError("x, y, w and h are pixels, w and h above 0; mend it")
-    return box
+    return Box(x, y, w, h, row.where)
 
 
 def drawn(boxes: Sequence[Box], height: int, width: int) -> np.ndarray:
-    """The boxes as a mask, uint8 (height, width), 255 inside. Raises BadSample where one lies outside."""
+    """The boxes as a mask, uint8 (height, width), 255 inside; each has a pixel at least. Raises BadSample
+    where one lies outside, or reaches out by more than MOST_BEYOND.
+    """
     mask = np.zeros((height, width), np.uint8)
     for box in boxes:
-        left, top = max(0, round(box.x)), max(0, round(box.y))
-        right, bottom = max(left + 1, round(box.x + box.w)), max(top + 1, round(box.y + box.h))
-        if left >= width or top >= height or box.x + box.w <= 0 or box.y + box.h <= 0:
+        try:
+            mask[_within(box.y, box.h, height), _within(box.x, box.w, width)] = 255
+        except BadSample as error:
             raise BadSample(
-                f"a box lies outside of its {width}x{height} pixels; give boxes in pixels of these files"
-            )
-        mask[top:bottom, left:right] = 255
+                f"its box, {box.where}, {error} of its {width}x{height} pixels; give boxes in pixels of "
+                "these files, x and y of the upper left corner"
+            ) from error
     return mask
+
+
+def _within(start: float, length: float, side: int) -> slice:
+    """The pixels of a side that a box takes. Raises BadSample where it lies outside of them."""
+    end = start + length
+    if start >= side or end <= 0:
+        raise BadSample("lies outside")
+    if (beyond := max(-start, end - side)) > max(1, MOST_BEYOND * side):
+        raise BadSample(f"reaches {math.ceil(beyond)} pixels out")
+    first = min(max(0, round(start)), side - 1)
+    return slice(first, max(first + 1, round(end)))

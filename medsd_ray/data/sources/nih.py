@@ -92,24 +92,25 @@ def _boxes(folder: Path, paths: Mapping[str, Sequence[str]]) -> Boxes | None:
         return None
     boxes = Boxes(path.name)
     for line, cells in list(read_cells(path))[1:]:
-        name, finding, box = _box(f"{path} line {line}", cells)
+        name, finding, (x, y, w, h) = _box(f"{path} line {line}", cells)
         if image := next(iter(paths.get(name, ())), None):
             across, down = (pixels / BOXES_SIZE for pixels in _size(folder / image))
-            boxes.add(image, finding, Box(box.x * across, box.y * down, box.w * across, box.h * down))
+            box = Box(x * across, y * down, w * across, h * down, f"{path.name} line {line}")
+            boxes.add(image, finding, box)
     return boxes
 
 
-def _box(where: str, cells: Sequence[str]) -> tuple[str, str, Box]:
-    """Image, finding and box of a row of the table of boxes. Raises InputError where it has none."""
+def _box(where: str, cells: Sequence[str]) -> tuple[str, str, tuple[float, float, float, float]]:
+    """Image, finding and x, y, w, h of a row of the table of boxes. Raises InputError where it has none."""
     try:
         name, finding, *numbers = (cell.strip() for cell in cells[:6])
-        box = Box(*map(float, numbers))
+        x, y, w, h = map(float, numbers)
     except (ValueError, TypeError) as error:
         raise InputError(f"{where}: no image, finding, x, y, w and h; copy it again") from error
     finding = OTHER_NAMES.get(finding, finding)
-    if finding not in NIH or not math.isfinite(box.x + box.y + box.w + box.h) or min(box.w, box.h) <= 0:
+    if finding not in NIH or not math.isfinite(x + y + w + h) or min(w, h) <= 0:
         raise InputError(f"{where}: no finding of this set, or a box without area; copy it again")
-    return name, finding, box
+    return name, finding, (x, y, w, h)
 
 
 def _size(path: Path) -> tuple[int, int]:

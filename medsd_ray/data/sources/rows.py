@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -145,10 +145,16 @@ class _Finder:
 def _mask_names(columns: Columns, boxes: Boxes | None) -> dict[str, str]:
     """Column -> the name of its mask. Raises InputError where two masks would have one name."""
     names = {column: mask_name(column) for column in columns.masks}
-    findings = {name for masks in boxes.of_image.values() for name in masks} if boxes else set()
-    for name, count in Counter([*names.values(), *findings]).items():
-        if count > 1:
-            raise InputError(f"two masks would be named {name!r}; rename one of the columns or findings")
+    said = [(name, f"the column {column!r}") for column, name in names.items()]
+    said += (
+        [(name, f"the finding {text!r} of {boxes.name}") for name, text in boxes.findings.items()]
+        if boxes
+        else []
+    )
+    first: dict[str, str] = {}
+    for name, what in said:
+        if (other := first.setdefault(name, what)) != what:
+            raise InputError(f"{other} and {what} would both be the mask {name!r}; rename one")
     return names
 
 
@@ -194,7 +200,7 @@ def _records(found: _Found, labels: Mapping[str, str], split: str | None, domain
     several = file.count > 1
     known = {name: value for name, value in labels.items() if value}  # what is unknown is no class
     beside: dict[str, Any] = {name: mask.size for name, mask in found.masks.items()}
-    beside |= {name: [astuple(box) for box in boxes] for name, boxes in found.boxes.items()}
+    beside |= {name: [box.numbers for box in boxes] for name, boxes in found.boxes.items()}
     beside |= {"": domain} if domain else {}
     more = [*([list(file.taken)] if several else []), *([beside] if beside else [])]
     mark = stamp(file.size, found.caption, labels, *more)
