@@ -90,6 +90,12 @@ def prepare(
     domain_column: Annotated[
         str | None, typer.Option(help="Column that names where the image comes from, such as site")
     ] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="phantom: site whose scanner sees it, A (as drawn) to D; again for several, in turn"
+        ),
+    ] = None,
     fit: Annotated[
         Fit, typer.Option(help="Images that are not square: crop them, or pad them with black")
     ] = "crop",
@@ -130,6 +136,7 @@ def prepare(
         boxes=boxes,
         domain_column=domain_column,
         frames=frames,
+        sites=tuple(site or ()),
     )
     run(asked, dest, fit=fit, shard_size=shard_size, splits=splits, skip_bad=skip_bad)
 

@@ -1,9 +1,24 @@
 import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medsd_ray.data.sources.phantom import SIDES, base_samples, draw_base, draw_phantom, phantom_samples
+from medsd_ray.data.prepare import prepare
+from medsd_ray.data.shards import iter_samples, list_splits, read_index
+from medsd_ray.data.sources.phantom import (
+    SIDES,
+    base_samples,
+    draw_base,
+    draw_phantom,
+    phantom_sample,
+    phantom_samples,
+)
+from medsd_ray.data.sources.phantom_sites import SCANNERS, Site, site_of
+from medsd_ray.data.sources.request import SourceRequest
+from medsd_ray.errors import InputError
 
 SIZE = 64
 
@@ -64,3 +79,75 @@ def test_the_base_models_drawings_know_no_effusion():
     assert len({s.labels["style"] for s in samples}) == 9
     again = draw_base(0, 7, 16).image
     assert again is not None and samples[7].image is not None and np.array_equal(again, samples[7].image)
+
+
+def seen_at(site: Site | None, count: int = 12) -> list[np.ndarray]:
+    return [np.asarray(phantom_sample(3, index, SIZE, site).image).astype(int) for index in range(count)]
+
+
+def test_a_phantom_has_one_anatomy_at_every_site():
+    for index in range(12):
+        plain, *others = [phantom_sample(3, index, SIZE, site) for site in (None, *SCANNERS)]
+        first = others[0]
+        assert first.image is not None and plain.image is not None
+        np.testing.assert_array_equal(first.image, plain.image)  # A's scanner changes nothing
+        if "effusion" in plain.masks:
+            np.testing.assert_array_equal(first.masks["effusion"], plain.masks["effusion"])
+        for other, site in zip(others, SCANNERS, strict=True):
+            assert (other.key, other.caption, other.labels) == (plain.key, plain.caption, plain.labels)
+            assert other.domain == site and list(other.masks) == ["effusion", "lungs", "heart"]
+            for name, mask in other.masks.items():
+                np.testing.assert_array_equal(mask, first.masks[name])
+                assert set(np.unique(mask)) <= {0, 255}
+                assert mask.any() or (name == "effusion" and "effusion" not in plain.masks)
+            assert not (other.masks["lungs"] & other.masks["heart"]).any()
+
+
+def test_sites_differ_from_mild_to_strong():
+    reference = seen_at("A")
+    away = [
+        np.mean([np.abs(one - other).mean() for one, other in zip(seen_at(site), reference, strict=True)])
+        for site in SCANNERS
+    ]
+    assert away[0] == 0 and all(near + 3 < far for near, far in pairwise(away)), away
+
+
+def test_an_image_is_never_inverted():
+    for site in SCANNERS:
+        for image, reference in zip(seen_at(site), seen_at("A"), strict=True):
+            middle = (slice(SIZE // 8, -SIZE // 8),) * 2  # without black borders
+            assert np.corrcoef(image[middle].ravel(), reference[middle].ravel())[0, 1] > 0.7
+
+
+def test_markers_stand_on_their_side_of_the_patient():
+    """On the patient's left, which is the viewer's right, the letter L is the brightest of the upper edge."""
+    sides: dict[Site, int] = {"B": 1, "C": 0, "D": 1}
+    for site, half in sides.items():
+        for image in seen_at(site):
+            edges = np.delete(image[: SIZE // 5], range(SIZE // 4, 3 * SIZE // 4), axis=1)  # no spine
+            assert np.argmax([edges[:, : SIZE // 4].max(), edges[:, SIZE // 4 :].max()]) == half
+
+
+def test_every_site_has_as_many_phantoms_whatever_their_number():
+    sites: list[Site] = ["A", "B", "D"]
+    drawn = [site_of(index, sites, 7) for index in range(300)]
+    assert Counter(drawn) == {"A": 100, "B": 100, "D": 100}
+    assert len({tuple(drawn[at : at + 3]) for at in range(0, 300, 3)}) == 6  # in every order
+    assert drawn != [site_of(index, sites, 8) for index in range(300)]
+
+
+def test_prepared_sites_are_the_domains(tmp_path: Path):
+    request = SourceRequest("40", "phantom", size=16, sites=("B", "A", "B"))
+    prepare(request, str(tmp_path / "two"), splits="0.8,0.1,0.1")
+    url = str(tmp_path / "two")
+    samples = [sample for split in list_splits(url) for sample in iter_samples(url, split)]
+    assert Counter(sample.domain for sample in samples) == {"A": 20, "B": 20}
+    assert {shard.domain for shard in read_index(url).shards} == {"A", "B"}
+    assert "--kind phantom" in (command := (tmp_path / "two/index.json").read_text())
+    assert "--site A --site B" in command
+    with pytest.raises(InputError, match="differ in sites"):
+        prepare(SourceRequest("40", "phantom", size=16, sites=("A",)), url)
+    with pytest.raises(InputError, match=r"--site 'E': choose A, B, C, D"):
+        prepare(SourceRequest("40", "phantom", sites=("A", "E")), str(tmp_path / "no"))
+    with pytest.raises(InputError, match="--site is for --kind phantom"):
+        prepare(SourceRequest(url, "folder", sites=("A",)), str(tmp_path / "no"))

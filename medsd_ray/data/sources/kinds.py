@@ -26,11 +26,12 @@ OPTIONS = {
     "boxes": "--boxes",
     "domain_column": "--domain-column",
     "frames": "--frames",
+    "sites": "--site",
 }
 """Field of a request -> the option that sets it, of those that not every kind takes."""
 SET_OPTIONS = frozenset({"views", "caption_column", "caption", "label_columns", "yes_labels"})
 """What published sets of X-rays take: they say themselves which image is whose."""
-TABLE_OPTIONS = frozenset(OPTIONS) - {"images", "reports", "views", "uncertain"}
+TABLE_OPTIONS = frozenset(OPTIONS) - {"images", "reports", "views", "uncertain", "sites"}
 """What every other kind takes that reads rows of columns (`rows.py`)."""
 
 
@@ -53,7 +54,7 @@ KINDS = {
     "nih": Kind("nih", SET_OPTIONS),
     "padchest": Kind("padchest", SET_OPTIONS),
     "hf": Kind("hugging_face", TABLE_OPTIONS),
-    "phantom": Kind("phantom", frozenset()),
+    "phantom": Kind("phantom", frozenset({"sites"})),
 }
 
 

@@ -10,13 +10,15 @@ every size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from medsd_ray.data.shards import Sample
+from medsd_ray.data.sources.phantom_sites import SCANNERS, Site, scanned, site_of
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import Content, Record, Source
 from medsd_ray.errors import InputError
@@ -31,24 +33,34 @@ MOST = 1_000_000
 
 def scan(request: SourceRequest) -> Source:
     """The first phantoms of a seed as a source, as many as SOURCE says; they are drawn when they are read.
+    With sites, each is seen by the scanner of one of them.
 
     Raises:
-        InputError: SOURCE is no number from 1 to MOST, in decimal digits.
+        InputError: SOURCE is no number from 1 to MOST, in decimal digits, or there is no such site.
     """
-    source, seed, size = request.source, request.seed, request.size
+    source, seed, size, sites = request.source, request.seed, request.size, _sites(request.sites)
     if not source.isdecimal() or len(source) > len(str(MOST)) or not 0 < int(source) <= MOST:
         raise InputError(
             f"SOURCE {source[:40]!r}: for --kind phantom give how many to draw, such as 2000; at most "
             f"{MOST:,}"
         )
 
-    def draw(index: int) -> Content:
-        sample = phantom_sample(seed, index, size)
-        return Content(sample.image, sample.caption, sample.labels, sample.masks)
+    def record(index: int) -> Record:
+        name, site = f"phantom-{seed}-{index:07d}", site_of(index, sites, seed) if sites else None
+        return Record(name, name, name, "", partial(_read, seed, index, size, site), domain=site)
 
-    names = ((index, f"phantom-{seed}-{index:07d}") for index in range(int(source)))
-    records = [Record(name, name, name, "", lambda index=index: draw(index)) for index, name in names]
-    return Source("image", records, public=True)
+    return Source("image", [record(index) for index in range(int(source))], public=True)
+
+
+def _sites(asked: Sequence[str]) -> list[Site]:
+    if unknown := sorted(set(asked) - SCANNERS.keys()):
+        raise InputError(f"--site {unknown[0][:40]!r}: choose {', '.join(SCANNERS)}")
+    return [site for site in SCANNERS if site in asked]
+
+
+def _read(seed: int, index: int, size: int, site: Site | None) -> Content:
+    sample = phantom_sample(seed, index, size, site)
+    return Content(sample.image, sample.caption, sample.labels, sample.masks)
 
 
 @dataclass(frozen=True)
@@ -210,11 +222,21 @@ def report(heart_enlarged: bool, side: str | None, extent: str | None) -> str:
     return f"A chest x-ray. {heart} {article} {extent} {side} pleural {plural}."
 
 
-def draw_phantom(seed: int, index: int, size: int, side: str | None, extent: str | None = "large") -> Sample:
+def draw_phantom(
+    seed: int,
+    index: int,
+    size: int,
+    side: str | None,
+    extent: str | None = "large",
+    site: Site | None = None,
+) -> Sample:
     """One X-ray-like phantom, a function of its arguments alone.
 
     `side` is one of SIDES or None for no effusion, `extent` one of EXTENTS. The sample's image is (size,
     size) uint8, its mask the effusion's (255 inside), its labels `finding`, `side`, `extent` and `heart`.
+    With `site` it is seen by the scanner of that site, which is its domain, and has the masks `effusion`,
+    though it be empty, `lungs` (without what the heart covers) and `heart`: they and the anatomy are the same
+    for every site.
     """
     rng = _rng(seed, index, 1)
     anatomy = _draw_anatomy(rng)
@@ -224,6 +246,11 @@ def draw_phantom(seed: int, index: int, size: int, side: str | None, extent: str
     fluid = _effusion(anatomy, lungs, x, y, side, height) if side else np.zeros_like(x)
     parts = _tissue(anatomy, lungs, x, y, rng)
     image = _finish(_radiograph(parts, fluid, rng), rng, noise=rng.uniform(0.01, 0.03), shading=0.03)
+    inside = {"effusion": fluid > 0.5} if side or site else {}
+    if site:
+        image = scanned(image, site, _rng(seed, index, 4))
+        heart = parts["heart"] > 0.5
+        inside |= {"lungs": (parts["lungs"] > 0.5) & ~heart, "heart": heart}
     return Sample(
         key=f"phantom-{seed}-{index:07d}",
         image=image,
@@ -235,7 +262,8 @@ def draw_phantom(seed: int, index: int, size: int, side: str | None, extent: str
             "extent": (extent or "none") if side else "none",
             "heart": "enlarged" if anatomy.heart_enlarged else "normal",
         },
-        masks={"effusion": ((fluid > 0.5) * 255).astype(np.uint8)} if side else {},
+        masks={name: (mask * 255).astype(np.uint8) for name, mask in inside.items()},
+        domain=site,
     )
 
 
@@ -245,11 +273,11 @@ def phantom_samples(count: int, size: int, seed: int = 0) -> Iterator[Sample]:
         yield phantom_sample(seed, index, size)
 
 
-def phantom_sample(seed: int, index: int, size: int) -> Sample:
-    """Number `index` of `phantom_samples`, drawn without the others."""
+def phantom_sample(seed: int, index: int, size: int, site: Site | None = None) -> Sample:
+    """Number `index` of `phantom_samples`, drawn without the others; `site` as for `draw_phantom`."""
     rng = _rng(seed, index, 2)
     side = rng.choice(SIDES) if rng.random() < EFFUSION_SHARE else None
-    return draw_phantom(seed, index, size, side and str(side), str(rng.choice(EXTENTS)))
+    return draw_phantom(seed, index, size, side and str(side), str(rng.choice(EXTENTS)), site)
 
 
 def _styled(

@@ -53,6 +53,8 @@ class SourceRequest:
     """The column that names where an image comes from, such as a hospital."""
     frames: Frames | None = None
     """Which images to take of a file that holds several; where it is None, such a file cannot be used."""
+    sites: tuple[str, ...] = ()
+    """The sites whose scanners see drawn phantoms (`phantom_sites.py`); none where it is empty."""
 
     @property
     def labels(self) -> LabelColumns:
