@@ -25,11 +25,15 @@ _NUMBERS = (
 )
 _ADDRESSES = (r"\w@\w", r"(?:street|strasse|straße|avenue|road)\b")
 _TITLED = (r"\w\^\w", r"\A(?:Herr|Frau|Hr|Fr|Mme|Sr|Sra|Sig|Dott)\b\.? +\w")
+_FILE = re.compile(
+    r"[^\s.]\.(?:png|jpe?g|bmp|tiff?|gif|webp|dcm|dicom|nii|mh[ad]|nrrd|npy)(?:\.gz)?\Z", re.IGNORECASE
+)
 _SIGNS = {
     "a date": re.compile("|".join(_DATES), re.IGNORECASE),
     "a record number": re.compile("|".join(_NUMBERS)),
     "an address": re.compile("|".join(_ADDRESSES), re.IGNORECASE),
     "a name": re.compile("|".join(_TITLED)),
+    "a file's name": _FILE,
 }
 _MEASURE = re.compile(r"[-+]?\d{0,4}\.\d+(?:[eE][-+]?\d+)?")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -68,6 +72,11 @@ _NAMES = """
     williams wilson zimmermann
 """
 _NAME = frozenset(_NAMES.split())
+
+
+def names_file(value: str) -> bool:
+    """Whether a value looks like the name of an image's file."""
+    return bool(_FILE.search(value.strip()))
 
 
 def identifying_value(value: str) -> str | None:

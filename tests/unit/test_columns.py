@@ -275,11 +275,61 @@ def test_quote_that_swallows_a_row_of_a_tsv_is_refused(tmp_path: Path, people: P
             {"patient_regex": None, "patient_column": "Sex", "domain_column": "Sex"},
             "--domain-column Sex: it is the --patient-column",
         ),
+        ({"label_columns": ("Path",)}, "^--label-column Path: it is the --image-column already"),
+        ({"label_columns": ("Sex",), "mask_columns": ("Sex",)}, "^--label-column Sex: it is the --mask-col"),
+        ({"yes_labels": ("Sex",), "mask_columns": ("Sex",)}, "^--yes-label Sex: it is the --mask-column"),
     ],
 )
 def test_columns_that_name_files_or_patients_are_nothing_else(people: Path, asked: dict, said: str):
     with pytest.raises(InputError, match=said):
         found(people, **asked)
+
+
+@pytest.mark.parametrize("suffix", ["png", "JPG", "dcm", "nii.gz", "tiff"])
+def test_names_of_files_are_no_labels_domains_or_captions(tmp_path: Path, people: Path, suffix: str):
+    """Among few patients nothing but its look tells them from classes."""
+    cells = [{**row, "Mask": f"masks/doe {i}.{suffix}"} for i, row in enumerate(PEOPLE[:4])]
+    path = written(tmp_path / "t.csv", cells)
+    said = "t.csv line 2: its value looks like a file's name: "
+    with pytest.raises(InputError, match=said + "column 'Mask' is no label.*insist on it"):
+        found(path, label_columns=("Mask",))
+    with pytest.raises(InputError, match=said + "--domain-column 'Mask' would stand in the shards in clear"):
+        found(path, domain_column="Mask")
+    for asked in ({"caption_column": "Mask"}, {"caption_column": None, "caption": "A {Mask}."}):
+        source = found(path, **asked)
+        assert source.records == [] and source.problems[0] == (
+            "t.csv line 2: view/patient00/0.png: the Mask is a file's name, no caption; name another column "
+            "for captions"
+        )
+    assert len(found(path).records) == 4
+
+
+def test_columns_of_parquet_that_hold_no_values_are_said(tmp_path: Path, people: Path):
+    cells = [{**row, "Mask": b"PNG", "Sizes": [1, 2]} for row in PEOPLE]
+    path = written(tmp_path / "t.parquet", cells)
+    for asked, said in (
+        ({"mask_columns": ("Mask",)}, "--mask-column Mask: the table holds the masks themselves, or lists"),
+        (
+            {"label_columns": ("Sizes",)},
+            "--label-column Sizes: it holds lists, records or bytes; write texts",
+        ),
+        (
+            {"image_column": "Mask"},
+            "--image-column Mask: the table holds the images.*with --kind hf, or name",
+        ),
+    ):
+        with pytest.raises(InputError, match=f"^{path}: {said}"):
+            found(path, **asked)
+    assert "t.parquet: columns left out, since they hold no plain values: Mask, Sizes" in found(path).notes
+
+
+def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path, people: Path):
+    columns = pyarrow.Table.from_pylist(PEOPLE)
+    for name in ("Words", "Words "):
+        twice = columns.append_column(name, columns.column("Sex"))
+        pyarrow.parquet.write_table(twice, tmp_path / "t.parquet")
+        with pytest.raises(InputError, match=r"t\.parquet: two columns named 'Words'; rename one$"):
+            found(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_columns_become_labels_that_are_harmless_or_asked_for(tmp_path: Path):
     assert set(labels(found)[0]) == set(header) - set(IDENTIFYING) | {"site", "city"}
     with pytest.raises(InputError, match=r"no column 'Site' among .*; --label-column site$"):
         labelled(tmp_path, header, [row], "Site")
-    with pytest.raises(InputError, match="no column 'patient_id' that could be a label"):
+    with pytest.raises(InputError, match="--label-column patient_id: it is the --patient-column already"):
         labelled(tmp_path, header, [row], "patient_id")
 
 

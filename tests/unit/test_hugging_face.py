@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hugging_face_sets import class_folder, image_folder, parquet, png
 from published_sets import save, write
@@ -153,6 +155,41 @@ def test_parquet_images_that_cannot_be_read_are_named(tmp_path: Path):
     ]
     with pytest.raises(BadSample, match="damaged"):
         found.records[0].read()
+
+
+def test_parquet_with_masks_or_names_twice(tmp_path: Path):
+    images = pyarrow.array([{"bytes": png(), "path": f"{i}.png"} for i in range(3)])
+    texts, patients = pyarrow.array(["One", "Two", "Three"]), pyarrow.array([1, 2, 3])
+
+    def write_columns(**columns: pyarrow.Array) -> None:
+        names = [name.rstrip("_") for name in columns]
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_arrays([*columns.values()], names), tmp_path / "a.parquet"
+        )
+
+    write_columns(image=images, mask=images, text=texts, patient_id=patients)
+    found = read(tmp_path, image_column="image")
+    assert found.notes[0] == "Parquet: columns left out, since they hold no plain values: mask"
+    said = "--mask-column mask: the table holds the masks themselves, or lists; write a folder of images"
+    with pytest.raises(InputError, match=said):
+        read(tmp_path, image_column="image", mask_columns=("mask",))
+    write_columns(image=images, text=texts, text_=texts[::-1], patient_id=patients)
+    with pytest.raises(InputError, match=r"a\.parquet: two columns named 'text'; rename one$"):
+        read(tmp_path)
+    write_columns(image=images, image_=images, text=texts, patient_id=patients)
+    with pytest.raises(InputError, match=r"a\.parquet: two columns named 'image'; rename one$"):
+        read(tmp_path, image_column="image")
+
+
+def test_a_name_twice_in_a_line_of_json_is_said(tmp_path: Path):
+    line = '{"file_name": "a.png", "patient_id": 1, "text": "One"'
+    write(tmp_path / "metadata.jsonl", f'{line}}}\n{line}, "patient_id": 2}}\n')
+    save(tmp_path / "a.png")
+    found = read(tmp_path)
+    assert len(found.records) == 1 and found.problems == [
+        "metadata.jsonl line 2: no JSON object, or a name twice in one; write one on each line, with a "
+        "file_name"
+    ]
 
 
 def test_refusals_in_one_line(tmp_path: Path):

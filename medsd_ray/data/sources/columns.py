@@ -10,6 +10,7 @@ from medsd_ray.data.labels import LabelColumns
 from medsd_ray.data.sources.captions import CaptionTemplate
 from medsd_ray.data.sources.near_names import near_name
 from medsd_ray.data.sources.request import SourceRequest
+from medsd_ray.data.sources.table import Table
 from medsd_ray.errors import InputError
 
 _OTHER_WORDS = {
@@ -18,6 +19,14 @@ _OTHER_WORDS = {
     "--patient-column": ("patient", "subject_id", "subject", "mrn", "case_id", "group_id", "person_id"),
 }
 """Option -> other names that its column often has."""
+
+_UNREAD_MEND = {
+    "--mask-column": "the table holds the masks themselves, or lists; write a folder of images with a PNG "
+    "file for each mask, and its name in the column",
+    "--image-column": "the table holds the images themselves, or lists; read a folder of such Parquet files "
+    "with --kind hf, or name image files in the column",
+}
+_PLAIN_MEND = "it holds lists, records or bytes; write texts or numbers into it, or name another column"
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,11 @@ class Columns:
             columns = replace(columns, patient=None, patient_regex=_regex(request.patient_regex))
         return columns
 
-    def check(self, columns: Collection[str], fields: Collection[str], where: str) -> None:
+    def check(self, table: Table, fields: Collection[str]) -> None:
         """Raises InputError, in one line for all, where columns are not there: those that name files among
-        the table's `columns`, others among these and the `fields` of the files themselves.
+        the table's, others among these and the `fields` of the files themselves.
         """
-        names = [*dict.fromkeys([*columns, *fields])]
+        where, names = table.where, [*dict.fromkeys([*table.columns, *fields])]
         wanted = [("--image-column", self.image), ("--patient-column", self.patient)]
         if isinstance(self.caption, str):
             wanted.insert(1, ("--caption-column", self.caption))
@@ -88,8 +97,13 @@ class Columns:
         absent = [
             (option, name)
             for option, name in wanted
-            if name is not None and name not in (columns if option in of_table else names)
+            if name is not None and name not in (table.columns if option in of_table else names)
         ]
+        for option, name in absent:
+            if name in table.unread:
+                raise InputError(
+                    f"{where}: {option} {_quoted(name)}: {_UNREAD_MEND.get(option, _PLAIN_MEND)}"
+                )
         if absent:
             said = ", ".join(dict.fromkeys(repr(name) for _, name in absent))
             mends = "; ".join(_mend(option, name, names, self.image) for option, name in absent)
@@ -107,6 +121,8 @@ class Columns:
             self.caption.check(names, {*of_column, *self.masks}, where)
         used = [("--mask-column", name) for name in self.masks]
         of_column |= {name: "--mask-column" for name in self.masks if name not in of_column}
+        used += [("--label-column", name) for name in self.labels.asked]
+        used += [("--yes-label", name) for name in self.labels.insisted]
         used += [("--caption-column", self.caption), ("--domain-column", self.domain)]
         for option, name in used:
             if isinstance(name, str) and (other := of_column.get(name, option)) != option:

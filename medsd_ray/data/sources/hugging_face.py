@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from medsd_ray.data.sources.captions import CaptionTemplate
 from medsd_ray.data.sources.columns import Columns
@@ -76,6 +77,7 @@ def _with_metadata(folder: Path, paths: Sequence[Path], image: str, masks: Seque
             )
         below = PurePosixPath(normal_name(path.relative_to(folder).as_posix())).parent
         table.notes += part.notes
+        table.unread += part.unread
         table.columns += [name for name in part.columns if name not in table.columns]
         for row in part.rows:
             if isinstance(row, str):
@@ -110,11 +112,12 @@ def _read_lines(path: Path) -> Table:
             continue
         where = f"{path.name} line {number}"
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            table.rows.append(f"{where}: no JSON object; write one on each line, with a file_name")
+            said = "no JSON object, or a name twice in one; write one on each line, with a file_name"
+            table.rows.append(f"{where}: {said}")
             continue
         nested = {name for name, value in values.items() if isinstance(value, list | dict)}
         left_out |= nested
@@ -124,7 +127,16 @@ def _read_lines(path: Path) -> Table:
     if left_out:
         names = ", ".join(sorted(left_out))
         table.notes.append(f"{path.name}: columns left out, since they hold no plain values: {names}")
+        table.unread = sorted(left_out)
     return with_all_columns(table)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a name is in it twice, so that a value would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError
+    return values
 
 
 def _by_class(folder: Path, files: Sequence[Path]) -> Table:

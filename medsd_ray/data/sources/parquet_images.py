@@ -23,7 +23,7 @@ from medsd_ray.data.sources.image_files import MAX_BYTES, open_image, orientatio
 from medsd_ray.data.sources.masks import MaskFile
 from medsd_ray.data.sources.published import SPLIT, split_of, with_all_columns
 from medsd_ray.data.sources.source import BadSample
-from medsd_ray.data.sources.table import Row, Table, plain_text, times_as_text
+from medsd_ray.data.sources.table import Row, Table, check_header, plain_text, times_as_text
 from medsd_ray.errors import InputError
 
 BATCH = 64
@@ -91,12 +91,17 @@ def read_images(folder: Path, paths: Sequence[Path], column: str | None) -> tupl
     for path in paths:
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
+                check_header(path, file.schema_arrow.names)
                 image = _image_column(file.schema_arrow, image, path)
                 table.rows += _rows(file, path.relative_to(folder).as_posix(), image, images)
                 names = [image, *_plain_columns(file.schema_arrow), SPLIT]
                 table.columns += [one for one in dict.fromkeys(names) if one not in table.columns]
+                table.unread += [one for one in file.schema_arrow.names if one not in table.columns]
         except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{path}: no sound Parquet file ({error}); copy it again") from error
+    if table.unread:
+        names = ", ".join(dict.fromkeys(table.unread))
+        table.notes.append(f"{table.name}: columns left out, since they hold no plain values: {names}")
     return with_all_columns(table), images, image or ""
 
 

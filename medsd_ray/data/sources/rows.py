@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from medsd_ray.data.identifying_values import names_file
 from medsd_ray.data.labels import HARMLESS, identifying, labels_of
 from medsd_ray.data.sources.captions import left_out_sentences
 from medsd_ray.data.sources.columns import Columns
@@ -46,7 +47,7 @@ def source_of_rows(table: Table, images: Images, columns: Columns, boxes: Boxes 
     Raises:
         InputError: A column is missing, or cannot be what it is asked for.
     """
-    columns.check(table.columns, images.fields, table.where)
+    columns.check(table, images.fields)
     source = Source("image", notes=[*table.notes], split_by=columns.patient)
     finder, found = _Finder(images, columns, boxes), []
     for row in table.rows:
@@ -111,6 +112,9 @@ class _Finder:
 
     def _caption(self, row: Row) -> str:
         template = self.columns.caption
+        for field in [template] if isinstance(template, str) else template.fields:
+            if names_file(row.values.get(field, "")):
+                raise BadSample(f"the {field} is a file's name, no caption; name another column for captions")
         if isinstance(template, str):
             return " ".join(checked_cell(row, template).split())
         caption, left_out = template.fill(row.values)

@@ -54,6 +54,8 @@ class Table:
     """In order; for one that cannot be used, a line that says what is wrong with it."""
     notes: list[str] = field(default_factory=list)
     """What the user should know of how it was read."""
+    unread: list[str] = field(default_factory=list)
+    """Columns that are there, and hold lists, records or bytes, which are no values of rows."""
 
     def names(self) -> set[str]:
         """What any cell names, if it names a file: images, and masks in columns of their own."""
@@ -91,7 +93,7 @@ def read_csv(path: Path, images: Path) -> Table:
     """A table as CSV, or as TSV by its name; see `read_table`."""
     rows = read_cells(path)
     _, header = next(rows, (1, []))
-    table = Table(path.name, str(path), _header(path, header))
+    table = Table(path.name, str(path), check_header(path, header))
     for line, cells in rows:
         table.rows.append(_row(table, path, images, line, cells))
     return table
@@ -124,7 +126,8 @@ def _opened(path: Path) -> TextIO:
     return opened(newline="", encoding="utf-8-sig")  # pyright: ignore[reportReturnType]
 
 
-def _header(path: Path, cells: list[str]) -> list[str]:
+def check_header(path: Path, cells: list[str]) -> list[str]:
+    """The names of a table's columns. Raises InputError where two are one, or there are too many."""
     header = list(map(_composed, cells))
     if len(header) == 1 and (sign := re.search("[;\t|,]", header[0])) and path.suffix != ".parquet":
         meant = "commas, or name it .tsv" if sign[0] == "\t" else "tabs" if ".tsv" in path.name else "commas"
@@ -200,13 +203,15 @@ def read_parquet(path: Path) -> Table:
     import pyarrow.types as types
 
     try:
+        check_header(path, pyarrow.parquet.read_schema(path).names)
         content = times_as_text(pyarrow.parquet.read_table(path))
         plain = [field.name for field in content.schema if not _has_parts(types, field.type)]
         columns = [content.column(name).to_pylist() for name in plain]
     except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
         raise InputError(f"{path}: not a Parquet table ({error}); save it as one") from error
-    table = Table(path.name, str(path), _header(path, plain))
+    table = Table(path.name, str(path), check_header(path, plain))
     if left_out := [name for name in content.column_names if name not in plain]:
+        table.unread = left_out
         table.notes.append(
             f"{path.name}: columns left out, since they hold no plain values: {', '.join(left_out)}"
         )
