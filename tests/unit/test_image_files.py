@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image, PngImagePlugin
 
 from medsd_ray.data.sources.folder import scan
-from medsd_ray.data.sources.image_files import open_image
+from medsd_ray.data.sources.image_files import open_image, open_mask
 from medsd_ray.data.sources.jpeg import has_all_of_its_image, jpeg_size
 from medsd_ray.data.sources.pixels import Levels
 from medsd_ray.data.sources.request import SourceRequest
@@ -121,8 +121,13 @@ def test_all_verbs_turn_an_image_as_its_exif_says(tmp_path: Path, orientation: i
     if form != "TIFF":
         whole = read_real(str(tmp_path), "finding")["all"].pixels[0][..., 0].astype(int)
         assert np.abs(whole - expected).max() <= 2
-    for shown in (open_image(data), decode(data, "here")):
+    for shown in (open_image(data), decode(data, "here"), open_image(tmp_path / f"a.{form.lower()}")):
         assert np.abs(shown.astype(int) - expected).max() <= 2
+    if form != "JPEG":
+        mask = Image.fromarray((RAMP // 32).astype(np.uint8))
+        (tmp_path / "mask").write_bytes(file(mask, form, exif=exif))
+        labels = open_mask(tmp_path / "mask", turned=orientation)
+        np.testing.assert_array_equal(labels, turns[orientation](RAMP // 32))
 
 
 def test_an_image_of_one_value_is_said_of_what_is_compared(tmp_path: Path):
@@ -150,6 +155,24 @@ def test_all_verbs_put_what_is_transparent_on_black():
     half = np.stack([RAMP, np.full_like(RAMP, 128)], -1).astype(np.uint8)
     shown = decode(file(Image.fromarray(half, "LA"), "PNG"), "here")
     assert np.abs(shown.astype(int) - RAMP * 128 / 255).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "clear", "bits"),
+    [
+        (RAMP.astype(np.uint8), 220, 8),
+        (TWELVE, int(TWELVE.max()), 16),
+        (RAMP > 100, 255, 1),
+        (np.stack([RAMP.astype(np.uint8)] * 3, -1), (220, 220, 220), 8),
+    ],
+)
+def test_a_gray_that_is_transparent_lies_on_black(values: np.ndarray, clear: Any, bits: int):
+    """PNG names one of them where it has no alpha."""
+    opaque = open_image(file(Image.fromarray(values), "PNG"))
+    shown = open_image(file(Image.fromarray(values), "PNG", transparency=clear))
+    there = RAMP > 100 if bits == 1 else RAMP.max() == RAMP
+    assert (shown[there] == 0).all() and (opaque[there] >= 220).all()
+    assert bits == 16 or (shown[~there] == opaque[~there]).all()
 
 
 def test_a_file_of_several_pages_is_said(tmp_path: Path):

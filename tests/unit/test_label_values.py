@@ -25,12 +25,14 @@ def packed(values: np.ndarray, bits: int) -> list[bytes]:
     return [bytes(int(row[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(row), 8)) for row in rows]
 
 
-def png(values: np.ndarray, bits: int, colour: int = 0) -> bytes:
-    """A PNG as its specification has it (ISO/IEC 15948): grayscale, or `colour` 2 for RGB."""
+def png(values: np.ndarray, bits: int, colour: int = 0, clear: bytes = b"") -> bytes:
+    """A PNG as its specification has it (ISO/IEC 15948): grayscale, or `colour` 2 for RGB, and transparent
+    where it has the value `clear`.
+    """
     height, width = values.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in packed(values.reshape(height, -1), bits)))
-    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    chunks = [(b"IHDR", header), *([(b"tRNS", clear)] if clear else []), (b"IDAT", data), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks
@@ -92,6 +94,16 @@ def test_palettes_of_few_bits_are_numbers(tmp_path: Path, bits: int):
     image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200][: 3 * 2 ** min(bits, 2)])
     image.save(tmp_path / "mask.png", bits=bits)
     np.testing.assert_array_equal(open_mask(tmp_path / "mask.png"), CLASSES & (2**bits - 1))
+
+
+def test_what_is_transparent_of_few_bits_or_many_lies_on_black(tmp_path: Path):
+    data = png(CLASSES, 2, clear=struct.pack(">H", 2))
+    np.testing.assert_array_equal(open_image(data), np.array([0, 85, 0, 255])[CLASSES])
+    (tmp_path / "mask").write_bytes(data)
+    np.testing.assert_array_equal(open_mask(tmp_path / "mask"), CLASSES)
+    deep = np.repeat(np.array([[[100], [101], [200], [300]]]), 3, -1)
+    shown = open_image(png(deep, 16, 2, clear=struct.pack(">HHH", 300, 300, 300)))
+    np.testing.assert_array_equal(shown, open_image(png(deep % 300, 16, 2)))
 
 
 DEEP = np.repeat(CLASSES[..., None].astype(np.uint16), 3, -1)

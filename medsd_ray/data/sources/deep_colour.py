@@ -58,6 +58,8 @@ def deep_colour(image: ImageFile, reopened: Opened) -> np.ndarray | None:
     mode = mode.replace(_PREMULTIPLIED, "RGBA;16")  # which Pillow would divide by the alpha
     upper = _decoded(reopened, mode).astype(np.uint16)
     values = upper << 8 | _decoded(reopened, mode[:-1] + _REVERSED[mode[-1]])
+    if clear := image.info.get("transparency"):  # one colour of a PNG
+        values[(values == clear).all(-1)] = 0
     colours, alpha = values[..., :3], values[..., 3:]
     return colours if on_black or not alpha.size else _on_black(colours, alpha)
 

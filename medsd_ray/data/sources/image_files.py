@@ -17,7 +17,7 @@ from medsd_ray.data.sources.decoding_room import decoding_room
 from medsd_ray.data.sources.deep_colour import deep_colour
 from medsd_ray.data.sources.frames import Frames, chosen
 from medsd_ray.data.sources.jpeg import has_all_of_its_image
-from medsd_ray.data.sources.label_values import PHOTOMETRIC, WHITE_IS_ZERO, raw_mode, stored_labels
+from medsd_ray.data.sources.label_values import PHOTOMETRIC, WHITE_IS_ZERO, raw_mode, spread, stored_labels
 from medsd_ray.data.sources.pixels import CHUNK, MAX_PIXELS, check_pixels, to_8bit, without_colour
 from medsd_ray.data.sources.source import BadSample
 
@@ -125,7 +125,12 @@ def _opened(file: Path | bytes, page: int = 0) -> Iterator[ImageFile]:
     """The image file at one of its pages; nothing is decoded yet."""
     if isinstance(file, Path) and file.stat().st_size > MAX_BYTES:
         raise BadSample(f"more than {MAX_BYTES:,} bytes, which no image has; remove it")
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+    # By a stream: what it opens by a path Pillow maps into memory, and then takes the rows of a TIFF that its
+    # EXIF turns onto its side to be as long as its columns are.
+    with (
+        io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream,
+        Image.open(stream, formats=FORMATS) as image,
+    ):
         check_pixels(image.height, image.width)
         if page:
             image.seek(page)
@@ -219,20 +224,20 @@ def _tag(image: Image.Image, tag: int | None):
     return getattr(image, "tag_v2", {}).get(tag)
 
 
-def plain(image: Image.Image) -> np.ndarray:
-    """A PIL image of any mode as uint8, (height, width) where it is grayscale in fact, else (height, width,
-    3).
+def plain(image: ImageFile) -> np.ndarray:
+    """A file's image of any mode, which is not loaded yet, as uint8: (height, width) where it is grayscale in
+    fact, else (height, width, 3).
     """
-    white_is_zero = _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO
+    white_is_zero, clear = _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO, _transparent_gray(image)
     unsigned = image.format == "TIFF" and image.mode == "I" and _sample_format(image) == UNSIGNED
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
+        values = _without(np.asarray(image), clear)
         shown = to_8bit(values.view(np.uint32) if unsigned else values)  # Pillow has none of 32 bits
         # Pillow turns the values of 8 bits itself, and leaves larger ones as they are stored.
         return 255 - shown if white_is_zero else shown
     if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))
+        return _without(np.asarray(image.convert("L")), clear)
     rgb = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, CHUNK // image.width)
     for top in range(0, image.height, rows):
@@ -241,3 +246,16 @@ def plain(image: Image.Image) -> np.ndarray:
             part = Image.alpha_composite(Image.new("RGBA", part.size, "black"), part.convert("RGBA"))
         rgb[top : top + rows] = np.asarray(part.convert("RGB"))
     return without_colour(rgb)
+
+
+def _transparent_gray(image: ImageFile) -> int | None:
+    """The gray that a PNG says is transparent, as Pillow's pixels have it; the image is not loaded yet."""
+    gray = image.info.get("transparency")
+    return (
+        gray * spread(raw_mode(image)) if image.mode in ("1", "L", "I;16") and isinstance(gray, int) else None
+    )
+
+
+def _without(values: np.ndarray, clear: int | None) -> np.ndarray:
+    """The values on black where they are transparent."""
+    return values if clear is None else np.where(values == clear, 0, values).astype(values.dtype)

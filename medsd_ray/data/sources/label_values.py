@@ -30,6 +30,11 @@ def raw_mode(image: ImageFile) -> str:
     return args if isinstance(args, str) else str(args[0]) if args else ""
 
 
+def spread(raw: str) -> int:
+    """What Pillow multiplies stored grays by, so that those of 2 and 4 bits go up to 255."""
+    return 255 // (2 ** int(raw[2]) - 1) if raw.startswith(("L;2", "L;4")) else 1
+
+
 def stored_labels(image: ImageFile, raw: str) -> np.ndarray:
     """The labels of a file as it stores them, uint8 (height, width), turned as its EXIF says.
 
@@ -41,10 +46,7 @@ def stored_labels(image: ImageFile, raw: str) -> np.ndarray:
         BadSample: Its values are no labels, or are not kept by its format or its decoder.
     """
     _check_form(image, raw)
-    labels = _labels(ImageOps.exif_transpose(image))
-    if image.mode == "L" and raw.startswith(("L;2", "L;4")):
-        labels = labels // (255 // (2 ** int(raw[2]) - 1))  # Pillow spreads few bits over 0 to 255
-    return _sharp(labels)
+    return _sharp(_labels(ImageOps.exif_transpose(image)) // spread(raw))
 
 
 def _check_form(image: ImageFile, raw: str) -> None:
