@@ -23,6 +23,8 @@ READ_AHEAD = 32
 """Samples, at most, that are decoded, or wait for it, while earlier ones are written."""
 READ_AHEAD_BYTES = 2**28
 """What their images take at most."""
+LOST_CLASS = "a mask of which a class, or all, is lost by --size or --fit"
+"""What the user is told of a mask that says less than its file: what is small or at the edge is gone."""
 MOST_KEYS = 100
 """Samples of a warning that the index names."""
 MOST_VALUES = 30
@@ -156,9 +158,16 @@ def read_sample(record: PseudonymousRecord, size: int | None, fit: Fit = "crop")
     odd = [*content.oddities]
     if image is not None and image.min() == image.max():
         odd.append(ONE_VALUE)
+    if any(_classes(mask) - _classes(masks[name]) for name, mask in content.masks.items() if name in masks):
+        odd.append(LOST_CLASS)
     labels = dict(content.labels)
     sample = Sample(record.key, image, content.caption, record.patient, labels, masks, record.record.domain)
     return sample, warnings, odd
+
+
+def _classes(mask: np.ndarray) -> set[int]:
+    """What is in a mask beside the background."""
+    return {*np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()} - {0}
 
 
 def _fitted(content: Content, size: int | None, fit: Fit) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:

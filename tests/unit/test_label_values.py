@@ -62,10 +62,14 @@ def written(values: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def pillow(values: np.ndarray, form: str, **options: Any) -> bytes:
+def saved(image: Image.Image, form: str = "PNG", **more: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, form, **options)
+    image.save(buffer, format=form, **more)
     return buffer.getvalue()
+
+
+def pillow(values: np.ndarray, form: str, **options: Any) -> bytes:
+    return saved(Image.fromarray(values), form, **options)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -198,3 +202,55 @@ def test_palettes_of_shades_and_of_classes(tmp_path: Path, palette: list[int], e
     image.putpalette(palette)
     image.save(tmp_path / "m.png")
     assert open_mask(tmp_path / "m.png").tolist() == [expected]
+
+
+def spot(value: int = 255) -> np.ndarray:
+    values = np.zeros((16, 32), np.uint8)
+    values[4:12, 16:24] = value
+    return values
+
+
+def palette() -> Image.Image:
+    image = Image.fromarray(spot(2)).convert("P")
+    image.putdata(spot(2).reshape(-1).tolist())
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "inside"),
+    [
+        (Image.fromarray(spot()), 255),
+        (Image.fromarray(spot() > 0), 255),
+        (Image.fromarray(spot(4)), 4),
+        (palette(), 2),
+        (Image.fromarray(np.stack([spot()] * 3, -1)), 255),
+        (Image.fromarray(spot().astype(np.uint16) * 257), 255),
+        (Image.fromarray(spot(5).astype(np.uint16)), 5),
+    ],
+)
+def test_labels_stay_as_they_are(tmp_path: Path, image: Image.Image, inside: int):
+    (tmp_path / "mask.png").write_bytes(saved(image))
+    mask = open_mask(tmp_path / "mask.png")
+    np.testing.assert_array_equal(mask, spot(inside))
+    assert mask.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (saved(Image.fromarray(np.stack([spot(), spot() // 2, spot()], -1))), "coloured"),
+        (saved(Image.fromarray(np.stack([spot(), spot(), spot(), spot()], -1))), "transparent"),
+        (saved(Image.fromarray(spot()), "JPEG"), "compressed as JPEG or WebP, which change"),
+        (saved(Image.fromarray(spot().astype(np.uint16) * 2)), "no whole numbers from 0 to 255"),
+        (saved(Image.fromarray(spot().astype(np.float32) / 2), "TIFF"), "no whole numbers from 0 to 255"),
+        (
+            saved(Image.fromarray(spot()), "TIFF", save_all=True, append_images=[palette()]),
+            "2 pages where its",
+        ),
+    ],
+)
+def test_values_that_are_no_labels_are_refused(tmp_path: Path, data: bytes, words: str):
+    (tmp_path / "mask.png").write_bytes(data)
+    with pytest.raises(BadSample, match=words):
+        open_mask(tmp_path / "mask.png")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from pathlib import Path
@@ -27,11 +26,12 @@ from medsd_ray.data.shards import (
     read_shard,
 )
 from medsd_ray.data.sources.folder import scan
-from medsd_ray.data.sources.image_files import ORIENTATION, open_mask
+from medsd_ray.data.sources.image_files import ORIENTATION
 from medsd_ray.data.sources.masks import Box, drawn, mask_name
 from medsd_ray.data.sources.pixels import resize
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample
+from medsd_ray.data.split_writer import LOST_CLASS
 from medsd_ray.errors import InputError
 from medsd_ray.storage import open_storage
 
@@ -97,6 +97,20 @@ def test_masks_follow_their_image(folder: Path, tmp_path: Path, fit: str, rows: 
     other = "pad" if fit == "crop" else "crop"
     with pytest.raises(InputError, match="differ in fit"):
         prepared(folder, tmp_path / "out", other)
+
+
+def test_classes_that_the_fit_cuts_off_are_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    edge = bars(3)
+    edge[:, :2] = 5
+    Image.fromarray(edge).save(folder / "4-class.png")
+    prepared(folder, tmp_path / "crop")
+    assert f"4.png: {LOST_CLASS}" in capsys.readouterr().err
+    prepared(folder, tmp_path / "pad", "pad")
+    assert LOST_CLASS not in capsys.readouterr().err
+    crop, pad = (json.loads((tmp_path / out / "index.json").read_text()) for out in ("crop", "pad"))
+    assert (crop["warnings"], pad["warnings"]) == ({LOST_CLASS: 1}, {})
 
 
 def test_a_high_image_is_padded_at_its_sides():
@@ -170,55 +184,6 @@ def test_masks_of_another_size_are_said(folder: Path, tmp_path: Path, capsys: py
     assert "3.png: mask kinds: 8x16 pixels where its image has 32x16" in said
 
 
-def png(image: Image.Image, form: str = "PNG", **more: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=form, **more)
-    return buffer.getvalue()
-
-
-def palette() -> Image.Image:
-    image = Image.fromarray(bars(2)).convert("P")
-    image.putdata(bars(2).reshape(-1).tolist())
-    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
-    return image
-
-
-@pytest.mark.parametrize(
-    ("image", "inside"),
-    [
-        (Image.fromarray(bars()), 255),
-        (Image.fromarray(bars() > 0), 255),
-        (Image.fromarray(bars(4)), 4),
-        (palette(), 2),
-        (Image.fromarray(np.stack([bars()] * 3, -1)), 255),
-        (Image.fromarray(bars().astype(np.uint16) * 257), 255),
-        (Image.fromarray(bars(5).astype(np.uint16)), 5),
-    ],
-)
-def test_labels_stay_as_they_are(tmp_path: Path, image: Image.Image, inside: int):
-    (tmp_path / "mask.png").write_bytes(png(image))
-    mask = open_mask(tmp_path / "mask.png")
-    np.testing.assert_array_equal(mask, bars(inside))
-    assert mask.dtype == np.uint8
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (png(Image.fromarray(np.stack([bars(), bars() // 2, bars()], -1))), "coloured"),
-        (png(Image.fromarray(np.stack([bars(), bars(), bars(), bars()], -1))), "transparent"),
-        (png(Image.fromarray(bars()), "JPEG"), "compressed as JPEG or WebP, which change"),
-        (png(Image.fromarray(bars().astype(np.uint16) * 2)), "no whole numbers from 0 to 255"),
-        (png(Image.fromarray(bars().astype(np.float32) / 2), "TIFF"), "no whole numbers from 0 to 255"),
-        (png(Image.fromarray(bars()), "TIFF", save_all=True, append_images=[palette()]), "2 pages where its"),
-    ],
-)
-def test_values_that_are_no_labels_are_refused(tmp_path: Path, data: bytes, words: str):
-    (tmp_path / "mask.png").write_bytes(data)
-    with pytest.raises(BadSample, match=words):
-        open_mask(tmp_path / "mask.png")
-
-
 def test_names_of_masks():
     assert mask_name("Lung Mask (left)") == "lung_mask_left" and mask_name("Übel/Größe") == "ubel_groe"
     with pytest.raises(InputError, match="no letter that could name a mask"):
@@ -274,6 +239,8 @@ def test_boxes_are_drawn_as_masks(folder: Path, tmp_path: Path):
     ("text", "words"),
     [
         ("", r"there is no such table; mend it"),
+        ("image,finding,x,y,w,h\n", "none of its 0 images is one that the table of images names"),
+        ("image,finding,x,y,w,h\n0,Nodule,1,1,2,2\n", "none of its 1 images, such as '0', is one that the"),
         ("image,finding,x,y,W,height\n", r"no column w \(maybe 'W'\), h among image"),
         (
             "image,finding,x,y,w,h\n0.png,Nodule,1,1,0,2\n",

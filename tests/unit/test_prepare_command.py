@@ -42,6 +42,7 @@ ALL = SourceRequest(
     boxes="/home/jane roe/boxes.csv",
     domain_column="hospital",
     frames="all",
+    sites=("C", "A"),
 )
 PLAN: dict[str, Any] = {
     "source": ALL.kind,
@@ -76,7 +77,7 @@ def test_every_option_that_changes_the_shards_is_in_their_command():
     same += ("patient_regex", "yes_split", "domain_column", "frames")
     assert {name: found[name] for name in same} == {name: getattr(ALL, name) for name in same}
     lists = {"view": ALL.views, "label_column": ALL.label_columns, "yes_label": ALL.yes_labels}
-    lists["mask_column"] = ALL.mask_columns
+    lists |= {"mask_column": ALL.mask_columns, "site": ALL.sites}
     assert {name: sorted(found[name]) for name in lists} == {
         name: sorted(value) for name, value in lists.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -79,8 +79,20 @@ class Boxes:
     """For messages: the file that they come from."""
     of_image: dict[str, dict[str, list[Box]]] = field(default_factory=dict)
     """The image's normal name -> mask's name -> boxes."""
+    asked: bool = False
+    """Whether the user named them, so that they are to be of some image at least."""
     findings: dict[str, str] = field(default_factory=dict)
     """Mask's name -> the finding as the table writes it."""
+
+    def check(self, images: Collection[str]) -> None:
+        """Raises InputError where the user named boxes, and none is of one of the images, by normal names."""
+        if self.asked and not self.of_image.keys() & images:
+            named = next(iter(self.of_image), None)
+            such = f", such as {named!r}," if named else ""
+            raise InputError(
+                f"--boxes {self.name}: none of its {len(self.of_image)} images{such} is one that the table "
+                "of images names; write their names as that does, or leave out --boxes"
+            )
 
     def add(self, image: str, finding: str, box: Box) -> None:
         """Adds a box. Raises InputError where the finding cannot name a mask, or another one's mask has its
@@ -105,7 +117,7 @@ def read_boxes(source: str | None) -> Boxes | None:
     if source is None:
         return None
     path = path_of(source)
-    if not path.exists():
+    if not path.is_file():
         raise InputError(f"--boxes {source}: there is no such table; mend it")
     table = read_table(path, path.parent)
     if absent := [name for name in BOX_COLUMNS if name not in table.columns]:
@@ -113,7 +125,7 @@ def read_boxes(source: str | None) -> Boxes | None:
         said = ", ".join(f"{name} (maybe {near[name]!r})" if near[name] else name for name in absent)
         there = ", ".join(table.columns) or "none"
         raise InputError(f"--boxes {path}: no column {said} among {there}; name them so in the table")
-    boxes = Boxes(table.name)
+    boxes = Boxes(table.name, asked=True)
     for row in table.rows:
         if isinstance(row, str):
             raise InputError(f"--boxes {path}: {row}")

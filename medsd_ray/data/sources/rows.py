@@ -48,6 +48,9 @@ def source_of_rows(table: Table, images: Images, columns: Columns, boxes: Boxes 
         InputError: A column is missing, or cannot be what it is asked for.
     """
     columns.check(table, images.fields)
+    if boxes:
+        rows = (row for row in table.rows if isinstance(row, Row))
+        boxes.check({normal_name(row.values[columns.image]) for row in rows})
     source = Source("image", notes=[*table.notes], split_by=columns.patient)
     finder, found = _Finder(images, columns, boxes), []
     for row in table.rows:
