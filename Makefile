@@ -4,7 +4,8 @@
 #   make test
 #   make fuzz [MINUTES=30] [SEED=0]
 SHELL := /bin/bash
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 OUT ?= demo-out
 STUDY_OUT ?= study-out
 STUDY ?= tuning/chambon2022.yaml
@@ -22,6 +23,7 @@ help:
 	@echo "make study [DATA=dir] [STUDY_OUT=dir]  the paper's grid on phantoms, and with DATA on those images too; goes on where it was"
 	@echo "make test                        lint, types, unit and integration tests"
 	@echo "make test-unit | test-integration | lint | format"
+	@echo "make test-unit-3.12 | test-unit-3.13  the unit tests on another Python, in .venv-3.12 or .venv-3.13"
 	@echo "make fuzz [MINUTES=30] [SEED=0]  strange inputs to every reader; REPLAY=dir runs one that failed again"
 	@echo "make programs                    build Kubernetes, Helm and an S3 server, which some tests need (Go; 20 minutes, once)"
 	@echo "make crds | crds-check           write k8s/crds and the chart's copy from the models, or fail where they are stale"
@@ -31,10 +33,10 @@ help:
 	@echo "make base-model                  pretrain medsd-small again (75 minutes on two cores)"
 	@echo "make install [PYTHON=python3.11] only the virtual environment .venv"
 
-install: .venv/.installed
+install: $(VENV)/.installed
 
-.venv/.installed: uv.lock pyproject.toml scripts/install
-	@PYTHON="$(PYTHON)" scripts/install
+$(VENV)/.installed: uv.lock pyproject.toml scripts/install
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/install
 
 demo: install
 	$(BIN)/medsd demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
@@ -53,8 +55,13 @@ study-xrays: install
 test: lint
 	$(BIN)/python scripts/run_tests.py
 
+# Two processes; a file's tests stay in one, which makes their fixtures once.
 test-unit: install
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit -n 2 --dist loadfile
+
+# On another Python, in an environment of its own.
+test-unit-3.%:
+	python=$$(python3 tests/pythons.py 3.$*) && $(MAKE) test-unit VENV=.venv-3.$* PYTHON="$$python"
 
 test-integration: install
 	$(PYTEST) tests/integration

@@ -7,6 +7,7 @@ slows by half.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ STARTS_RAY = [
     f"tests/integration/test_{name}.py"
     for name in ("training_ray", "tune", "entrypoint", "submit_ray", "pipeline")
 ]
-COVERAGE = ["--cov=medsd_ray", "--cov-branch", "--cov-report="]
+COVERAGE = {"PYTEST_ADDOPTS": "--cov=medsd_ray --cov-branch --cov-report="}
 
 
 def main() -> int:
@@ -33,7 +34,7 @@ def main() -> int:
         )
         try:
             codes = [
-                subprocess.call([*pytest, "tests/unit", *COVERAGE], cwd=REPOSITORY),
+                subprocess.call(["make", "test-unit"], cwd=REPOSITORY, env=os.environ | COVERAGE),
                 subprocess.call([*pytest, "tests/fuzz"], cwd=REPOSITORY),
                 subprocess.call([*pytest, *others], cwd=REPOSITORY),
                 ray.wait(),

@@ -30,12 +30,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(allowed_skips)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What a process of several has to say goes to the one that started them."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["notes"] = session.config.stash[NOTES]
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which may be absent
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[NOTES].update(getattr(node, "workeroutput", {}).get("notes", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     lines = list(config.stash[NOTES].values())
     coverage: Any = config.pluginmanager.getplugin("_cov")
     if coverage and coverage.cov_controller:
         share = coverage.cov_controller.cov.report(file=io.StringIO())
-        lines.append(f"The tests of this process run {share:.1f} % of the lines and branches of medsd_ray.")
+        lines.append(f"These tests run {share:.1f} % of the lines and branches of medsd_ray.")
     if lines:
         terminalreporter.section("medsd")
         for line in lines:

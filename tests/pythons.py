@@ -1,9 +1,13 @@
-"""Pythons of other versions than the one that runs the tests."""
+"""Pythons of other versions than the one that runs the tests.
+
+python3 tests/pythons.py 3.13    prints where there is one, and fails where there is none
+"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -29,3 +33,8 @@ def find_python(version: str) -> str | None:
 def _says_its_version(python: str) -> str:
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     return subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    found = find_python(sys.argv[1])
+    sys.exit(print(found) if found else f"there is no Python {sys.argv[1]} on the PATH, of pyenv or of uv")

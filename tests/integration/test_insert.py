@@ -207,9 +207,8 @@ def test_augmentation_is_scored_on_held_out_patients(tmp_path: Path):
     assert [one["images"] for one in found["cases"]][:3] == [60, 60, 90]
     assert found["test"] == found["test_patients"] == 30
     for one in found["cases"][:3]:
-        assert (
-            0 <= one["accuracy"] <= 1 and one["auroc_interval"][0] <= one["auroc"] <= one["auroc_interval"][1]
-        )
+        low, high = one["auroc_interval"] or [one["auroc"]] * 2  # none where both seeds give the same
+        assert 0 <= one["accuracy"] <= 1 and low <= one["auroc"] <= high
     assert (
         found["cases"][3]["accuracy"] is None
         and "180 generated images are needed" in found["cases"][3]["accuracy_reason"]

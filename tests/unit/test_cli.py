@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from command import MEDSD, assert_refused, medsd
+from command import assert_refused, medsd, medsd_here
 
 import medsd_ray
 from medsd_ray.cli.data import SourceKind, UncertainFinding
@@ -52,7 +50,7 @@ def test_help_names_every_verb_in_the_order_of_use(words: list[str]):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_has_help_with_an_example(verb: str):
-    result = medsd(verb, "--help")
+    result = medsd_here(verb, "--help")
     assert result.returncode == 0
     assert f"Example: medsd {verb} " in result.stdout
 
@@ -73,7 +71,7 @@ def test_a_shell_completes_verbs_and_options():
 
 @pytest.mark.parametrize("verb", ["new", "serve", "report"])
 def test_the_reader_studys_verbs_have_an_example(verb: str):
-    result = medsd("reader-study", verb, "--help")
+    result = medsd_here("reader-study", verb, "--help")
     assert result.returncode == 0 and f"Example: medsd reader-study {verb} " in result.stdout
 
 
@@ -133,27 +131,6 @@ def test_settings_of_images_out_of_bounds_are_refused_at_once(
     tmp_path: Path, verb: tuple[str, ...], option: str, value: str, said: str
 ):
     name, *more = verb
-    result = medsd(name, "medsd-small", *more, "--prompt", "x", "--out", tmp_path / "out", option, value)
+    result = medsd_here(name, "medsd-small", *more, "--prompt", "x", "--out", tmp_path / "out", option, value)
     assert result.stderr == f"medsd: {said}\n" and result.returncode == 2
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_verb_exits_130_and_goes_on_later(tmp_path: Path, sent: signal.Signals):
-    shards = tmp_path / "shards"
-    words = ["prepare", "20000", str(shards), "--kind", "phantom", "--size", "64", "--shard-size", "16KiB"]
-    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script's `medsd ... &` inherits it
-    process = subprocess.Popen([MEDSD, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, ignored)
-    try:
-        for _ in range(3000):
-            if list(shards.glob("*/*.tar")):
-                break
-            time.sleep(0.1)
-        process.send_signal(sent)
-        _, said = process.communicate(timeout=300)
-    finally:
-        process.kill()
-    assert process.returncode == 130, said
-    assert said.splitlines()[-1].startswith("medsd: interrupted") and "Traceback" not in said
-    assert list(shards.glob("*/*.tar")) and not (shards / "index.json").exists()

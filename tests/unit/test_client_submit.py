@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 import yaml
-from command import assert_refused, medsd
+from command import assert_refused, medsd_here
 
 from medsd_ray.client.submit import check_folders, finetune, job_folder, read_report
 from medsd_ray.errors import InputError
@@ -157,7 +157,7 @@ def run_file(tmp_path: Path) -> Path:
     ],
 )
 def test_wrong_words_are_one_line_and_exit_2(run_file: Path, words: list[str], named: str):
-    assert_refused(medsd("submit", run_file, *words), named)
+    assert_refused(medsd_here("submit", run_file, *words), named)
 
 
 def test_another_server_than_rays_dashboard_is_told_apart(run_file: Path):
@@ -165,7 +165,7 @@ def test_another_server_than_rays_dashboard_is_told_apart(run_file: Path):
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{server.server_port}"
         assert_refused(
-            medsd("submit", run_file, "--address", address), f"http://{address}", "no Ray dashboard"
+            medsd_here("submit", run_file, "--address", address), f"http://{address}", "no Ray dashboard"
         )
         server.shutdown()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from command import assert_refused, medsd
+from command import assert_refused, medsd_here
 from fastapi.testclient import TestClient
 from studies import make_trial, summarise, write_json, write_run, write_study
 
@@ -220,18 +220,20 @@ def test_a_storage_that_is_away_is_said_in_a_line(root: Path, monkeypatch: pytes
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path: Path):
-    assert_refused(medsd("dashboard", tmp_path / "absent"), "absent", "no such folder")
+    assert_refused(medsd_here("dashboard", tmp_path / "absent"), "absent", "no such folder")
     file = tmp_path / "file"
     file.write_text("")
-    assert_refused(medsd("dashboard", file), "no such folder")
-    assert_refused(medsd("dashboard", "ftp://host/path"), "ftp://")
-    assert_refused(medsd("dashboard", tmp_path, MEDSD_DASHBOARD_TOKEN="short"), "MEDSD_DASHBOARD_TOKEN", "16")
+    assert_refused(medsd_here("dashboard", file), "no such folder")
+    assert_refused(medsd_here("dashboard", "ftp://host/path"), "ftp://")
+    assert_refused(
+        medsd_here("dashboard", tmp_path, MEDSD_DASHBOARD_TOKEN="short"), "MEDSD_DASHBOARD_TOKEN", "16"
+    )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert_refused(medsd("dashboard", tmp_path, "--port", port), str(port), "in use", "--port")
-    assert "Example: medsd dashboard " in medsd("dashboard", "--help").stdout
+        assert_refused(medsd_here("dashboard", tmp_path, "--port", port), str(port), "in use", "--port")
+    assert "Example: medsd dashboard " in medsd_here("dashboard", "--help").stdout
 
 
 def test_links_in_a_circle_and_pipes_break_nothing(tmp_path: Path):

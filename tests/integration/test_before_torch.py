@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import threading
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from command import MEDSD, assert_done, assert_refused
+from model_layouts import FLUX, SDXL, draw_pipeline
 from PIL import Image
 from run_outputs import write_output
 from small_latents import write_latents
@@ -21,12 +21,8 @@ from tiny import tiny_components
 
 from medsd_ray.data.prepare import prepare
 from medsd_ray.data.sources.request import SourceRequest
-from medsd_ray.errors import InputError
-from medsd_ray.models.layout import check_layout
-from medsd_ray.models.resolve import SMALL_FOLDER, resolve
 from medsd_ray.models.save import save_pipeline
 from medsd_ray.spec.load import parse_run
-from medsd_ray.storage import open_storage
 
 FORBID = """
 import sys
@@ -41,74 +37,6 @@ class Forbidden:  # whether a package is installed may be asked
     def exec_module(self, module): ...
 sys.meta_path.insert(0, Forbidden())
 """
-PARTS = {
-    "vae": "AutoencoderKL",
-    "text_encoder": "CLIPTextModel",
-    "unet": "UNet2DConditionModel",
-    "scheduler": "PNDMScheduler",
-}
-SDXL = PARTS | {"text_encoder_2": "CLIPTextModelWithProjection"}
-FLUX = {"vae": "AutoencoderKL", "text_encoder": "CLIPTextModel", "transformer": "FluxTransformer2DModel"}
-
-
-def draw_pipeline(folder: Path, kind: str, parts: dict[str, str], **unet: Any) -> Path:
-    """The JSON files of a diffusers folder, as one without its weights has them."""
-    card = {"_class_name": kind} | {name: ["diffusers", part] for name, part in parts.items()}
-    for name, part in parts.items():
-        (folder / name).mkdir(parents=True)
-        config = {"_class_name": part} | (unet if name == "unet" else {"latent_channels": 4})
-        (folder / name / "config.json").write_text(json.dumps(config))
-    (folder / "model_index.json").write_text(json.dumps(card))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("kind", "parts", "unet", "said"),
-    [
-        ("StableDiffusionXLPipeline", SDXL, {}, "this is Stable Diffusion XL (StableDiffusionXLPipeline)"),
-        ("StableDiffusionXLImg2ImgPipeline", SDXL, {}, "this is Stable Diffusion XL"),
-        ("StableDiffusion3Pipeline", FLUX, {}, "this is Stable Diffusion 3 (StableDiffusion3Pipeline)"),
-        ("FluxPipeline", FLUX, {}, "this is Flux (FluxPipeline)"),
-        ("PixArtSigmaPipeline", FLUX, {}, "this is PixArt"),
-        ("StableDiffusionInpaintPipeline", PARTS, {}, "this is Stable Diffusion for inpainting"),
-        ("LatentConsistencyModelPipeline", PARTS, {}, "this is a latent consistency model"),
-        ("SomebodysPipeline", SDXL, {}, "it has a second text encoder (text_encoder_2)"),
-        ("SomebodysPipeline", FLUX, {}, "it has a transformer in the U-Net's place (transformer)"),
-        ("SomebodysPipeline", PARTS, {"addition_embed_type": "text_time"}, "as Stable Diffusion XL's does"),
-        ("StableDiffusionPipeline", PARTS, {"in_channels": 9}, "takes 9 channels where its VAE makes 4"),
-        (
-            "StableDiffusionPipeline",
-            PARTS | {"text_encoder": "BertModel"},
-            {},
-            "its text_encoder is a BertModel, not a CLIPTextModel",
-        ),
-    ],
-)
-def test_another_layout_is_refused_by_name(
-    tmp_path: Path, kind: str, parts: dict[str, str], unet: dict[str, Any], said: str
-):
-    folder = draw_pipeline(tmp_path / "m", kind, parts, **unet)
-    with pytest.raises(InputError) as caught:
-        resolve(str(folder))
-    assert said in str(caught.value) and "choose a model" in str(caught.value)
-
-
-def test_stable_diffusions_own_layouts_are_taken(tmp_path: Path):
-    for number, kind in enumerate(("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "Other")):
-        folder = draw_pipeline(tmp_path / str(number), kind, PARTS, in_channels=4, addition_embed_type=None)
-        assert resolve(str(folder)).folder == folder
-    check_layout(lambda name: (SMALL_FOLDER / name).read_bytes(), "medsd-small")
-
-
-def test_on_s3_another_layout_is_refused_before_its_weights_are_fetched(tmp_path: Path, s3: str):
-    folder = draw_pipeline(tmp_path / "m", "FluxPipeline", FLUX)
-    (folder / "vae/diffusion_pytorch_model.safetensors").write_bytes(bytes(1000))
-    store = open_storage(f"{s3}/flux")
-    store.upload_tree(folder)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="this is Flux"):
-        patch.setenv("MEDSD_CACHE", str(tmp_path / "cache"))
-        resolve(store.url)
-    assert not (tmp_path / "cache").exists()
 
 
 class Hub(BaseHTTPRequestHandler):
