@@ -15,7 +15,7 @@ from medsd_ray.spec.load import parse_run
 from medsd_ray.training import checks, worker
 from medsd_ray.training.auto_settings import Machine, choose
 from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize
-from medsd_ray.training.stages import registry as stages
+from medsd_ray.training.stages.unet import UnetStage
 
 
 def join(options: dict[str, Any]) -> None:
@@ -33,11 +33,11 @@ def trainer(values: dict[str, Any], device: str) -> Any:
 def trainer_in_memory(values: dict[str, Any], device: str, parts: Any) -> Any:
     """The Trainer of a run over `parts`, a model in memory that is in no folder, and random latents."""
     run = parse_run(values | {"resources": {"use_gpu": device == "cuda"}})
-    stages.load_adapted = lambda run: _adapted(parts, run)
+    UnetStage.load = classmethod(lambda cls, checked: _adapted(parts, checked.run))  # type: ignore[method-assign]
     side = parts.unet.config["sample_size"]
     latents = LatentMeta(0.18215, [[0.0]], (side, side))
     size = ModelSize(sum(p.numel() for p in parts.unet.parameters()), 0)
-    checked = CheckedRun(run, "random", (f"{run.data.train}/train", "train"), None, latents, {}, size)
+    checked = CheckedRun(run, "random", (f"{run.data.train}/train", "train"), None, latents, {}, size=size)
     return worker.Trainer(choose(checked, _machine(device)), torch.device(device), lambda record: None, print)
 
 

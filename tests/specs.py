@@ -25,6 +25,14 @@ def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+NETWORK: dict[str, Any] = {"library": "monai", "name": "DenseNet121"}
+
+
+def task(name: str, **settings: Any) -> dict[str, Any]:
+    """The changes that make RUN a task run, such as task("classifier", loss="focal")."""
+    return {"components": None, name: {"network": NETWORK} | settings}
+
+
 GOOD: tuple[dict[str, Any], ...] = (
     {},
     {"components": {"vae": {"method": "decoder"}}},
@@ -76,6 +84,13 @@ GOOD: tuple[dict[str, Any], ...] = (
     },
     {"resources": {"num_workers": 1, "max_workers": 16}, "training.global_batch_size": 720_720},
     {"resources.num_workers": 1000, "training.global_batch_size": 1_000_000},
+    task("classifier"),
+    task("classifier", classes=["a", "b"], loss="focal", class_weights="none", label="view"),
+    task("classifier") | {"training.sample_every": 10},
+    task("classifier", network={"library": "transformers", "weights": "s3://bucket/vit", "method": "frozen"}),
+    task("segmenter", mask="lungs", missing="background", classes=["left", "right"]),
+    task("segmenter", mask="lungs", network=NETWORK | {"arguments": {"channels": [8, 16], "norm": "group"}}),
+    {"components": {"vae": {"method": "decoder"}}, "training.sample_every": 10},
 )
 
 # What is changed, and words that both the validators and the API server say of it.
@@ -183,5 +198,28 @@ BAD: tuple[tuple[dict[str, Any], str], ...] = (
     (
         {"training.micro_batch_size": 6, "resources": {"num_workers": 2, "max_workers": 3}},
         "does not divide a worker's share",
+    ),
+    ({"components": None}, "exactly one of components, classifier and segmenter"),
+    ({"classifier": {"network": NETWORK}}, "exactly one of components, classifier and segmenter"),
+    (task("classifier", classes=["a"]), "tells two classes or more apart"),
+    (task("classifier", classes=["a", "b", "a"]), "Duplicate value"),
+    (task("classifier", loss="focal", label_smoothing=0.1), "label_smoothing is of the loss cross_entropy"),
+    (task("classifier", network=NETWORK | {"method": "frozen"}), "a frozen or lora network needs weights"),
+    (task("classifier", network={"library": "timm"}), "name is needed by monai, timm and smp"),
+    (task("classifier", network={"library": "transformers"}), "transformers needs weights"),
+    (
+        task("classifier", network=NETWORK | {"lora": {"rank": 4}}),
+        "lora holds settings of the method lora alone",
+    ),
+    (task("classifier", augmentation={"zoom": 0.6}), "classifier.augmentation.zoom"),
+    (task("segmenter"), "segmenter.mask"),
+    (task("segmenter", mask="lungs", loss="l2"), "segmenter.loss"),
+    (task("classifier") | {"model": "s3://bucket/model"}, "model is of runs with components"),
+    (task("classifier") | {"objective": {"snr_gamma": 1.0}}, "objective is of runs with components"),
+    (task("classifier") | {"vae_objective": {"kl_weight": 1.0}}, "vae_objective is of runs with components"),
+    (task("classifier") | {"prior": {"data": "s3://b/c"}}, "prior is of runs with components"),
+    (
+        task("classifier") | {"training.sample_prompts": ["x"]},
+        "training.sample_prompts is of runs with components",
     ),
 )

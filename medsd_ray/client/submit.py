@@ -100,8 +100,9 @@ def _addresses(run: RunSpec) -> dict[str, str]:
     found = {"data.train": run.data.train, "data.validation": run.data.validation, "output": run.output}
     if run.prior:
         found["prior.data"] = run.prior.data
-    if (swap := run.components.text_encoder.swap) and _is_local(swap.model):
-        found["components.text_encoder.swap.model"] = swap.model
+    for name, model in run.other_models.items():
+        if _is_local(model):
+            found[name] = model
     return {name: value for name, value in found.items() if value}
 
 

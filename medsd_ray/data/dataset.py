@@ -12,6 +12,7 @@ from medsd_ray.data.images import ImageReader
 from medsd_ray.data.latents import LatentReader, Tokenize
 from medsd_ray.data.order import Order
 from medsd_ray.data.shards import open_split
+from medsd_ray.data.targets import Targets
 from medsd_ray.errors import InputError
 
 
@@ -19,8 +20,9 @@ class ShardedDataset:
     """A split of image or latent shards, read by position (see `medsd_ray.data.order`)."""
 
     def __init__(
-        self, url: str, split: str, seed: int, cache_dir: str | None = None, tokenize: Tokenize | None = None
-    ):
+        self, url: str, split: str, seed: int, cache_dir: str | None = None, tokenize: Tokenize | None = None,
+        targets: Targets | None = None,
+    ):  # fmt: skip
         """Reads the split's index; shards are fetched when they are needed.
 
         Args:
@@ -30,6 +32,7 @@ class ShardedDataset:
             cache_dir: Where shards of a remote store are kept on this node's disk; a temporary folder where
                 it is None.
             tokenize: Makes `input_ids` of the captions of latents.
+            targets: What is read beside the pixels of images.
 
         Raises:
             InputError: There is no finished split of that name, or it is empty, or one of text alone.
@@ -43,7 +46,7 @@ class ShardedDataset:
             )
         self.order = Order(tuple(shard.samples for shard in self.index.shards), seed)
         self.cache = ShardCache(self.store, self.index, cache_dir)
-        self._reader = ImageReader() if self.index.kind == "image" else LatentReader(tokenize)
+        self._reader = ImageReader(targets) if self.index.kind == "image" else LatentReader(tokenize)
 
     @property
     def samples(self) -> int:
@@ -51,7 +54,9 @@ class ShardedDataset:
         return self.index.samples
 
     def sample_at(self, position: int) -> dict[str, Tensor]:
-        """The sample at a position: `pixel_values`, or a row of latents (see `LatentReader`)."""
+        """The sample at a position: an image with its targets (see `ImageReader`), or a row of latents
+        (`LatentReader`).
+        """
         shard, row = self.order.sample_at(position)
         return self._reader.row(self.cache.path(shard), row)
 

@@ -294,14 +294,14 @@ def decode_sample(key: str, fields: dict[str, bytes], where: str) -> Sample:
         if fault := first_fault(SampleNote, note):
             raise ValueError(f"json: {fault}")
         image = read_png(fields["png"]) if "png" in fields else None
-        masks = {name: read_mask(data) for field, data in fields.items() if (name := _mask_of(field))}
+        masks = {name: read_mask(data) for field, data in fields.items() if (name := mask_of(field))}
         caption, domain = fields["txt"].decode(), note.get("domain")
         return Sample(key, image, caption, note["patient"], note["labels"], masks, domain)
     except (KeyError, ValueError, OSError) as error:
         raise InputError(f"{where}: sample {key} cannot be read ({error}); run prepare again") from error
 
 
-def _mask_of(field: str) -> str | None:
+def mask_of(field: str) -> str | None:
     """The mask's name of a member's extension; None of what is no mask."""
     if field == "mask.png":
         return "effusion"

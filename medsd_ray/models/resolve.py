@@ -21,9 +21,10 @@ from medsd_ray.errors import InputError
 from medsd_ray.models.layout import CARD, check_layout
 from medsd_ray.runs.checkpoints import describe_checkpoint, newest_complete, trained
 from medsd_ray.runs.names import CHECKPOINT, RUN_SPEC
+from medsd_ray.spec.run import SMALL
+from medsd_ray.spec.tasks import TASKS
 from medsd_ray.storage import FolderStorage, S3Storage, Storage, open_storage, sha256_file
 
-SMALL = "medsd-small"
 SMALL_FOLDER = Path(__file__).parents[1] / "base_model" / "medsd_small"
 FOLDERS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 _NEEDED = re.compile(rf"{CARD}|({'|'.join(FOLDERS)})/[^/]+\.(json|txt|safetensors)")
@@ -74,7 +75,10 @@ def resolve(model: str, near: Storage | None = None) -> Resolved:
     checkpoint = _checkpoint(store)
     if checkpoint is None:
         return Resolved(_local_pipeline(store))
-    base = resolve(describe_checkpoint(checkpoint)["model"], near=checkpoint)
+    description = describe_checkpoint(checkpoint)
+    if task := next((part for part in description["components"] if part in TASKS), None):
+        raise InputError(f"{store.url}: a {task}, which makes no images; give a run that trained components")
+    base = resolve(description["model"], near=checkpoint)
     return Resolved(base.folder, (*base.checkpoints, checkpoint))
 
 

@@ -11,6 +11,10 @@ from medsd_ray.schemas import Count, Schema
 Size = Annotated[int, Field(ge=1, le=2**20)]
 
 
+Part = Literal["vae", "text_encoder", "unet", "classifier", "segmenter"]
+"""What a run can train."""
+
+
 class Fragment(Schema):
     """Of one parameter: its shape, and the pieces (start, length, rank) that workers have written."""
 
@@ -22,7 +26,7 @@ class Description(Schema):
     """The fields that some reader believes; those with a default are absent in what early versions wrote."""
 
     model: Annotated[str, Field(min_length=1, max_length=4096)] = "not recorded"
-    components: dict[Literal["vae", "text_encoder", "unet"], str] = Field(default_factory=dict)
+    components: dict[Part, str] = Field(default_factory=dict)
     step: Count = 0
     position: Count = 0
     updates: Count = 0
@@ -30,6 +34,7 @@ class Description(Schema):
     validation_loss: float | None = None
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     scaling_factor: Annotated[float, Field(gt=0)] | None = None
+    classes: Annotated[list[str], Field(max_length=1000)] | None = None
     sample_size: Annotated[list[Size], Field(min_length=2, max_length=2)] | None = None
     fingerprints: dict[str, str] = Field(default_factory=dict)
     spec: dict[str, Any] = Field(default_factory=dict)

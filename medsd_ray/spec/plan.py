@@ -74,7 +74,7 @@ def _vae_training(study: StudySpec) -> dict[str, Any]:
 def _way(run: RunSpec) -> str:
     """A name for all that makes one adapted VAE another: its method, and a checksum of the rest."""
     what = run.model_dump(mode="json", include={"model", "components", "vae_objective", "training", "seed"})
-    return f"{run.components.vae.method.value}-{_digest(what)}"
+    return f"{run.methods['vae']}-{_digest(what)}"
 
 
 def _digest(values: Any) -> str:

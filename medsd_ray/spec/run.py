@@ -1,18 +1,21 @@
 """What a run is: the one place where each field is declared, with its unit, its default and its check.
 
 A run adapts either the VAE alone (on image shards) or the U-Net and text encoder (on latent shards that
-`encode` wrote with the VAE of `model`). `components.py` declares how each of them is adapted. See `load_run`
-for how a YAML file becomes a `RunSpec`.
+`encode` wrote with the VAE of `model`): `components.py` declares how each of them is adapted. Or it is a task
+run, of a classifier or a segmenter (on image shards): `tasks.py`. See `load_run` for how a YAML file becomes
+a `RunSpec`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from medsd_ray.spec.components import Components
 from medsd_ray.spec.rules import Rule, SpecModel
+from medsd_ray.spec.tasks import TASKS, Classifier, Segmenter
 from medsd_ray.spec.types import (
     Address,
     Auto,
@@ -172,11 +175,6 @@ class Training(SpecModel):
             "offload.parameters needs zero_stage 3",
             lambda training: not training.offload.parameters or training.zero_stage in (None, 3),
         ),
-        Rule(
-            "!has(self.sample_every) || size(self.sample_prompts) > 0",
-            "sample_every needs sample_prompts",
-            lambda training: training.sample_every is None or bool(training.sample_prompts),
-        ),
     )
 
 
@@ -258,6 +256,23 @@ def _indivisible_share(run: RunSpec) -> int | None:
     return next((share for share in shares if share % micro), None) if micro else None
 
 
+RANDOM = "random"
+"""Where the weights of a network come from that starts from none."""
+
+
+def _diffusion_alone(field: str, cel: str, holds: Callable[[RunSpec], bool]) -> Rule:
+    """A task run has no use for a field: `cel` and `holds` say that it is as it is by default."""
+    return Rule(
+        f"has(self.components) || {cel}",
+        f"{field} is of runs with components; leave it out of a run of a classifier or segmenter",
+        lambda run: run.components is not None or holds(run),
+    )
+
+
+SMALL = "medsd-small"
+"""The model that ships with medsd."""
+
+
 class RunSpec(SpecModel):
     """A training run, as RUN.yaml and a FineTune's `run` say it."""
 
@@ -266,10 +281,18 @@ class RunSpec(SpecModel):
         default=0, description="of initial weights, of the order of the samples, and of the noise"
     )
     model: Address = Field(
-        default="medsd-small", description="pipeline folder, checkpoint, s3://, hub name, or medsd-small"
+        default=SMALL, description="pipeline folder, checkpoint, s3://, hub name, or medsd-small"
     )
     data: Data
-    components: Components
+    components: Components | None = Field(
+        default=None, description="the parts of the diffusion model that are trained, and how"
+    )
+    classifier: Classifier | None = Field(
+        default=None, description="in the place of components: a network that tells labels apart"
+    )
+    segmenter: Segmenter | None = Field(
+        default=None, description="in the place of components: a network that gives each pixel a class"
+    )
     objective: Objective = Objective()
     vae_objective: VaeObjective = VaeObjective()
     prior: Prior | None = Field(default=None, description="prior preservation, as in DreamBooth; null: none")
@@ -297,8 +320,88 @@ class RunSpec(SpecModel):
             ),
         ),
         Rule(
-            "!has(self.prior) || self.components.vae.method == 'frozen'",
+            "[has(self.components), has(self.classifier), has(self.segmenter)].exists_one(there, there)",
+            "a run trains exactly one of components, classifier and segmenter",
+            lambda run: [run.components, run.classifier, run.segmenter].count(None) == 2,
+        ),
+        Rule(
+            "!has(self.prior) || !has(self.components) || self.components.vae.method == 'frozen'",
             "prior preservation is of the unet and text_encoder; leave prior out of a run of the vae",
-            lambda run: run.prior is None or not run.components.vae.trained,
+            lambda run: run.prior is None or run.components is None or not run.components.vae.trained,
+        ),
+        Rule(
+            "!has(self.training.sample_every) || size(self.training.sample_prompts) > 0 || "
+            "!has(self.components) || self.components.vae.method != 'frozen'",
+            "training.sample_every needs sample_prompts",
+            lambda run: (
+                run.training.sample_every is None
+                or bool(run.training.sample_prompts)
+                or run.components is None
+                or run.components.vae.trained
+            ),
+        ),
+        _diffusion_alone("model", f"self.model == '{SMALL}'", lambda run: run.model == SMALL),
+        _diffusion_alone(
+            "objective",
+            "((!has(self.objective.snr_gamma) || self.objective.snr_gamma == 5.0) && "
+            "!has(self.objective.prediction_type) && self.objective.noise_offset == 0.0 && "
+            "self.objective.conditioning_dropout == 0.1)",
+            lambda run: run.objective == Objective(),
+        ),
+        _diffusion_alone(
+            "vae_objective",
+            "(self.vae_objective.kl_weight == 0.02 && self.vae_objective.edge_weight == 1.0)",
+            lambda run: run.vae_objective == VaeObjective(),
+        ),
+        _diffusion_alone("prior", "!has(self.prior)", lambda run: run.prior is None),
+        _diffusion_alone(
+            "training.sample_prompts",
+            "size(self.training.sample_prompts) == 0",
+            lambda run: not run.training.sample_prompts,
         ),
     )
+
+    @property
+    def task(self) -> Classifier | Segmenter | None:
+        """What a task run trains; None where the run is of the diffusion model."""
+        return self.classifier or self.segmenter
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """What is trained, by the name that its parameters begin with -> how."""
+        if self.components:
+            return {name: getattr(self.components, name).method.value for name in self.components.trained}
+        return {name: getattr(self, name).network.method for name in TASKS if getattr(self, name)}
+
+    @property
+    def starts_from(self) -> str:
+        """The address of the weights that the run starts from; RANDOM where a task's network has none."""
+        return (self.task.network.weights or RANDOM) if self.task else self.model
+
+    @property
+    def starts_from_in_words(self) -> str:
+        """The same, for messages."""
+        if self.task is None:
+            return f"the model {self.model}"
+        network, weights = self.task.network, self.task.network.weights
+        name = network.name or "the network"
+        return f"{name} of {network.library}{f', from {weights}' if weights else ''}"
+
+    @property
+    def other_models(self) -> dict[str, str]:
+        """Addresses of models beside `model`, by their field: of a swapped encoder, of a task's weights."""
+        swap = self.components.text_encoder.swap if self.components else None
+        found = {"components.text_encoder.swap.model": swap.model if swap else None} | {
+            f"{name}.network.weights": getattr(self, name).network.weights
+            for name in TASKS
+            if getattr(self, name)
+        }
+        return {field: address for field, address in found.items() if address}
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The peak learning rate of each part that is trained, in the order of the optimizer's groups."""
+        parts = self.components or self
+        return {
+            name: getattr(parts, name).learning_rate or self.training.learning_rate for name in self.methods
+        }

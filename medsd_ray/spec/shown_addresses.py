@@ -6,10 +6,12 @@ import copy
 from typing import Any
 
 from medsd_ray.addresses import shown
+from medsd_ray.spec.tasks import TASKS
 
 ADDRESSES = (
     *("model", "output", "data.train", "data.validation", "data.cache", "prior.data"),
     "components.text_encoder.swap.model",
+    *(f"{task}.network.weights" for task in TASKS),
 )
 """The fields of a run that may be folders."""
 

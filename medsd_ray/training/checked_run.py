@@ -20,6 +20,18 @@ class LatentMeta:
 
 
 @dataclass(frozen=True)
+class TaskMeta:
+    """What a task run learns to tell, by the index of its training samples: the classes in the order of the
+    network's outputs (a segmenter's without the background), the training samples of each class of a
+    classifier, and the images' height and width.
+    """
+
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True)
 class ModelSize:
     """Numbers of parameters that a worker holds, with the run's methods applied."""
 
@@ -29,10 +41,11 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """`run` names folders from the root; `model` is the model's address as the user wrote it, which a
-    checkpoint keeps, so that a folder with models and runs can be moved. Data is (address, split).
-    `fingerprints` has `model` and `data`, and `prior` and `text_encoder` where the run has a prior or swaps
-    the encoder. `reasons` say why what the run leaves open was chosen, by field (see auto_settings.py).
+    """`run` names folders from the root; `model` is the address of the weights that it starts from as the
+    user wrote it, which a checkpoint keeps, so that a folder with models and runs can be moved. Data is
+    (address, split). `fingerprints` has `data`, `model` where the run starts from one, and `prior` and
+    `text_encoder` where the run has a prior or swaps the encoder. `latents` is there for latent shards,
+    `task` for task runs. `reasons` say why what the run leaves open was chosen, by field (auto_settings.py).
     """
 
     run: RunSpec
@@ -41,5 +54,6 @@ class CheckedRun:
     validation: tuple[str, str] | None
     latents: LatentMeta | None
     fingerprints: dict[str, str]
+    task: TaskMeta | None = None
     size: ModelSize = ModelSize(0, 0)
     reasons: dict[str, str] = field(default_factory=dict)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medsd_ray.console import stage
 from medsd_ray.data.latents import sample_size
@@ -28,6 +28,10 @@ from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize
 from medsd_ray.training.machine import look_at_machine
 from medsd_ray.training.resume import check_same_run
 from medsd_ray.training.stages.kinds import Kind, kind_of
+from medsd_ray.training.task_data import check_task
+
+if TYPE_CHECKING:
+    from medsd_ray.models.components import Components
 
 
 def check_run(run: RunSpec, output: Storage, resume: bool) -> tuple[CheckedRun, RunSpec | None]:
@@ -46,7 +50,7 @@ def check_run(run: RunSpec, output: Storage, resume: bool) -> tuple[CheckedRun, 
             that this machine has do not fit the run.
     """
     check_output(output, resume)
-    stage(f"checking {run.data.train} and the model {run.model}")
+    stage(f"checking {run.data.train} and {run.starts_from_in_words}")
     check_gpus_here(run)
     checked = check_data(run)
     return checked, check_newest_checkpoint(checked, output)
@@ -67,7 +71,7 @@ def complete_run(checked: CheckedRun, recorded: RunSpec | None) -> CheckedRun:
         RunError: Ray does not start.
     """
     run = checked.run
-    stage(f"loading the model {run.model}")
+    stage(f"loading {run.starts_from_in_words}")
     checked = check_model(checked)
     ensure_ray(run.resources.num_workers * run.resources.cpus_per_worker)
     check_gpus(run)
@@ -105,7 +109,10 @@ def check_data(run: RunSpec) -> CheckedRun:
     kind = kind_of(run)
     train, index = _split(run.data.train, "train", kind)
     validation = _validation(run, kind)
-    fingerprints = {"model": model_fingerprint(run.model), "data": _data_fingerprint(index)}
+    fingerprints = {"data": _data_fingerprint(index)}
+    if run.components:
+        fingerprints["model"] = model_fingerprint(run.model)
+    task = check_task(run, index, run.data.train)
     latents = check_latents(run, run.data.train, train, index) if kind.shards == "latent" else None
     if run.prior:
         where, prior = _split(run.prior.data, "train", kind)
@@ -116,30 +123,36 @@ def check_data(run: RunSpec) -> CheckedRun:
                 f"are {_by(latents.sample_size)}; prepare both with one --size"
             )
         fingerprints["prior"] = _data_fingerprint(prior)
-    if swap := run.components.text_encoder.swap:
+    if run.components and (swap := run.components.text_encoder.swap):
         fingerprints["text_encoder"] = encoder_fingerprint(swap.model)
-    return CheckedRun(run, run.model, train, validation, latents, fingerprints)
+    return CheckedRun(run, run.starts_from, train, validation, latents, fingerprints, task)
 
 
 def check_model(checked: CheckedRun) -> CheckedRun:
     """The part of `check_inputs` that loads the model, and what there is to say of captions and sizes."""
     # Imported here, as they take seconds: torch with the first, diffusers with the second.
-    from medsd_ray.training.stages.registry import load_adapted
+    from medsd_ray.training.stages.registry import stage_of
 
-    run, latents = checked.run, checked.latents
-    adapted = load_adapted(run)
-    store, index = open_split(*checked.train)
-    if latents and (said := cut_captions(run, store, index, adapted.tokenizer)):
+    model: Any = stage_of(checked.run).load(checked)
+    if checked.latents:
+        _tell_of_latents(checked.run, checked.latents, checked.train, model)
+    parameters = [p for module in model.modules().values() for p in module.parameters()]
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    return dataclasses.replace(checked, size=ModelSize(trained, sum(p.numel() for p in parameters) - trained))
+
+
+def _tell_of_latents(
+    run: RunSpec, latents: LatentMeta, train: tuple[str, str], components: Components
+) -> None:
+    store, index = open_split(*train)
+    if said := cut_captions(run, store, index, components.tokenizer):
         print(f"{run.data.train}: {said}", flush=True)
-    if latents and latents.sample_size != (size := adapted.sample_size):
+    if latents.sample_size != (size := components.sample_size):
         print(
             f"{run.data.train}: latents of {_by(latents.sample_size)}, where {run.model} makes {_by(size)}; "
             "the images of the trained model have the latents' size",
             flush=True,
         )
-    parameters = [p for module in adapted.modules().values() for p in module.parameters()]
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    return dataclasses.replace(checked, size=ModelSize(trained, sum(p.numel() for p in parameters) - trained))
 
 
 def check_latents(run: RunSpec, where: str, split: tuple[str, str], index: Index) -> LatentMeta:
@@ -150,7 +163,7 @@ def check_latents(run: RunSpec, where: str, split: tuple[str, str], index: Index
     needed = ("model", "vae_fingerprint", "text_encoder_fingerprint", "scaling_factor", "empty_embedding")
     if absent := [name for name in needed if name not in meta]:
         raise InputError(f"{where}: no {absent[0]} in the index of these latents; encode again")
-    frozen_text = not run.components.text_encoder.trained
+    frozen_text = "text_encoder" not in run.methods
     if frozen_text and meta["empty_embedding"] is None:
         raise InputError(
             f"{where}: no text embeddings in these latents, which a frozen text_encoder needs; encode again "

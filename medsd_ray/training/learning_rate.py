@@ -4,16 +4,6 @@ from __future__ import annotations
 
 import math
 
-from medsd_ray.spec.run import RunSpec
-
-
-def peak_learning_rates(run: RunSpec) -> dict[str, float]:
-    """Trained component -> its peak learning rate, in the order of the optimizer's groups."""
-    return {
-        name: getattr(run.components, name).learning_rate or run.training.learning_rate
-        for name in run.components.trained
-    }
-
 
 def learning_rate_factor(step: int, warmup_steps: int, max_steps: int) -> float:
     """What the peak learning rate is multiplied by at `step` (0 is the first): linear warm-up, then cosine.

@@ -34,7 +34,7 @@ def manifest(run: RunSpec, checked: CheckedRun) -> dict[str, Any]:
     return {
         "spec": run.model_dump(mode="json"),
         "data_sha256": checked.fingerprints["data"],
-        "model_sha256": checked.fingerprints["model"],
+        "model_sha256": checked.fingerprints.get("model"),
         "chosen": {
             "use_gpu": checked.run.resources.use_gpu,
             "precision": checked.run.training.precision,

@@ -13,7 +13,7 @@ from medsd_ray.retries import with_retries
 from medsd_ray.runs.names import RAY_TRAIN, STOP
 from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import Storage, pyarrow_filesystem
-from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize
+from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize, TaskMeta
 from medsd_ray.training.failures import keep_running
 from medsd_ray.training.notices import forget, heard, new_topic, notify
 from medsd_ray.training.reporter import add_warning
@@ -110,9 +110,24 @@ def _plain(checked: CheckedRun) -> dict[str, Any]:
         "validation": checked.validation,
         "latents": checked.latents and dataclasses.asdict(checked.latents),
         "fingerprints": checked.fingerprints,
+        "task": checked.task and dataclasses.asdict(checked.task),
         "size": dataclasses.asdict(checked.size),
         "reasons": checked.reasons,
     }
+
+
+def _from_plain(config: dict[str, Any]) -> CheckedRun:
+    return CheckedRun(
+        run=parse_run(config["spec"]),
+        model=config["model"],
+        train=config["train"],
+        validation=config["validation"],
+        latents=LatentMeta(**config["latents"]) if config["latents"] else None,
+        fingerprints=config["fingerprints"],
+        task=TaskMeta(**config["task"]) if config["task"] else None,
+        size=ModelSize(**config["size"]),
+        reasons=config["reasons"],
+    )
 
 
 def worker_entry(config: dict[str, Any]) -> None:
@@ -125,12 +140,7 @@ def worker_entry(config: dict[str, Any]) -> None:
     logging.getLogger().setLevel(
         logging.WARNING
     )  # else a line for each report to Ray Train, and for each S3 client
-    latents = LatentMeta(**config["latents"]) if config["latents"] else None
-    run = parse_run(config["spec"])
-    checked = CheckedRun(
-        run, config["model"], config["train"], config["validation"], latents, config["fingerprints"],
-        ModelSize(**config["size"]), config["reasons"],
-    )  # fmt: skip
+    checked = _from_plain(config)
     said: list[str] = []
 
     def say(text: str) -> None:

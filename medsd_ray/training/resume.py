@@ -7,6 +7,7 @@ from typing import Any
 from medsd_ray.errors import InputError
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.tasks import TASKS
 from medsd_ray.training.checked_run import CheckedRun
 
 MAY_CHANGE = {
@@ -15,6 +16,7 @@ MAY_CHANGE = {
     "data",
     "prior.data",
     "components.text_encoder.swap.model",
+    *(f"{task}.network.weights" for task in TASKS),
     "output",
     "checkpoint",
     "resources",

@@ -13,38 +13,35 @@ from torch import Tensor
 
 from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.generation.png import NOTICE, encode_png
-from medsd_ray.models.components import Components
-from medsd_ray.models.load import load_components
-from medsd_ray.models.methods.registry import adaptation
 from medsd_ray.runs.fragments import Piece, assemble
 from medsd_ray.runs.names import sample_image
-from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import Storage
+from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import Engine, OwnedRanges
 from medsd_ray.training.stages.registry import stage_of
+from medsd_ray.training.stages.stage import Model
+
+NOT_GENERATED = "research use only: it shows an image of the data that the run is trained or validated on"
 
 
 class SampleWriter:
-    """Puts the model together and writes its samples. `pieces` are those of all workers, by parameter;
-    `sample_size` is the height and width of the latents that the run is trained on, where it is on latents.
-    """
+    """Puts the model together and writes its samples. `pieces` are those of all workers, by parameter."""
 
     def __init__(
         self,
-        run: RunSpec,
+        checked: CheckedRun,
         engine: Engine,
         owned_ranges: OwnedRanges,
         ema: Ema | None,
         pieces: dict[str, list[Piece]],
         collectives: Collectives,
-        sample_size: tuple[int, int] | None,
     ):
-        self.run, self.engine, self.collectives = run, engine, collectives
+        self.checked, self.stage = checked, stage_of(checked.run)
+        self.engine, self.collectives = engine, collectives
         self.owned_ranges, self.ema, self.pieces = owned_ranges, ema, pieces
-        self.sample_size = sample_size
-        self._base: Components | None = None
+        self._base: Model | None = None
 
     def save(self, output: Storage, step: int, dataset: ShardedDataset) -> None:
         """Writes samples/step-XXXXXXXX/00.png, ...; all workers call it. The stage may show images of
@@ -53,14 +50,14 @@ class SampleWriter:
         weights = self._gather()
         if weights is None:
             return
-        images, texts = stage_of(self.run).draw_samples(self._model(weights), self.run, dataset)
+        images, texts = self.stage.draw_samples(self._model(weights), self.checked, dataset)
         for index, (image, text) in enumerate(zip(images, texts, strict=True)):
             notes = {
                 "prompt": text,
-                "seed": str(self.run.seed),
+                "seed": str(self.checked.run.seed),
                 "index": str(index),
                 "step": str(step),
-                "notice": NOTICE,
+                "notice": NOTICE if self.stage.kind.shards == "latent" else NOT_GENERATED,
             }
             output.write(sample_image(step, index), encode_png(image, notes))
 
@@ -81,19 +78,12 @@ class SampleWriter:
             for name, shape in self.engine.shapes.items()
         }
 
-    def _model(self, weights: dict[str, Tensor]) -> Components:
+    def _model(self, weights: dict[str, Tensor]) -> Model:
         """The whole model with these weights merged into it, on this worker's device."""
         if self._base is None:
-            self._base = load_components(self.run.model)
-            if self.run.objective.prediction_type:
-                self._base.scheduler.register_to_config(prediction_type=self.run.objective.prediction_type)
-            if self.sample_size:
-                self._base.sample_size = self.sample_size
-        components = copy.deepcopy(self._base)  # a method may merge its weights into the base's own
-        for name in self.run.components.trained:
-            prefix, settings = f"{name}.", getattr(self.run.components, name)
-            own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-            adaptation(name, settings).merge(components, name, settings, own)
-        for module in components.modules().values():
+            self._base = self.stage.load_base(self.checked)
+        # A copy, as weights may be merged into the base's own.
+        model = self.stage.merge(copy.deepcopy(self._base), self.checked, weights)
+        for module in model.modules().values():
             module.to(self.collectives.device)
-        return components
+        return model

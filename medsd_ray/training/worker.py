@@ -31,7 +31,7 @@ from medsd_ray.training.device_batches import on_device, pinned
 from medsd_ray.training.ema import Ema
 from medsd_ray.training.engine import Engine
 from medsd_ray.training.engines import build_engine
-from medsd_ray.training.learning_rate import learning_rate_factor, peak_learning_rates
+from medsd_ray.training.learning_rate import learning_rate_factor
 from medsd_ray.training.metrics import LossWindow, ThroughputMeter
 from medsd_ray.training.micro_batch_size import choose_micro_batch_size
 from medsd_ray.training.reporter import Reporter
@@ -76,9 +76,9 @@ class Trainer:
         warnings: list[str] = []
 
         # What is trained, and the samples that it is trained on.
-        self.stage = build_stage(run, checked.latents)
-        shown = open_dataset(run, checked.train, self.stage.tokenizer)
-        self.dataset = with_prior(run, shown, self.stage.tokenizer)
+        self.stage = build_stage(checked)
+        shown = open_dataset(run, checked.train, self.stage)
+        self.dataset = with_prior(run, shown, self.stage)
 
         # The state of the checkpoint to go on from. Its weights come before the engine, which shards them;
         # moments and averages come after, into the ranges that this worker owns then.
@@ -87,8 +87,9 @@ class Trainer:
             if found:
                 load_weights(self.stage, found)
             self.micro = choose_micro_batch_size(run, self.stage, self.dataset, self.collectives)
-            peaks = peak_learning_rates(run)
-            self.engine: Engine = build_engine(self.stage.to(device), run, peaks, self.micro, device)
+            self.engine: Engine = build_engine(
+                self.stage.to(device), run, run.learning_rates, self.micro, device
+            )
             self.owned_ranges = self.engine.owned_ranges()
             views = [owned.view(owned.tensor) for _, owned in self.owned_ranges]
             self.ema = Ema(views, self.training.ema.decay) if self.training.ema else None
@@ -115,13 +116,12 @@ class Trainer:
         )  # fmt: skip
 
         # What happens once in many steps: validation and samples.
-        held_out = open_dataset(run, checked.validation, self.stage.tokenizer) if checked.validation else None
+        held_out = open_dataset(run, checked.validation, self.stage) if checked.validation else None
         self.validation = (
             Validation(held_out, self.stage, self.engine, self.collectives, self.micro) if held_out else None
         )
         self.sampler = SampleWriter(
-            run, self.engine, self.owned_ranges, self.ema, self.pieces, self.collectives,
-            checked.latents.sample_size if checked.latents else None,
+            checked, self.engine, self.owned_ranges, self.ema, self.pieces, self.collectives
         )  # fmt: skip
         self.shown = held_out or shown
 

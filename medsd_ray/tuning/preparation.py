@@ -48,7 +48,7 @@ def prepare(study: StudySpec, record: StudyRecord, together: int) -> bool:
     for combination, text_embeddings in latent_sets(study, planned_combinations(study)):
         stage = plan.vae_run(study, combination)
         if stage is not None:
-            print_line(f"--- VAE, {stage.components.vae.method.value}")
+            print_line(f"--- VAE, {stage.methods['vae']}")
             train(plan.widened(stage, together), auto_resume=True)
         print_line("--- encode")
         resources = plan.resources(study, combination)

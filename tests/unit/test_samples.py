@@ -15,6 +15,7 @@ from medsd_ray.spec.load import load_run
 from medsd_ray.spec.objects import API_VERSION, EvaluationSpec, FineTuneSpec, StudyJobSpec
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.spec.runtime import RuntimeSpec
+from medsd_ray.spec.tasks import TASKS
 
 FOLDER = Path(__file__).parents[2] / "k8s/samples"
 KINDS = {
@@ -98,7 +99,21 @@ def test_what_a_sample_calls_a_default_is_one(name: str):
 
 
 def test_the_sample_run_loads():
-    assert load_run(FOLDER / "run.yaml").components.trained == ["text_encoder", "unet"]
+    assert list(load_run(FOLDER / "run.yaml").methods) == ["text_encoder", "unet"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_sample_of_a_task_run_loads_and_shows_every_field_of_its_task(task: str):
+    path = FOLDER / f"{task}.yaml"
+    assert list(load_run(path).methods) == [task]
+    (node,) = (value for key, value in yaml.compose(path.read_text()).value if key.value == task)
+    schema = crds.schema(RunSpec)["properties"][task]
+    fields = list(_fields(node, schema, path.read_text().splitlines()))
+    assert not [lacking for lacking in fields if isinstance(lacking, str)]
+    for field in fields:
+        if isinstance(field, Field) and (said := DEFAULT.search(field.line)):
+            expected = yaml.safe_load(said[1]) if said[1] else field.value
+            assert default_of(field.schema) == expected, f"{task}: {field.path}"
 
 
 @pytest.mark.parametrize("name", KINDS)

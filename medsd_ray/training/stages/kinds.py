@@ -21,9 +21,15 @@ class Kind:
     """Whether this is the kind of a run."""
 
 
-VAE = Kind("image", "the vae trains", lambda run: run.components.vae.trained)
-UNET = Kind("latent", "the U-Net and text encoder train", lambda run: not run.components.vae.trained)
-KINDS = (VAE, UNET)
+VAE = Kind("image", "the vae trains", lambda run: bool(run.components and run.components.vae.trained))
+UNET = Kind(
+    "latent",
+    "the U-Net and text encoder train",
+    lambda run: bool(run.components and not run.components.vae.trained),
+)
+CLASSIFIER = Kind("image", "a classifier trains", lambda run: run.classifier is not None)
+SEGMENTER = Kind("image", "a segmenter trains", lambda run: run.segmenter is not None)
+KINDS = (VAE, UNET, CLASSIFIER, SEGMENTER)
 
 
 def kind_of(run: RunSpec) -> Kind:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 
+from medsd_ray.errors import InputError
 from medsd_ray.models.compilation import compile_module
 from medsd_ray.spec.run import RunSpec
-from medsd_ray.training.checked_run import LatentMeta
+from medsd_ray.training.checked_run import CheckedRun
+from medsd_ray.training.stages.classifier import ClassifierStage
 from medsd_ray.training.stages.kinds import kind_of
+from medsd_ray.training.stages.segmenter import SegmenterStage
 from medsd_ray.training.stages.stage import StageModule
 from medsd_ray.training.stages.unet import UnetStage
 from medsd_ray.training.stages.vae import VaeStage
 
-if TYPE_CHECKING:
-    from medsd_ray.models.components import Components
-
-STAGES: tuple[type[StageModule], ...] = (VaeStage, UnetStage)
+STAGES: tuple[type[StageModule], ...] = (VaeStage, UnetStage, ClassifierStage, SegmenterStage)
 
 
 def stage_of(run: RunSpec) -> type[StageModule]:
@@ -25,37 +23,32 @@ def stage_of(run: RunSpec) -> type[StageModule]:
     return next(stage for stage in STAGES if stage.kind is kind_of(run))
 
 
-def load_adapted(run: RunSpec) -> Components:
-    """The run's model with its methods applied: the parameters to train are those with `requires_grad`.
+def build_stage(checked: CheckedRun) -> StageModule:
+    """The run's stage on the CPU, float32, with gradient checkpointing and torch.compile as the spec asks.
 
-    Raises InputError where the model cannot be loaded or does not fit the methods.
+    Raises InputError where the model does not allow that.
     """
-    # Here, as they import diffusers, which takes seconds.
-    from medsd_ray.models.load import load_components
-    from medsd_ray.models.methods.registry import adapt
-
-    components = load_components(run.model, only=stage_of(run).needed_components(run))
-    for name in components.modules():
-        adapt(components, name, getattr(run.components, name), run.seed)
-    return components
-
-
-def build_stage(run: RunSpec, latents: LatentMeta | None) -> StageModule:
-    """The run's stage on the CPU, float32, with gradient checkpointing and torch.compile as the spec asks."""
-    components = load_adapted(run)
-    for name in run.components.trained:
-        module = getattr(components, name)
+    run, stage = checked.run, stage_of(checked.run)
+    model = stage.load(checked)
+    for name in run.methods:
+        module = model.modules()[name]
         if run.training.gradient_checkpointing:
-            _checkpoint_gradients(module)
+            checkpoint_gradients(module, name)
         if run.training.compile and name != "text_encoder":
             compile_module(module, whole=bool(run.resources.use_gpu))
-    return stage_of(run).build(components, run, latents)
+    return stage.build(model, checked)
 
 
-def _checkpoint_gradients(module: nn.Module) -> None:
-    """Activations are computed again in the backward pass, not kept."""
-    # diffusers and transformers name the same thing differently
+def checkpoint_gradients(module: nn.Module, name: str) -> None:
+    """Activations are computed again in the backward pass, not kept. Raises InputError for a network that
+    does not know how.
+    """
+    # Each library names the same thing differently.
     if hasattr(module, "enable_gradient_checkpointing"):
         module.enable_gradient_checkpointing()  # type: ignore[operator]
-    else:
+    elif hasattr(module, "gradient_checkpointing_enable"):
         module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    else:
+        raise InputError(
+            f"training.gradient_checkpointing: the {name}'s network does not know it; set it to false"
+        )

@@ -1,23 +1,28 @@
 """What a kind of run gives to be trained: the protocol that every file beside this one fulfils.
 
-A new kind of run (a classifier, a segmenter) is a file here with one class, derived from `StageModule`, and
-an entry in `registry.py`. Nothing else of training knows what is trained.
+A new kind of run is a file here with one class, derived from `StageModule`, and an entry in `registry.py`.
+Nothing else of training knows what is trained.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from torch import Tensor, nn
 
 from medsd_ray.data.dataset import ShardedDataset
-from medsd_ray.spec.run import RunSpec
-from medsd_ray.training.checked_run import LatentMeta
+from medsd_ray.data.targets import Targets
+from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages.kinds import Kind
 
-if TYPE_CHECKING:  # the driver asks a stage's class before diffusers, which takes seconds, is imported
-    from medsd_ray.models.components import Components
+
+class Model(Protocol):
+    """What a run trains and what it needs beside that, in memory."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that have weights, by name."""
+        ...
 
 
 class Stage(Protocol):
@@ -32,6 +37,8 @@ class Stage(Protocol):
 
     tokenizer: Any
     """Makes captions into the `input_ids` of a sample; None where a batch needs none."""
+    targets: Targets | None
+    """What of an image's labels and masks its samples hold; None where that is nothing."""
     prediction_type: str | None
     """What the U-Net predicts, as a checkpoint records it; None where the run trains no U-Net."""
 
@@ -43,25 +50,38 @@ class Stage(Protocol):
         ...
 
     @classmethod
-    def needed_components(cls, run: RunSpec) -> tuple[str, ...]:
-        """The parts of the model that a worker of the run loads, as `load_components` names them."""
+    def load(cls, checked: CheckedRun) -> Model:
+        """What a worker of the run needs of its model, with the run's methods applied: the parameters to
+        train are those with `requires_grad`. Raises InputError where the model cannot be loaded or does not
+        fit the methods.
+        """
         ...
 
     @classmethod
-    def build(cls, components: Components, run: RunSpec, latents: LatentMeta | None) -> Self:
-        """The stage over components to which the run's methods were applied; `latents` is there for latent
-        shards.
+    def build(cls, model: Any, checked: CheckedRun) -> Self:
+        """The stage over a model that `load` gave."""
+        ...
+
+    @classmethod
+    def load_base(cls, checked: CheckedRun) -> Model:
+        """The whole model as it was before the run, for `merge`."""
+        ...
+
+    @classmethod
+    def merge(cls, base: Any, checked: CheckedRun, weights: dict[str, Tensor]) -> Model:
+        """The model as it is used after training: `base`, which may be changed in place, with trained weights
+        (parameter name -> tensor) merged into it.
         """
         ...
 
     @classmethod
     def draw_samples(
-        cls, components: Components, run: RunSpec, dataset: ShardedDataset
+        cls, model: Any, checked: CheckedRun, dataset: ShardedDataset
     ) -> tuple[np.ndarray, list[str]]:
         """Images (N, H, W, 3) uint8 that show how far the run has come, and a text for each.
 
-        `components` is the whole model with what was learnt so far merged into it, on the worker's device;
-        `dataset` is the validation split, or the training split where there is none.
+        `model` is what `merge` gave, on the worker's device; `dataset` is the validation split, or the
+        training split where there is none.
         """
         ...
 

@@ -16,16 +16,16 @@ from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.data.randomness import keyed_integers, keyed_noise, keyed_uniform
 from medsd_ray.models.tokens import token_ids
 from medsd_ray.spec.run import RunSpec
-from medsd_ray.training.checked_run import LatentMeta
+from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages import kinds
-from medsd_ray.training.stages.stage import StageModule
+from medsd_ray.training.stages.diffusion import DiffusionStage
 from medsd_ray.training.unet_objective import add_noise, offset_noise, snr_weights, target, weighted_mse
 
 if TYPE_CHECKING:
     from medsd_ray.models.components import Components
 
 
-class UnetStage(StageModule):
+class UnetStage(DiffusionStage):
     """Holds the parts that a step needs; a frozen text encoder is none of them: its embeddings come with the
     data.
     """
@@ -54,24 +54,25 @@ class UnetStage(StageModule):
 
     @classmethod
     def needed_components(cls, run: RunSpec) -> tuple[str, ...]:
-        text = ("text_encoder", "tokenizer") if run.components.text_encoder.trained else ()
+        text = ("text_encoder", "tokenizer") if "text_encoder" in run.methods else ()
         return ("unet", "scheduler", *text)
 
     @classmethod
-    def build(cls, components: Components, run: RunSpec, latents: LatentMeta | None) -> Self:
+    def build(cls, model: Components, checked: CheckedRun) -> Self:
+        latents = checked.latents
         assert latents is not None
         embedding = None if latents.empty_embedding is None else torch.tensor(latents.empty_embedding)
-        return cls(components, run, embedding, latents.scaling_factor)
+        return cls(model, checked.run, embedding, latents.scaling_factor)
 
     @classmethod
     def draw_samples(
-        cls, components: Components, run: RunSpec, dataset: ShardedDataset
+        cls, model: Components, checked: CheckedRun, dataset: ShardedDataset
     ) -> tuple[np.ndarray, list[str]]:
         """One image of each of the run's sample prompts, of the run's seed."""
         from medsd_ray.generation.sampling import sample_images
 
-        prompts = run.training.sample_prompts
-        return sample_images(components, prompts, range(len(prompts)), seed=run.seed), prompts
+        prompts = checked.run.training.sample_prompts
+        return sample_images(model, prompts, range(len(prompts)), seed=checked.run.seed), prompts
 
     @property
     def scaling_factor(self) -> float:

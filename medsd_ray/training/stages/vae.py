@@ -13,9 +13,9 @@ from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.models.pixels import to_uint8, vae_scale_factor
 from medsd_ray.spec.components import Method
 from medsd_ray.spec.run import RunSpec
-from medsd_ray.training.checked_run import LatentMeta
+from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages import kinds
-from medsd_ray.training.stages.stage import StageModule
+from medsd_ray.training.stages.diffusion import DiffusionStage
 from medsd_ray.training.vae_objective import vae_loss
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RECONSTRUCTIONS = 4
 
 
-class VaeStage(StageModule):
+class VaeStage(DiffusionStage):
     """With the method `decoder` the encoder is frozen: its posterior does not change, so the KL term is left
     out.
     """
@@ -36,7 +36,7 @@ class VaeStage(StageModule):
         self.vae: Any = components.vae  # diffusers annotates what encode and decode return as tuples
         self.run = run
         self.prediction_type = self.tokenizer = None
-        self.decoder_only = run.components.vae.method is Method.decoder
+        self.decoder_only = run.methods["vae"] == Method.decoder
         self._latent_variance: Tensor | None = None
 
     @classmethod
@@ -44,15 +44,15 @@ class VaeStage(StageModule):
         return ("vae", "scheduler")
 
     @classmethod
-    def build(cls, components: Components, run: RunSpec, latents: LatentMeta | None) -> Self:
-        return cls(components, run)
+    def build(cls, model: Components, checked: CheckedRun) -> Self:
+        return cls(model, checked.run)
 
     @classmethod
     def draw_samples(
-        cls, components: Components, run: RunSpec, dataset: ShardedDataset
+        cls, model: Components, checked: CheckedRun, dataset: ShardedDataset
     ) -> tuple[np.ndarray, list[str]]:
         """The first images of `dataset`, (N, H, 2W, 3): each left, its reconstruction right."""
-        vae: Any = components.vae
+        vae: Any = model.vae
         pixels = [dataset.sample_at(position)["pixel_values"] for position in range(RECONSTRUCTIONS)]
         with torch.inference_mode():
             x = torch.stack(pixels).float().to(vae.device)

@@ -1,0 +1,1 @@
+"""Networks of well-kept libraries, as task runs train and use them."""

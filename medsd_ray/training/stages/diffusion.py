@@ -1,0 +1,60 @@
+"""What the stages of the diffusion model share: how its components are loaded, adapted and put together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.training.checked_run import CheckedRun
+from medsd_ray.training.stages.stage import StageModule
+
+if TYPE_CHECKING:  # the driver asks a stage's class before diffusers, which takes seconds, is imported
+    from medsd_ray.models.components import Components
+
+
+class DiffusionStage(StageModule):
+    """A stage of a run with `components`."""
+
+    targets = None
+
+    @classmethod
+    def needed_components(cls, run: RunSpec) -> tuple[str, ...]:
+        """The parts of the model that a worker of the run loads, as `load_components` names them."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, checked: CheckedRun) -> Components:
+        """See `Stage.load`."""
+        from medsd_ray.models.load import load_components
+        from medsd_ray.models.methods.registry import adapt
+
+        run = checked.run
+        components = load_components(run.model, only=cls.needed_components(run))
+        for name in components.modules():
+            adapt(components, name, getattr(run.components, name), run.seed)
+        return components
+
+    @classmethod
+    def load_base(cls, checked: CheckedRun) -> Components:
+        """See `Stage.load_base`."""
+        from medsd_ray.models.load import load_components
+
+        base = load_components(checked.run.model)
+        if prediction_type := checked.run.objective.prediction_type:
+            base.scheduler.register_to_config(prediction_type=prediction_type)
+        if checked.latents:
+            base.sample_size = checked.latents.sample_size
+        return base
+
+    @classmethod
+    def merge(cls, base: Components, checked: CheckedRun, weights: dict[str, Tensor]) -> Components:
+        """See `Stage.merge`."""
+        from medsd_ray.models.methods.registry import adaptation
+
+        for name in checked.run.methods:
+            prefix, settings = f"{name}.", getattr(checked.run.components, name)
+            own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+            adaptation(name, settings).merge(base, name, settings, own)
+        return base

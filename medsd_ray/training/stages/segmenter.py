@@ -1,0 +1,62 @@
+"""A segmenter of images by one of their masks: what a batch is made of, and its loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsd_ray.data.dataset import ShardedDataset
+from medsd_ray.data.targets import MaskTarget
+from medsd_ray.models.pixels import to_uint8
+from medsd_ray.training.checked_run import CheckedRun
+from medsd_ray.training.stages import kinds
+from medsd_ray.training.stages.task import TaskStage
+from medsd_ray.training.task_objective import segmentation_loss
+
+if TYPE_CHECKING:
+    from medsd_ray.models.networks.task_network import TaskModel
+
+SHOWN = 4
+
+
+class SegmenterStage(TaskStage):
+    """The network's first output is the background, the others are the classes, in their order."""
+
+    kind = kinds.SEGMENTER
+    name = "segmenter"
+
+    def __init__(self, model: TaskModel, checked: CheckedRun):
+        super().__init__(model, checked)
+        assert checked.run.segmenter
+        self.settings = checked.run.segmenter
+        missing_is_background = self.settings.missing == "background"
+        self.targets = MaskTarget(self.settings.mask, len(self.meta.classes), missing_is_background)
+
+    @classmethod
+    def outputs(cls, checked: CheckedRun) -> int:
+        """See `TaskStage.outputs`."""
+        assert checked.task
+        return 1 + len(checked.task.classes)
+
+    @classmethod
+    def draw_samples(
+        cls, model: TaskModel, checked: CheckedRun, dataset: ShardedDataset
+    ) -> tuple[np.ndarray, list[str]]:
+        """The first images of `dataset`, (N, H, 3W, 3): each image, its mask, and what the network gives."""
+        assert checked.task
+        samples = [dataset.sample_at(position) for position in range(SHOWN)]
+        pixels = torch.stack([sample["pixel_values"] for sample in samples])
+        with torch.inference_mode():
+            logits = model.network(pixels.to(next(model.network.parameters()).device))
+        highest = len(checked.task.classes)
+        masks = [torch.stack([sample["mask"] for sample in samples]), logits.argmax(1).cpu()]
+        shown = [(mask.float() / highest * 2 - 1)[:, None].expand(-1, 3, -1, -1) for mask in masks]
+        images = to_uint8(torch.cat([pixels, *shown], dim=-1)).numpy()
+        return images, [f"an image, its {', '.join(checked.task.classes)}, and the network's"] * SHOWN
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The mean loss of a prepared batch; a scalar, float32."""
+        return segmentation_loss(self.logits(batch), batch["mask"], self.settings)
