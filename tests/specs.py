@@ -25,6 +25,7 @@ def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+A, B = {"shards": "s3://b/a"}, {"shards": "s3://b/b"}
 NETWORK: dict[str, Any] = {"library": "monai", "name": "DenseNet121"}
 
 
@@ -35,6 +36,13 @@ def task(name: str, **settings: Any) -> dict[str, Any]:
 
 GOOD: tuple[dict[str, Any], ...] = (
     {},
+    {"data": {"sources": [A | {"domain": "x"}, A | {"domain": "y"}, B | {"kind": "generated"}]}},
+    {
+        "data": {
+            "sources": [A | {"domain": "x"}, B | {"domain": "x", "kind": "generated", "weight": 0.5}],
+            "balance": "domain",
+        }
+    },
     {"components": {"vae": {"method": "decoder"}}},
     {
         "components": {
@@ -95,6 +103,21 @@ GOOD: tuple[dict[str, Any], ...] = (
 
 # What is changed, and words that both the validators and the API server say of it.
 BAD: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"data": {}}, "give train or sources, one of the two"),
+    ({"data.sources": [A]}, "give train or sources, one of the two"),
+    ({"data": {"sources": [A, B, A]}}, "sources name the same shards and domain twice"),
+    ({"data": {"sources": [A | {"weight": 1}]}}, "sources: a weight counts samples for each real one"),
+    ({"data.balance": "domain"}, "balance: domain needs sources that each name their domain"),
+    (
+        {"data": {"sources": [A | {"domain": "a"}, B], "balance": "domain"}},
+        "balance: domain needs sources that each name their domain",
+    ),
+    (
+        {"data": {"sources": [A | {"domain": "a"}, B | {"domain": "b", "weight": 1}], "balance": "domain"}},
+        "sources: with balance: domain a weight counts samples",
+    ),
+    ({"data": {"sources": [A | {"weight": 0}]}}, "data.sources"),
+    ({"data": {"sources": [A | {"kind": "drawn"}]}}, "data.sources"),
     ({"components": {}}, "every component is frozen"),
     ({"components": {"vae": {"method": "frozen"}}}, "every component is frozen"),
     ({"components.vae": {"method": "scratch"}}, "run of its own"),

@@ -97,7 +97,8 @@ def check_folders(run: RunSpec) -> None:
 
 
 def _addresses(run: RunSpec) -> dict[str, str]:
-    found = {"data.train": run.data.train, "data.validation": run.data.validation, "output": run.output}
+    found = {name: source.shards for name, source in run.data.all_sources.items()}
+    found |= {"data.validation": run.data.validation, "output": run.output}
     if run.prior:
         found["prior.data"] = run.prior.data
     for name, model in run.other_models.items():

@@ -22,6 +22,13 @@ class ShardEntry(Schema):
     domain: str | None = None
 
 
+class DomainCounts(Schema):
+    """Of one domain of a split."""
+
+    labels: dict[str, dict[str, Count]]
+    masks: dict[str, Count]
+
+
 class SplitIndex(Schema):
     """A split's index.json: the fields that some reader believes; what one kind of shards lacks is absent."""
 
@@ -34,6 +41,7 @@ class SplitIndex(Schema):
     labels: dict[str, dict[str, Count]] = Field(default_factory=dict)
     masks: dict[str, Count] = Field(default_factory=dict)
     domains: dict[str, Count] = Field(default_factory=dict)
+    by_domain: dict[str, DomainCounts] = Field(default_factory=dict)
     model: str = ""
     fingerprint: str = ""
     vae_fingerprint: str = ""

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from medsd_ray.data.dataset import ShardedDataset, WithPrior
+from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.order import batch_positions
 
 STEPS_AHEAD = 4
 
 
 def batches(
-    dataset: ShardedDataset | WithPrior,
+    dataset: Dataset,
     *,
     first_step: int,
     last_step: int,
@@ -35,7 +35,7 @@ def batches(
         micro_batch_size: Samples of a forward pass on a worker; the last one of a step may have fewer.
         rank: This worker's number.
         world_size: The number of workers.
-        prepare: What the thread makes of each micro batch, as `ShardedDataset.batch` gives it.
+        prepare: What the thread makes of each micro batch, as `Dataset.batch` gives it.
 
     Yields:
         For each step in [first_step, last_step) the worker's micro batches, prepared.

@@ -194,6 +194,7 @@ class SplitCounts:
     labels: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     masks: Counter[str] = field(default_factory=Counter)
     domains: Counter[str] = field(default_factory=Counter)
+    by_domain: dict[str, SplitCounts] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, note: dict) -> None:
@@ -204,9 +205,19 @@ class SplitCounts:
         for name, value in note["labels"].items():
             self.labels[name][str(value)] += 1
         self.masks.update(note.get("masks", ()))
-        self.domains.update([domain] if (domain := note.get("domain")) else ())
+        if domain := note.get("domain"):
+            self.domains[domain] += 1
+            self.by_domain.setdefault(domain, SplitCounts()).add(note | {"domain": None, "warnings": []})
         for warning in note["warnings"]:
             self.warnings[warning].append(note["key"])
+
+    def _of_domains(self) -> dict:
+        """Labels and masks of each domain, where there are any: a run may take some domains alone."""
+        if not self.by_domain:
+            return {}
+        metas = {domain: counts.meta() for domain, counts in sorted(self.by_domain.items())}
+        own = ("labels", "masks")
+        return {"by_domain": {domain: {name: m[name] for name in own} for domain, m in metas.items()}}
 
     def meta(self) -> dict:
         """For the split's index."""
@@ -223,6 +234,7 @@ class SplitCounts:
             "labels": counts,
             "masks": dict(sorted(self.masks.items())),
             "domains": dict(sorted(self.domains.items())),
+            **self._of_domains(),
             "warnings": warnings,
             "skipped": self.skipped,
         }

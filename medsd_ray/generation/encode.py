@@ -207,7 +207,9 @@ def _finish(store: Storage, split: str, index: Index, meta: dict, size: int) -> 
         own["captions"] = merged(LongCaptions(**note["captions"]) for note in notes).counts
     if all(note.get("format") == FORMAT for note in notes):  # which began with labels, masks and domains
         own |= {
-            name: index.meta[name] for name in ("fit", "labels", "masks", "domains") if name in index.meta
+            name: index.meta[name]
+            for name in ("fit", "labels", "masks", "domains", "by_domain")
+            if name in index.meta
         }
     shards = tuple(
         replace(parse_shard(note["shard"]), domain=source.domain)

@@ -165,7 +165,9 @@ def model_card(
     """
     last = descriptions[-1]
     spec = last.get("spec", {})
-    data = spec.get("data", {}).get("train", "not recorded")
+    given = spec.get("data", {})
+    sources = [source["shards"] for source in given.get("sources") or []]
+    data = "`, `".join(sources or [given.get("train", "not recorded")])
     runs = [
         f"- {', '.join(f'{name} ({method})' for name, method in trained(d).items())}: {d['step']} steps "
         f"from {_named(d)}"

@@ -120,9 +120,14 @@ class FineTuneSpec(Job):
             lambda spec: _in_s3(spec.run.output),
         ),
         Rule(
-            IN_S3.format("self.run.data.train"),
+            f"!has(self.run.data.train) || {IN_S3.format('self.run.data.train')}",
             "run.data.train must be an s3:// address",
-            lambda spec: _in_s3(spec.run.data.train),
+            lambda spec: spec.run.data.train is None or _in_s3(spec.run.data.train),
+        ),
+        Rule(
+            f"self.run.data.sources.all(source, {IN_S3.format('source.shards')})",
+            "run.data.sources: their shards must be s3:// addresses",
+            lambda spec: all(_in_s3(source.shards) for source in spec.run.data.sources),
         ),
     )
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from medsd_ray.spec.components import Components
+from medsd_ray.spec.data import Data
 from medsd_ray.spec.rules import Rule, SpecModel
 from medsd_ray.spec.tasks import TASKS, Classifier, Segmenter
 from medsd_ray.spec.types import (
@@ -34,20 +35,6 @@ MAX_BATCH = 1_000_000
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """The number format of weights and activations."""
-
-
-class Data(SpecModel):
-    """The shards that a run learns from: images for the VAE, latents for the text encoder and the U-Net."""
-
-    train: Address = Field(
-        description="shards: the root that prepare or encode wrote, or one split of it; folder or s3://"
-    )
-    validation: Address | None = Field(
-        default=None, description="where absent, `validation` beside the training split if there is one"
-    )
-    cache: Address | None = Field(
-        default=None, description="local folder for fetched shards; a temporary one where absent"
-    )
 
 
 class Objective(SpecModel):

@@ -18,9 +18,13 @@ def with_absolute_paths(run: RunSpec) -> RunSpec:
     models = {"model": run.model} | run.other_models
     folders |= {field: model for field, model in models.items() if model != SMALL and path_of(model).is_dir()}
     for field, address in folders.items():
-        if address is not None and "://" not in address:
-            run = _replaced(run, field.split("."), str(path_of(address).absolute()))
-    return run
+        run = _replaced(run, field.split("."), _absolute(address)) if address is not None else run
+    sources = [one.model_copy(update={"shards": _absolute(one.shards)}) for one in run.data.sources]
+    return run.model_copy(update={"data": run.data.model_copy(update={"sources": sources})})
+
+
+def _absolute(address: str) -> str:
+    return address if "://" in address else str(path_of(address).absolute())
 
 
 def _replaced(model: Any, path: list[str], value: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from medsd_ray.data.mixture import SourceMix
 from medsd_ray.spec.run import RunSpec
 
 
@@ -42,16 +43,17 @@ class ModelSize:
 @dataclass(frozen=True)
 class CheckedRun:
     """`run` names folders from the root; `model` is the address of the weights that it starts from as the
-    user wrote it, which a checkpoint keeps, so that a folder with models and runs can be moved. Data is
-    (address, split). `fingerprints` has `data`, `model` where the run starts from one, and `prior` and
-    `text_encoder` where the run has a prior or swaps the encoder. `latents` is there for latent shards,
-    `task` for task runs. `reasons` say why what the run leaves open was chosen, by field (auto_settings.py).
+    user wrote it, which a checkpoint keeps, so that a folder with models and runs can be moved. `train` and
+    `validation` say which samples are seen. `fingerprints` has `data`, `model` where the run starts from one,
+    and `prior` and `text_encoder` where the run has a prior or swaps the encoder. `latents` is there for
+    latent shards, `task` for task runs. `reasons` say why what the run leaves open was chosen, by field
+    (auto_settings.py).
     """
 
     run: RunSpec
     model: str
-    train: tuple[str, str]
-    validation: tuple[str, str] | None
+    train: SourceMix
+    validation: SourceMix | None
     latents: LatentMeta | None
     fingerprints: dict[str, str]
     task: TaskMeta | None = None

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsd_ray.console import stage
 from medsd_ray.data.latents import sample_size
-from medsd_ray.data.shards import Index, open_split
+from medsd_ray.data.shards import Index
 from medsd_ray.errors import InputError
 from medsd_ray.gpus import gpus_of_local_ray
 from medsd_ray.models.resolve import encoder_fingerprint, model_fingerprint
@@ -20,14 +17,25 @@ from medsd_ray.ray_cluster import cluster_address, ensure_ray
 from medsd_ray.runs.checkpoint_reader import CheckpointReader
 from medsd_ray.runs.checkpoints import newest_usable, saved_steps
 from medsd_ray.runs.names import RUN_SPEC
+from medsd_ray.spec.data import DataSource
 from medsd_ray.spec.run import RunSpec
-from medsd_ray.storage import FolderStorage, Storage, open_storage
+from medsd_ray.storage import Storage
 from medsd_ray.training.absolute_paths import with_absolute_paths
 from medsd_ray.training.auto_settings import choose
 from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize
 from medsd_ray.training.machine import look_at_machine
 from medsd_ray.training.resume import check_same_run
-from medsd_ray.training.stages.kinds import Kind, kind_of
+from medsd_ray.training.sources import (
+    FoundSource,
+    data_fingerprint,
+    find_sources,
+    find_split,
+    find_validation,
+    mix_of,
+    shards_fingerprint,
+    together,
+)
+from medsd_ray.training.stages.kinds import kind_of
 from medsd_ray.training.task_data import check_task
 
 if TYPE_CHECKING:
@@ -50,7 +58,8 @@ def check_run(run: RunSpec, output: Storage, resume: bool) -> tuple[CheckedRun, 
             that this machine has do not fit the run.
     """
     check_output(output, resume)
-    stage(f"checking {run.data.train} and {run.starts_from_in_words}")
+    shards = ", ".join(source.shards for source in run.data.all_sources.values())
+    stage(f"checking {shards} and {run.starts_from_in_words}")
     check_gpus_here(run)
     checked = check_data(run)
     return checked, check_newest_checkpoint(checked, output)
@@ -107,25 +116,20 @@ def check_inputs(run: RunSpec) -> CheckedRun:
 def check_data(run: RunSpec) -> CheckedRun:
     """The part of `check_inputs` that needs no torch: the indexes of the shards, and the model's files."""
     kind = kind_of(run)
-    train, index = _split(run.data.train, "train", kind)
-    validation = _validation(run, kind)
-    fingerprints = {"data": _data_fingerprint(index)}
+    sources = find_sources(run, kind)
+    validation = find_validation(run, kind)
+    fingerprints = {"data": data_fingerprint(run, sources)}
     if run.components:
         fingerprints["model"] = model_fingerprint(run.model)
-    task = check_task(run, index, run.data.train)
-    latents = check_latents(run, run.data.train, train, index) if kind.shards == "latent" else None
+    task = check_task(run, together(sources), ", ".join(one.where for one in sources))
+    latents = _check_all_latents(run, sources) if kind.shards == "latent" else None
     if run.prior:
-        where, prior = _split(run.prior.data, "train", kind)
-        of_prior = check_latents(run, run.prior.data, where, prior)
-        if latents and of_prior.sample_size != latents.sample_size:
-            raise InputError(
-                f"{run.prior.data}: latents of {_by(of_prior.sample_size)}, but those of {run.data.train} "
-                f"are {_by(latents.sample_size)}; prepare both with one --size"
-            )
-        fingerprints["prior"] = _data_fingerprint(prior)
+        prior = find_split(DataSource(shards=run.prior.data), "train", kind)
+        _check_all_latents(run, [sources[0], prior])
+        fingerprints["prior"] = shards_fingerprint(prior.index)
     if run.components and (swap := run.components.text_encoder.swap):
         fingerprints["text_encoder"] = encoder_fingerprint(swap.model)
-    return CheckedRun(run, run.starts_from, train, validation, latents, fingerprints, task)
+    return CheckedRun(run, run.starts_from, mix_of(run, sources), validation, latents, fingerprints, task)
 
 
 def check_model(checked: CheckedRun) -> CheckedRun:
@@ -135,31 +139,42 @@ def check_model(checked: CheckedRun) -> CheckedRun:
 
     model: Any = stage_of(checked.run).load(checked)
     if checked.latents:
-        _tell_of_latents(checked.run, checked.latents, checked.train, model)
+        _tell_of_latents(checked.run, checked.latents, model)
     parameters = [p for module in model.modules().values() for p in module.parameters()]
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     return dataclasses.replace(checked, size=ModelSize(trained, sum(p.numel() for p in parameters) - trained))
 
 
-def _tell_of_latents(
-    run: RunSpec, latents: LatentMeta, train: tuple[str, str], components: Components
-) -> None:
-    store, index = open_split(*train)
-    if said := cut_captions(run, store, index, components.tokenizer):
-        print(f"{run.data.train}: {said}", flush=True)
+def _tell_of_latents(run: RunSpec, latents: LatentMeta, components: Components) -> None:
+    sources = find_sources(run, kind_of(run))
+    for one in sources:
+        if said := cut_captions(run, one.store, one.index, components.tokenizer):
+            print(f"{one.where}: {said}", flush=True)
     if latents.sample_size != (size := components.sample_size):
         print(
-            f"{run.data.train}: latents of {_by(latents.sample_size)}, where {run.model} makes {_by(size)}; "
-            "the images of the trained model have the latents' size",
+            f"{sources[0].where}: latents of {_by(latents.sample_size)}, where {run.model} makes "
+            f"{_by(size)}; the images of the trained model have the latents' size",
             flush=True,
         )
 
 
-def check_latents(run: RunSpec, where: str, split: tuple[str, str], index: Index) -> LatentMeta:
-    """What the index of latents says; `where` is their address as the user wrote it, `split` (address of the
-    split, its name). Raises InputError where they do not fit the run's model or method.
+def _check_all_latents(run: RunSpec, sources: list[FoundSource]) -> LatentMeta:
+    """What the indexes of latents say, which is the same of all. Raises InputError where it is not, or does
+    not fit the run.
     """
-    meta = index.meta
+    first, *others = [check_latents(run, one) for one in sources]
+    for one, latents in zip(sources[1:], others, strict=True):
+        if latents.sample_size != first.sample_size:
+            raise InputError(
+                f"{one.where}: latents of {_by(latents.sample_size)}, but those of {sources[0].where} are "
+                f"{_by(first.sample_size)}; prepare both with one --size"
+            )
+    return first
+
+
+def check_latents(run: RunSpec, found: FoundSource) -> LatentMeta:
+    """What the index of latents says. Raises InputError where they do not fit the run's model or method."""
+    where, meta = found.where, found.index.meta
     needed = ("model", "vae_fingerprint", "text_encoder_fingerprint", "scaling_factor", "empty_embedding")
     if absent := [name for name in needed if name not in meta]:
         raise InputError(f"{where}: no {absent[0]} in the index of these latents; encode again")
@@ -175,7 +190,7 @@ def check_latents(run: RunSpec, where: str, split: tuple[str, str], index: Index
                 f"{where}: encoded with {meta['model']}, whose {part} is not the one of this run's model, "
                 f"{run.model}; encode again with --model {run.model}, or set model to {meta['model']}"
             )
-    size = sample_size(open_storage(split[0]), index)
+    size = sample_size(found.store, found.index)
     return LatentMeta(meta["scaling_factor"], meta["empty_embedding"] if frozen_text else None, size)
 
 
@@ -249,36 +264,3 @@ def _check_enough_gpus(run: RunSpec, available: int) -> None:
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _data_fingerprint(index: Index) -> str:
-    return hashlib.sha256(json.dumps([[s.name, s.sha256] for s in index.shards]).encode()).hexdigest()
-
-
-def _split(url: str, split: str, kind: Kind) -> tuple[tuple[str, str], Index]:
-    """The (address, split) and the index of a split of shards. Raises InputError where they are not of `kind`
-    or empty.
-    """
-    store, index = open_split(url, split)
-    if index.kind != kind.shards:
-        advice = "encode them first" if kind.shards == "latent" else "name the shards that prepare wrote"
-        raise InputError(
-            f"{store.url}: {index.kind} shards, but {kind.subject} on {kind.shards} shards; {advice}"
-        )
-    if not index.samples:
-        raise InputError(f"{store.url}: no samples in this split; prepare it from more images")
-    address = str(store.root.absolute()) if isinstance(store, FolderStorage) else store.url
-    return (address, index.split), index
-
-
-def _validation(run: RunSpec, kind: Kind) -> tuple[str, str] | None:
-    """The named validation split, or `validation` beside the training split where that is there and not
-    empty.
-    """
-    if run.data.validation:
-        return _split(run.data.validation, "validation", kind)[0]
-    with contextlib.suppress(InputError):
-        root = run.data.train.rstrip("/").removesuffix("/train")
-        where, index = _split(root, "validation", kind)
-        return where if index.split == "validation" else None
-    return None

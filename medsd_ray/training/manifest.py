@@ -33,6 +33,7 @@ def manifest(run: RunSpec, checked: CheckedRun) -> dict[str, Any]:
     """What was run: on which data, model, code and versions."""
     return {
         "spec": run.model_dump(mode="json"),
+        "data": _data(run, checked),
         "data_sha256": checked.fingerprints["data"],
         "model_sha256": checked.fingerprints.get("model"),
         "chosen": {
@@ -46,6 +47,23 @@ def manifest(run: RunSpec, checked: CheckedRun) -> dict[str, Any]:
         "image_digest": os.environ.get("MEDSD_IMAGE_DIGEST"),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
     }
+
+
+def _data(run: RunSpec, checked: CheckedRun) -> list[dict[str, Any]]:
+    """The sources, by the addresses that the user wrote, with the samples of each and its share of all."""
+    mix = checked.train
+    return [
+        {
+            "shards": named.shards,
+            "split": source.split,
+            "domain": source.domain,
+            "kind": source.kind,
+            "weight": source.weight,
+            "samples": source.samples,
+            "share": round(float(share), 6),
+        }
+        for named, source, share in zip(run.data.all_sources.values(), mix.sources, mix.shares, strict=True)
+    ]
 
 
 def code_fingerprint() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from medsd_ray.data.dataset import ShardedDataset, WithPrior
+from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.loader import batches
 from medsd_ray.errors import InputError
 from medsd_ray.models.precision import DTYPES
@@ -15,7 +15,7 @@ from medsd_ray.training.stages.stage import StageModule
 
 
 def choose_micro_batch_size(
-    run: RunSpec, stage: StageModule, dataset: ShardedDataset | WithPrior, collectives: Collectives
+    run: RunSpec, stage: StageModule, dataset: Dataset, collectives: Collectives
 ) -> int:
     """Samples of a forward pass: the spec's, else the largest divisor of a worker's share that fits; all
     workers agree.
@@ -48,9 +48,7 @@ def choose_micro_batch_size(
     return smallest
 
 
-def _fits(
-    run: RunSpec, stage: StageModule, dataset: ShardedDataset | WithPrior, size: int, collectives: Collectives
-) -> bool:
+def _fits(run: RunSpec, stage: StageModule, dataset: Dataset, size: int, collectives: Collectives) -> bool:
     device = collectives.device
     torch.cuda.reset_peak_memory_stats(device)
     try:

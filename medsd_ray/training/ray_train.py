@@ -9,6 +9,7 @@ import threading
 import uuid
 from typing import Any
 
+from medsd_ray.data.mixture import SourceMix, SourceSplit
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.names import RAY_TRAIN, STOP
 from medsd_ray.spec.load import parse_run
@@ -106,8 +107,8 @@ def _trainer(checked: CheckedRun, output: Storage, topic: str):
 def _plain(checked: CheckedRun) -> dict[str, Any]:
     return {
         "model": checked.model,
-        "train": checked.train,
-        "validation": checked.validation,
+        "train": dataclasses.asdict(checked.train),
+        "validation": checked.validation and dataclasses.asdict(checked.validation),
         "latents": checked.latents and dataclasses.asdict(checked.latents),
         "fingerprints": checked.fingerprints,
         "task": checked.task and dataclasses.asdict(checked.task),
@@ -120,14 +121,18 @@ def _from_plain(config: dict[str, Any]) -> CheckedRun:
     return CheckedRun(
         run=parse_run(config["spec"]),
         model=config["model"],
-        train=config["train"],
-        validation=config["validation"],
+        train=_mix(config["train"]),
+        validation=_mix(config["validation"]) if config["validation"] else None,
         latents=LatentMeta(**config["latents"]) if config["latents"] else None,
         fingerprints=config["fingerprints"],
         task=TaskMeta(**config["task"]) if config["task"] else None,
         size=ModelSize(**config["size"]),
         reasons=config["reasons"],
     )
+
+
+def _mix(values: dict[str, Any]) -> SourceMix:
+    return SourceMix(tuple(SourceSplit(**source) for source in values["sources"]), values["balance"])
 
 
 def worker_entry(config: dict[str, Any]) -> None:

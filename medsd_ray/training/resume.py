@@ -13,7 +13,9 @@ from medsd_ray.training.checked_run import CheckedRun
 MAY_CHANGE = {
     "name",
     "model",
-    "data",
+    "data.train",
+    "data.validation",
+    "data.cache",
     "prior.data",
     "components.text_encoder.swap.model",
     *(f"{task}.network.weights" for task in TASKS),
@@ -54,7 +56,7 @@ def check_same_spec(run: RunSpec, spec: dict[str, Any], where: str) -> None:
     """Raises InputError naming the first field that a resumed run may not change and that is another one in
     `spec`.
     """
-    now, then = _flat(run.model_dump(mode="json")), _flat(spec)
+    now, then = (_flat(_without_addresses(values)) for values in (run.model_dump(mode="json"), spec))
     for field in sorted(now.keys() | then.keys()):
         if now.get(field) == then.get(field) or any(
             field == f or field.startswith(f + ".") for f in MAY_CHANGE
@@ -69,6 +71,12 @@ def check_same_spec(run: RunSpec, spec: dict[str, Any], where: str) -> None:
             f"--resume: {field} is {now.get(field)!r}, but {then.get(field)!r} in {where}: set it back or "
             f"choose another output{hint}"
         )
+
+
+def _without_addresses(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a run without where the shards of its sources are."""
+    sources = [{k: v for k, v in source.items() if k != "shards"} for source in values["data"]["sources"]]
+    return values | {"data": values["data"] | {"sources": sources}}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor
 
-from medsd_ray.data.dataset import ShardedDataset
+from medsd_ray.data.dataset import Dataset
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.runs.fragments import Piece, assemble
 from medsd_ray.runs.names import sample_image
@@ -43,7 +43,7 @@ class SampleWriter:
         self.owned_ranges, self.ema, self.pieces = owned_ranges, ema, pieces
         self._base: Model | None = None
 
-    def save(self, output: Storage, step: int, dataset: ShardedDataset) -> None:
+    def save(self, output: Storage, step: int, dataset: Dataset) -> None:
         """Writes samples/step-XXXXXXXX/00.png, ...; all workers call it. The stage may show images of
         `dataset`.
         """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 
-from medsd_ray.data.dataset import ShardedDataset
+from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.loader import batches
 from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.device_batches import to_device
@@ -23,7 +23,7 @@ class Validation:
 
     def __init__(
         self,
-        dataset: ShardedDataset,
+        dataset: Dataset,
         stage: StageModule,
         engine: Engine,
         collectives: Collectives,

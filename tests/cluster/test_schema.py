@@ -158,6 +158,11 @@ def test_a_bad_run_is_refused_in_words(server: Server, changes: dict[str, Any], 
         ("FineTune", {"run.data.train": "latents"}, "run.data.train must be an s3:// address"),
         (
             "FineTune",
+            {"run.data": {"sources": [{"shards": "latents"}]}},
+            "run.data.sources: their shards must",
+        ),
+        (
+            "FineTune",
             {"report": {"real": "s3://b/s", "prompts": []}},
             "spec.report.prompts in body should have at least 1 items",
         ),

@@ -24,7 +24,8 @@ from medsd_ray.models.save import save_pipeline
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage
-from medsd_ray.training.checks import check_inputs, check_output
+from medsd_ray.training.checks import check_inputs, check_newest_checkpoint, check_output
+from medsd_ray.training.manifest import manifest
 
 STEPS, HALF = 8, 4
 STAGES = (0, 1, 2, 3)
@@ -255,6 +256,44 @@ def test_a_frozen_text_encoder_is_served_from_the_latents_and_samples_are_drawn(
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
     assert Image.open(names[0]).info["prompt"] == "large left pleural effusion"
     assert (names[0].parent / "01.png").is_file()
+
+
+def test_two_sources_are_mixed_whatever_the_number_of_workers(
+    root: Path, one_worker: Pool, two_workers: Pool
+):
+    """Of the second source, whose latents are shifted, there is a sample for each of the first."""
+    components, model = load_components(str(root / "model")), str(root / "model")
+    write_latents(str(root / "drawn"), components, model, samples=12, embeddings=True, value=9.0)
+    latents = {"shards": str(root / "latents")}
+    drawn = {"shards": str(root / "drawn"), "kind": "generated", "weight": 1}
+
+    def run(output: str, workers: int, *sources: dict[str, Any]) -> RunSpec:
+        values = spec(root, output, workers, {"unet": "full"}, zero_stage=0).model_dump(mode="json")
+        return parse_run(values | {"data": {"sources": list(sources)}})
+
+    one_worker.train(run("mixed-one", 1, latents, drawn))
+    two_workers.train(run("mixed-two", 2, latents, drawn))
+    one_worker.train(run("unmixed", 1, latents))
+    one_worker.train(spec(root, "train-alone", 1, {"unet": "full"}, zero_stage=0))
+    mixed = losses(root, "mixed-one")
+    torch.testing.assert_close(losses(root, "mixed-two"), mixed, atol=1e-5, rtol=0)
+    assert torch.equal(losses(root, "unmixed"), losses(root, "train-alone"))
+    assert not torch.allclose(mixed, losses(root, "unmixed"), atol=1e-2)
+    assert len(validation_losses(root, "mixed-one")) == 2  # on the real source's split
+    both = run("mixed-one", 1, latents, drawn)
+    sources = manifest(both, check_inputs(both))["data"]
+    assert [(one["kind"], one["samples"], one["share"]) for one in sources] == [
+        ("real", 48, 0.5),
+        ("generated", 12, 0.5),
+    ]
+
+    half_of(root, "mixed-two", "mixed-resumed", STEPS)
+    one_worker.train(run("mixed-resumed", 1, latents, drawn))
+    torch.testing.assert_close(losses(root, "mixed-resumed", HALF), mixed[HALF:], atol=1e-5, rtol=0)
+    half_of(root, "mixed-two", "mixed-other", STEPS)
+    other = check_inputs(run("mixed-other", 1, latents, drawn | {"weight": 0.5}))
+    with pytest.raises(InputError, match=r"--resume: data\.sources is .*0\.5"):
+        check_newest_checkpoint(other, FolderStorage(root / "mixed-other"))
 
 
 def test_a_run_that_diverges_says_so_and_keeps_its_checkpoints(root: Path, one_worker: Pool):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from specs import RUN, changed
 
+from medsd_ray.data.mixture import SourceMix
 from medsd_ray.demo import Workers, choose_workers, vae_run
 from medsd_ray.errors import InputError
 from medsd_ray.gpus import count_gpus, gpus_of_local_ray, use_gpus
@@ -28,7 +29,7 @@ def chosen(
     machine: Machine, changes: dict[str, Any], recorded: RunSpec | None = None, size: ModelSize = SD2
 ) -> CheckedRun:
     run = parse_run(changed(RUN, {"name": "r"} | changes))
-    return choose(CheckedRun(run, "", ("", ""), None, None, {}, size), machine, recorded)
+    return choose(CheckedRun(run, "", SourceMix(()), None, None, {}, size=size), machine, recorded)
 
 
 def values(checked: CheckedRun) -> tuple[Any, ...]:

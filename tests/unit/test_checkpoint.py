@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from medsd_ray import retries
+from medsd_ray.data.mixture import SourceMix
 from medsd_ray.errors import InputError, RefusedError, UnreachableError
 from medsd_ray.runs.checkpoint_reader import CheckpointReader, choose_checkpoint, load_weights
 from medsd_ray.runs.checkpoints import FORMAT, newest_complete, read_best, saved_steps
@@ -315,7 +316,7 @@ def description_of(values: dict[str, Any], fingerprints: dict[str, str]) -> dict
 def test_a_resumed_run_is_the_same_run(change: dict[str, Any], named: str | None):
     fingerprints = {"model": "m", "data": "d"}
     description = description_of(run_values(), fingerprints)
-    checked = CheckedRun(parse_run(run_values() | change), "", ("", ""), None, None, fingerprints)
+    checked = CheckedRun(parse_run(run_values() | change), "", SourceMix(()), None, None, fingerprints)
     if named is None:
         check_same_run(checked, description, "it")
     else:
@@ -323,7 +324,7 @@ def test_a_resumed_run_is_the_same_run(change: dict[str, Any], named: str | None
             check_same_run(checked, description, "it")
     with pytest.raises(InputError, match="data is not the one"):
         check_same_run(
-            CheckedRun(parse_run(run_values()), "", ("", ""), None, None, fingerprints | {"data": "e"}),
+            CheckedRun(parse_run(run_values()), "", SourceMix(()), None, None, fingerprints | {"data": "e"}),
             description,
             "it",
         )

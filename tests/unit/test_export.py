@@ -150,6 +150,11 @@ def test_nothing_that_is_shared_names_a_folder_of_this_machine(components, tmp_p
     run.write("run.yaml", to_yaml(spec).encode())
     shared = without_local_paths(spec)
     assert shared["data"] == {"train": "latents", "validation": None, "cache": "of-latents"}
+    sources = {"sources": [{"shards": str(home / "latents"), "domain": "/x"}, {"shards": "s3://b/l"}]}
+    assert without_local_paths({"data": sources})["data"]["sources"] == [
+        {"shards": "latents", "domain": "/x"},
+        {"shards": "s3://b/l"},
+    ]
     assert shared["training"] == spec["training"] and (shared["model"], shared["output"]) == ("base", "run")
     write_checkpoint(
         run.child("checkpoints/step-00000020"), "base", {"unet": "full"},

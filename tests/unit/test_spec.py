@@ -17,6 +17,7 @@ RUN = {
     "training": {"max_steps": 100, "global_batch_size": 8},
     "output": "runs/xrays",
 }
+A, B = {"shards": "s3://bucket/a"}, {"shards": "s3://bucket/b"}
 
 
 def run_with(path: str, value) -> dict:
@@ -90,7 +91,25 @@ def test_the_short_form_of_a_component():
         ("components.text_encoder", "swap", "components.text_encoder: swap: {model: ...} is needed"),
         ("name", "Not a name", "name"),
         ("seed", -1, "seed"),
-        ("data", {}, "data.train is missing"),
+        ("data", {}, "data: give train or sources, one of the two"),
+        ("data.sources", [{"shards": "a"}], "data: give train or sources, one of the two"),
+        ("data", {"sources": [A, A | {"weight": 2}]}, "data: sources name the same shards and domain twice"),
+        ("data", {"sources": [A | {"weight": 0}]}, "data.sources.0.weight: Input should be greater than 0"),
+        ("data", {"sources": [A | {"kind": "drawn"}]}, "data.sources.0.kind"),
+        (
+            "data",
+            {"sources": [A | {"domains": 1}]},
+            "data.sources.0.domains is not a field of a run; did you",
+        ),
+        ("data", {"sources": [A | {"weight": 1}]}, "leave it out of one real source"),
+        ("data", {"sources": [A | {"kind": "generated"}, B | {"weight": 1}]}, "leave it out of one real"),
+        ("data", {"sources": [A], "balance": "domain"}, "needs sources that each name their domain"),
+        ("data.balance", "domain", "needs sources that each name their domain"),
+        (
+            "data",
+            {"sources": [A | {"domain": "a"}, B | {"domain": "b", "weight": 1}], "balance": "domain"},
+            "leave it out of one real source there",
+        ),
         ("objective.prediction_type", "x0", "objective.prediction_type"),
         ("objective.conditioning_dropout", 1.0, "objective.conditioning_dropout"),
     ],
@@ -99,6 +118,20 @@ def test_what_is_wrong_is_named(path: str, value, words: str):
     values = run_with(path, value)
     values.setdefault("resources", {})["num_workers"] = 2
     assert words in refusal(values)
+
+
+def test_sources_stand_in_the_place_of_train():
+    domains = [
+        A | {"domain": "x"},
+        A | {"domain": "y"},
+        B | {"domain": "x", "kind": "generated", "weight": 0.5},
+    ]
+    data = parse_run(RUN | {"data": {"sources": domains, "balance": "domain"}}).data
+    assert list(data.all_sources) == [f"data.sources.{number}.shards" for number in range(3)]
+    assert [source.weight for source in data.sources] == [None, None, 0.5]
+    assert {name: one.shards for name, one in parse_run(RUN).data.all_sources.items()} == {
+        "data.train": "s3://bucket/latents"
+    }
 
 
 def test_every_wrong_field_is_named_at_once():

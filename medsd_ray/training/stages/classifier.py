@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsd_ray.data.dataset import ShardedDataset
+from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.targets import LabelTarget
 from medsd_ray.models.pixels import to_uint8
 from medsd_ray.training.checked_run import CheckedRun
@@ -46,7 +46,7 @@ class ClassifierStage(TaskStage):
 
     @classmethod
     def draw_samples(
-        cls, model: TaskModel, checked: CheckedRun, dataset: ShardedDataset
+        cls, model: TaskModel, checked: CheckedRun, dataset: Dataset
     ) -> tuple[np.ndarray, list[str]]:
         """The first images of `dataset`, with the class that the network gives each."""
         assert checked.task

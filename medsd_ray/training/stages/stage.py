@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from torch import Tensor, nn
 
-from medsd_ray.data.dataset import ShardedDataset
+from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.targets import Targets
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages.kinds import Kind
@@ -75,9 +75,7 @@ class Stage(Protocol):
         ...
 
     @classmethod
-    def draw_samples(
-        cls, model: Any, checked: CheckedRun, dataset: ShardedDataset
-    ) -> tuple[np.ndarray, list[str]]:
+    def draw_samples(cls, model: Any, checked: CheckedRun, dataset: Dataset) -> tuple[np.ndarray, list[str]]:
         """Images (N, H, W, 3) uint8 that show how far the run has come, and a text for each.
 
         `model` is what `merge` gave, on the worker's device; `dataset` is the validation split, or the

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsd_ray.data.dataset import ShardedDataset
+from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.randomness import keyed_integers, keyed_noise, keyed_uniform
 from medsd_ray.models.tokens import token_ids
 from medsd_ray.spec.run import RunSpec
@@ -66,7 +66,7 @@ class UnetStage(DiffusionStage):
 
     @classmethod
     def draw_samples(
-        cls, model: Components, checked: CheckedRun, dataset: ShardedDataset
+        cls, model: Components, checked: CheckedRun, dataset: Dataset
     ) -> tuple[np.ndarray, list[str]]:
         """One image of each of the run's sample prompts, of the run's seed."""
         from medsd_ray.generation.sampling import sample_images

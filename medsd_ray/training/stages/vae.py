@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsd_ray.data.dataset import ShardedDataset
+from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.models.pixels import to_uint8, vae_scale_factor
 from medsd_ray.spec.components import Method
@@ -49,7 +49,7 @@ class VaeStage(DiffusionStage):
 
     @classmethod
     def draw_samples(
-        cls, model: Components, checked: CheckedRun, dataset: ShardedDataset
+        cls, model: Components, checked: CheckedRun, dataset: Dataset
     ) -> tuple[np.ndarray, list[str]]:
         """The first images of `dataset`, (N, H, 2W, 3): each left, its reconstruction right."""
         vae: Any = model.vae
