@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from medsd_ray.errors import InputError
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import open_storage
+from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.datasets import open_dataset
+from medsd_ray.training.ray_train import _from_plain, _plain
 from medsd_ray.training.sources import data_fingerprint, find_sources, find_validation, mix_of, together
 from medsd_ray.training.stages.kinds import VAE
 
@@ -207,3 +210,14 @@ def test_the_fingerprint_tells_mixtures_apart(sites: str, drawn: str):
     prints = [data_fingerprint(run, find_sources(run, VAE)) for run in runs]
     assert len(set(prints)) == len(runs)
     assert prints == [data_fingerprint(run, find_sources(run, VAE)) for run in runs]
+
+
+def test_workers_are_told_the_sources(sites: str, drawn: str):
+    run = run_of(
+        {"shards": sites, "domain": "A"}, {"shards": drawn, "domain": "B", "kind": "generated"},
+        balance="domain", validation=sites,
+    )  # fmt: skip
+    mix = mix_of(run, find_sources(run, VAE))
+    checked = CheckedRun(run, "m", mix, find_validation(run, VAE), None, {"data": "d"})
+    told = json.loads(json.dumps({"spec": run.model_dump(mode="json"), **_plain(checked)}))
+    assert _from_plain(told) == checked
