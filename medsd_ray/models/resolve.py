@@ -21,7 +21,7 @@ from medsd_ray.errors import InputError
 from medsd_ray.models.layout import CARD, check_layout
 from medsd_ray.runs.checkpoints import describe_checkpoint, newest_complete, trained
 from medsd_ray.runs.names import CHECKPOINT, RUN_SPEC
-from medsd_ray.spec.run import SMALL
+from medsd_ray.spec.run import RANDOM, SMALL
 from medsd_ray.spec.tasks import TASKS
 from medsd_ray.storage import FolderStorage, S3Storage, Storage, open_storage, sha256_file
 
@@ -44,6 +44,18 @@ class Resolved:
 
     folder: Path
     checkpoints: tuple[Storage, ...] = ()
+
+
+@dataclass(frozen=True)
+class NetworkWeights:
+    """What the network of a task run starts from; one of the three is there."""
+
+    folder: Path | None = None
+    """A local folder with safetensors and what describes them."""
+    checkpoint: Storage | None = None
+    """Of another task run."""
+    pipeline: str | None = None
+    """The address, from anywhere, of a diffusion model, whose VAE has an encoder."""
 
 
 def resolve(model: str, near: Storage | None = None) -> Resolved:
@@ -99,12 +111,87 @@ def resolve_encoder(model: str) -> Path:
 def encoder_fingerprint(model: str) -> str:
     """SHA-256 over the files of a text encoder. Raises InputError where there is none."""
     folder = resolve_encoder(model)
-    sums = {
+    return _digest(_file_sums(folder))
+
+
+def _file_sums(folder: Path) -> dict[str, str]:
+    return {
         path.name: sha256_file(path)
         for path in sorted(folder.iterdir())
         if ENCODER_FILES.fullmatch(path.name)
     }
-    return _digest(sums)
+
+
+def resolve_weights(address: str, near: Storage | None = None) -> NetworkWeights:
+    """Finds what a task run's network starts from, downloading what is remote into the local cache.
+
+    Args:
+        address: A folder, `s3://` address or hub name of safetensors or of a diffusers pipeline, the output
+            or a checkpoint of a run, or `medsd-small`.
+        near: The checkpoint that names it, where one does; see `resolve`.
+
+    Raises:
+        InputError: Nothing is there, or no safetensors are.
+    """
+    if address == SMALL:
+        return NetworkWeights(pipeline=SMALL)
+    if "://" not in address and path_of(address).is_file():
+        raise InputError(f"{address}: weights are a folder with safetensors, not one file; give its folder")
+    store = _find(address, near)
+    if store is None:
+        folder = _from_hub(address, near, ["*.json", "*.safetensors"], check_card=False, ignored=("*/*",))
+        if (folder / CARD).is_file():
+            return NetworkWeights(pipeline=address)
+        _check_weights(FolderStorage(folder), address)
+        return NetworkWeights(folder)
+    if checkpoint := _checkpoint(store):
+        if describe_checkpoint(checkpoint)["components"].keys() & set(TASKS):
+            return NetworkWeights(checkpoint=checkpoint)
+        return NetworkWeights(pipeline=_from_anywhere(checkpoint))
+    if store.exists(CARD):
+        return NetworkWeights(pipeline=_from_anywhere(store))
+    _check_weights(store, store.url)
+    return NetworkWeights(store.root if isinstance(store, FolderStorage) else cached(store, ENCODER_FILES))
+
+
+def weights_fingerprint(address: str, near: Storage | None = None) -> str:
+    """SHA-256 over all that a task run's network starts from; the same wherever it lies. Raises InputError as
+    `resolve_weights` does.
+    """
+    found = resolve_weights(address, near)
+    if found.pipeline:
+        return model_fingerprint(found.pipeline, only=("vae",))
+    if found.checkpoint:
+        base = describe_checkpoint(found.checkpoint)["model"]
+        below = None if base == RANDOM else weights_fingerprint(base, near=found.checkpoint)
+        return _digest([below, _checkpoint_sums(found.checkpoint)])
+    assert found.folder
+    return _digest(_file_sums(found.folder))
+
+
+def check_weights_base(checkpoint: Storage) -> None:
+    """Raises InputError where a task run's checkpoint was trained from other weights than lie there now."""
+    description = describe_checkpoint(checkpoint)
+    recorded, base = description.get("fingerprints", {}).get("model"), description["model"]
+    if base != RANDOM and recorded not in (None, weights_fingerprint(base, near=checkpoint)):
+        raise _changed(checkpoint, base)
+
+
+def _from_anywhere(store: Storage) -> str:
+    return str(store.root.absolute()) if isinstance(store, FolderStorage) else store.url
+
+
+def _check_weights(store: Storage, where: str) -> None:
+    keys = [key for key in store.list() if "/" not in key]
+    if any(key.endswith(".safetensors") for key in keys):
+        return
+    if any(key.endswith(_PICKLES) for key in keys):
+        raise InputError(
+            f"{where}: only pickled weights here, which may run code; convert them to safetensors"
+        )
+    raise InputError(
+        f"{where}: no weights here; give a folder with safetensors, or a task run's output or checkpoint"
+    )
 
 
 def find_checkpoint(address: str) -> Storage | None:
@@ -139,11 +226,15 @@ def check_bases(resolved: Resolved) -> None:
         description = describe_checkpoint(store)
         recorded = description.get("fingerprints", {}).get("model")
         if recorded not in (None, _digest(layers)):
-            raise InputError(
-                f"{store.url}: its base model, {description['model']}, has changed since it was trained; "
-                "bring back the earlier one (of a run, name the checkpoint that it was)"
-            )
+            raise _changed(store, description["model"])
         layers.append(_checkpoint_sums(store))
+
+
+def _changed(store: Storage, base: str) -> InputError:
+    return InputError(
+        f"{store.url}: its base model, {base}, has changed since it was trained; bring back the earlier one "
+        "(of a run, name the checkpoint that it was)"
+    )
 
 
 def _digest(layers: list[object] | dict[str, str]) -> str:
@@ -255,7 +346,14 @@ def cached(store: Storage, needed: re.Pattern[str]) -> Path:
     return folder
 
 
-def _from_hub(model: str, near: Storage | None, patterns: list[str], *, check_card: bool) -> Path:
+def _from_hub(
+    model: str,
+    near: Storage | None,
+    patterns: list[str],
+    *,
+    check_card: bool,
+    ignored: tuple[str, ...] = (),
+) -> Path:
     """A local folder of a model of the hub; with `check_card` its layout is checked before its weights are
     fetched.
     """
@@ -284,6 +382,7 @@ def _from_hub(model: str, near: Storage | None, patterns: list[str], *, check_ca
     try:
         if check_card:
             check_layout(read, model)
-        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*.non_ema.*"]))
+        left_out = ["*.non_ema.*", *ignored]
+        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=left_out))
     except (EntryNotFoundError, OSError, ValueError) as error:  # of which all errors of the hub are
         raise refused(error) from error

@@ -15,6 +15,7 @@ from medsd_ray.runs.checkpoint_schema import Description
 from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, CHECKPOINTS, RUN_SPEC, checkpoint_folder
 from medsd_ray.runs.notices import warn_once
 from medsd_ray.schemas import first_fault
+from medsd_ray.spec.tasks import TASKS
 from medsd_ray.storage import COMPLETE, FolderStorage, Storage, open_storage
 
 Checkpoint = TypeVar("Checkpoint")
@@ -147,8 +148,10 @@ def _with_whole_addresses(description: dict, store: Storage) -> dict:
         if all("/" in one for one in (found["model"], swap.get("model", "/"))):  # neither is a last part
             return description
         run = parse_yaml(run_of(store).read(RUN_SPEC, MOST_YAML_BYTES))
-        if is_absolute_path(run["model"]):
-            found["model"] = run["model"]
+        task = next((name for name in TASKS if run.get(name)), None)
+        model = run[task]["network"].get("weights") if task else run["model"]
+        if model and is_absolute_path(model):
+            found["model"] = model
         if swap:
             swap["model"] = _near(run["components"]["text_encoder"]["swap"]["model"], store)
     except (OSError, AttributeError, KeyError, TypeError, InputError):

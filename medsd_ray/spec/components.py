@@ -82,7 +82,7 @@ class Component(SpecModel):
 LORA_RULE = Rule(
     "!has(self.lora) || self.method == 'lora'",
     "lora holds settings of the method lora alone; set method to lora, or leave them out",
-    lambda component: component.lora is None or component.method is Method.lora,
+    lambda component: component.lora is None or component.method == Method.lora,
 )
 
 

@@ -31,18 +31,19 @@ class Network(SpecModel):
     )
     arguments: Annotated[dict[str, Any], Field(max_length=32)] = Field(
         default={},
-        description="keyword arguments of the network, as its library has them; the numbers of channels and "
-        "classes are given by the run",
+        description="keyword arguments of the network, as its library has them, or fields of the "
+        "configuration of a model of transformers; the numbers of channels and classes are given by the run",
     )
     weights: Address | None = Field(
         default=None,
-        description="what it starts from: a folder, s3:// or hub name with safetensors, or the output of "
-        "another task run; random where absent",
+        description="what it starts from: a folder, s3:// or hub name with safetensors, the output or a "
+        "checkpoint of another task run or, for transformers, medsd-small or another diffusion model, whose "
+        "VAE's encoder it takes; random where absent",
     )
     method: Literal["full", "frozen", "lora"] = Field(
         default="full",
-        description="what is trained beside the head: full: all weights; frozen: nothing; lora: low-rank "
-        "updates of the linear layers; the last two need weights",
+        description="what is trained beside the layers that weights do not have, such as the head: full: all "
+        "weights; frozen: nothing; lora: low-rank updates of the linear layers; the last two need weights",
     )
     lora: Lora | None = Field(
         default=None, description="settings of the method lora; its defaults where absent"

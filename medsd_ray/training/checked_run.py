@@ -46,8 +46,8 @@ class CheckedRun:
     user wrote it, which a checkpoint keeps, so that a folder with models and runs can be moved. `train` and
     `validation` say which samples are seen. `fingerprints` has `data`, `model` where the run starts from one,
     and `prior` and `text_encoder` where the run has a prior or swaps the encoder. `latents` is there for
-    latent shards, `task` for task runs. `reasons` say why what the run leaves open was chosen, by field
-    (auto_settings.py).
+    latent shards, `task` for task runs. `loaded` says in words what a task's network has of its weights.
+    `reasons` say why what the run leaves open was chosen, by field (auto_settings.py).
     """
 
     run: RunSpec
@@ -58,4 +58,5 @@ class CheckedRun:
     fingerprints: dict[str, str]
     task: TaskMeta | None = None
     size: ModelSize = ModelSize(0, 0)
+    loaded: str = ""
     reasons: dict[str, str] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from medsd_ray.data.latents import sample_size
 from medsd_ray.data.shards import Index
 from medsd_ray.errors import InputError
 from medsd_ray.gpus import gpus_of_local_ray
-from medsd_ray.models.resolve import encoder_fingerprint, model_fingerprint
+from medsd_ray.models.resolve import encoder_fingerprint, model_fingerprint, weights_fingerprint
 from medsd_ray.ray_cluster import cluster_address, ensure_ray
 from medsd_ray.runs.checkpoint_reader import CheckpointReader
 from medsd_ray.runs.checkpoints import newest_usable, saved_steps
@@ -121,6 +121,8 @@ def check_data(run: RunSpec) -> CheckedRun:
     fingerprints = {"data": data_fingerprint(run, sources)}
     if run.components:
         fingerprints["model"] = model_fingerprint(run.model)
+    elif run.task and run.task.network.weights:
+        fingerprints["model"] = weights_fingerprint(run.task.network.weights)
     task = check_task(run, together(sources), ", ".join(one.where for one in sources))
     latents = _check_all_latents(run, sources) if kind.shards == "latent" else None
     if run.prior:
@@ -140,9 +142,12 @@ def check_model(checked: CheckedRun) -> CheckedRun:
     model: Any = stage_of(checked.run).load(checked)
     if checked.latents:
         _tell_of_latents(checked.run, checked.latents, model)
+    if loaded := getattr(model, "said", ""):
+        print(f"{checked.run.starts_from}: {loaded}", flush=True)
     parameters = [p for module in model.modules().values() for p in module.parameters()]
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    return dataclasses.replace(checked, size=ModelSize(trained, sum(p.numel() for p in parameters) - trained))
+    size = ModelSize(trained, sum(p.numel() for p in parameters) - trained)
+    return dataclasses.replace(checked, size=size, loaded=loaded)
 
 
 def _tell_of_latents(run: RunSpec, latents: LatentMeta, components: Components) -> None:

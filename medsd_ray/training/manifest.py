@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import platform
@@ -36,6 +37,7 @@ def manifest(run: RunSpec, checked: CheckedRun) -> dict[str, Any]:
         "data": _data(run, checked),
         "data_sha256": checked.fingerprints["data"],
         "model_sha256": checked.fingerprints.get("model"),
+        "parameters": dataclasses.asdict(checked.size) | {"loaded": checked.loaded or None},
         "chosen": {
             "use_gpu": checked.run.resources.use_gpu,
             "precision": checked.run.training.precision,

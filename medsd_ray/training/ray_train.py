@@ -113,6 +113,7 @@ def _plain(checked: CheckedRun) -> dict[str, Any]:
         "fingerprints": checked.fingerprints,
         "task": checked.task and dataclasses.asdict(checked.task),
         "size": dataclasses.asdict(checked.size),
+        "loaded": checked.loaded,
         "reasons": checked.reasons,
     }
 
@@ -127,6 +128,7 @@ def _from_plain(config: dict[str, Any]) -> CheckedRun:
         fingerprints=config["fingerprints"],
         task=TaskMeta(**config["task"]) if config["task"] else None,
         size=ModelSize(**config["size"]),
+        loaded=config["loaded"],
         reasons=config["reasons"],
     )
 

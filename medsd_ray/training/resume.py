@@ -44,8 +44,9 @@ def check_same_run(checked: CheckedRun, description: dict[str, Any], where: str)
     """
     then = parse_run(description["spec"], where)  # an earlier version's lacks the fields that came later
     check_same_spec(checked.run, then.model_dump(mode="json"), where)
-    for name, fingerprint in checked.fingerprints.items():
-        if fingerprint != description["fingerprints"][name]:
+    recorded: dict[str, str] = description["fingerprints"]
+    for name in sorted(checked.fingerprints.keys() | recorded.keys()):
+        if checked.fingerprints.get(name) != recorded.get(name):
             raise InputError(
                 f"--resume: the {name} is not the one that {where} was trained on; choose another output"
             )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import nn
 
 from medsd_ray.errors import InputError
+from medsd_ray.models.networks.near_names import unknown_argument, unknown_name
+from medsd_ray.models.resolve import NetworkWeights
 from medsd_ray.spec.tasks import Network
 
 Task = Literal["classifier", "segmenter"]
@@ -19,12 +20,24 @@ _INPUTS = ("in_channels", "n_input_channels", "in_chans")
 _OUTPUTS = ("out_channels", "num_classes", "classes", "n_classes")
 
 
-def make(settings: Network, task: Task, outputs: int) -> nn.Module:
-    """A network with random weights, from (B, 3, H, W) to (B, outputs) for a classifier and to
-    (B, outputs, H, W) for a segmenter.
+def outputs_of(task: Task, classes: Sequence[str]) -> int:
+    """The number of a network's outputs: a segmenter's first is the background."""
+    return len(classes) + (task == "segmenter")
+
+
+def make(settings: Network, task: Task, outputs: int, source: NetworkWeights | None = None) -> nn.Module:
+    """A network from (B, 3, H, W) to (B, outputs) for a classifier and to (B, outputs, H, W) for a segmenter.
+
+    Its weights are random; a network of transformers is made by what `source`, a folder or a pipeline, says
+    of it, and has the backbone's weights.
 
     Raises InputError for a name or an argument that the library does not know.
     """
+    if settings.library == "transformers":
+        from medsd_ray.models.networks.backbones import make_backbone_network
+
+        assert source
+        return make_backbone_network(settings, task == "segmenter", outputs, source)
     return MAKERS[settings.library](settings, task, outputs)
 
 
@@ -37,7 +50,7 @@ def _monai(settings: Network, task: Task, outputs: int) -> nn.Module:
         if inspect.isclass(kind) and issubclass(kind, nn.Module)
     }
     if settings.name not in known:
-        raise _unknown(settings, "monai.networks.nets", known)
+        raise unknown_name("monai.networks.nets", settings.name, known)
     kind = known[settings.name]
     given = {"spatial_dims": 2} if "spatial_dims" in inspect.signature(kind).parameters else {}
     return _call(kind, settings, given, outputs)
@@ -47,7 +60,7 @@ def _timm(settings: Network, task: Task, outputs: int) -> nn.Module:
     import timm
 
     if settings.name not in (known := timm.list_models()):
-        raise _unknown(settings, "timm", known)
+        raise unknown_name("timm", settings.name, known)
     if task == "segmenter":
         raise InputError(
             f"segmenter.network: timm's networks tell images apart; for a segmenter choose smp, with "
@@ -68,7 +81,7 @@ def _smp(settings: Network, task: Task, outputs: int) -> nn.Module:
     if task == "classifier":
         raise InputError("classifier.network: smp's networks segment; choose monai, timm or transformers")
     if settings.name not in known:
-        raise _unknown(settings, "segmentation_models_pytorch", known)
+        raise unknown_name("segmentation_models_pytorch", settings.name, known)
     return _call(known[settings.name], settings, {"encoder_weights": None}, outputs)
 
 
@@ -87,7 +100,7 @@ def _call(kind: type[nn.Module], settings: Network, given: dict[str, Any], outpu
     arguments = _without(settings, own)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if not open_ended and (unknown := sorted(arguments.keys() - parameters.keys())):
-        raise _unknown_argument(settings, unknown[0], parameters)
+        raise unknown_argument(settings.name, unknown[0], parameters)
     return _made(lambda: kind(**arguments, **own), settings)
 
 
@@ -105,15 +118,3 @@ def _without(settings: Network, own: dict[str, Any]) -> dict[str, Any]:
     if taken := sorted(settings.arguments.keys() & own.keys()):
         raise InputError(f"network.arguments: {taken[0]} is given by the run; leave it out")
     return settings.arguments
-
-
-def _unknown(settings: Network, where: str, known: Iterable[str]) -> InputError:
-    near = difflib.get_close_matches(settings.name, list(known), n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return InputError(f"network.name: {where} has no {settings.name!r}{hint}")
-
-
-def _unknown_argument(settings: Network, name: str, known: Iterable[str]) -> InputError:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
-    return InputError(f"network.arguments: {settings.name} has no {name!r}{hint}")

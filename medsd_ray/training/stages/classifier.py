@@ -39,12 +39,6 @@ class ClassifierStage(TaskStage):
         self.register_buffer("class_weights", weights, persistent=False)
 
     @classmethod
-    def outputs(cls, checked: CheckedRun) -> int:
-        """See `TaskStage.outputs`."""
-        assert checked.task
-        return len(checked.task.classes)
-
-    @classmethod
     def draw_samples(
         cls, model: TaskModel, checked: CheckedRun, dataset: Dataset
     ) -> tuple[np.ndarray, list[str]]:

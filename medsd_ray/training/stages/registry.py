@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from medsd_ray.errors import InputError
@@ -44,11 +46,16 @@ def checkpoint_gradients(module: nn.Module, name: str) -> None:
     does not know how.
     """
     # Each library names the same thing differently.
-    if hasattr(module, "enable_gradient_checkpointing"):
-        module.enable_gradient_checkpointing()  # type: ignore[operator]
-    elif hasattr(module, "gradient_checkpointing_enable"):
-        module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    else:
-        raise InputError(
-            f"training.gradient_checkpointing: the {name}'s network does not know it; set it to false"
-        )
+    part: Any = getattr(module, "recomputed", lambda: module)()
+    try:
+        if hasattr(part, "enable_gradient_checkpointing"):
+            return part.enable_gradient_checkpointing()
+        if hasattr(part, "gradient_checkpointing_enable"):
+            return part.gradient_checkpointing_enable({"use_reentrant": False})
+        if hasattr(part, "set_grad_checkpointing"):
+            return part.set_grad_checkpointing()
+    except (AssertionError, ValueError):
+        pass  # it has the function as all of its library have, and says here that it does not know how
+    raise InputError(
+        f"training.gradient_checkpointing: the {name}'s network does not know it; set it to false"
+    )

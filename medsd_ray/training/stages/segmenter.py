@@ -36,12 +36,6 @@ class SegmenterStage(TaskStage):
         self.targets = MaskTarget(self.settings.mask, len(self.meta.classes), missing_is_background)
 
     @classmethod
-    def outputs(cls, checked: CheckedRun) -> int:
-        """See `TaskStage.outputs`."""
-        assert checked.task
-        return 1 + len(checked.task.classes)
-
-    @classmethod
     def draw_samples(
         cls, model: TaskModel, checked: CheckedRun, dataset: Dataset
     ) -> tuple[np.ndarray, list[str]]:

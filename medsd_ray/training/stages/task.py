@@ -33,17 +33,14 @@ class TaskStage(StageModule):
         """A task run has no VAE."""
 
     @classmethod
-    def outputs(cls, checked: CheckedRun) -> int:
-        """The number of the network's outputs."""
-        raise NotImplementedError
-
-    @classmethod
     def load(cls, checked: CheckedRun) -> TaskModel:
         """See `Stage.load`."""
+        from medsd_ray.models.networks.libraries import outputs_of
         from medsd_ray.models.networks.task_network import load_network
 
-        assert checked.run.task
-        return load_network(checked.run.task.network, cls.name, cls.outputs(checked), checked.run.seed)
+        assert checked.run.task and checked.task
+        outputs = outputs_of(cls.name, checked.task.classes)
+        return load_network(checked.run.task.network, cls.name, outputs, checked.run.seed)
 
     load_base = load
 
