@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from medsd_ray.cli.options import ClassifierLabel, GeneratedImages, RealImages, seed_option
+from medsd_ray.cli.options import (
+    ClassifierLabel,
+    OptionalGeneratedImages,
+    Precision,
+    RealImages,
+    UseGpu,
+    seed_option,
+)
 from medsd_ray.console import stage
 from medsd_ray.errors import InputError
 
 ProtocolName = Literal["roentgen", "chexgenbench"]
 
 
+JudgeName = Literal["test", "validation"]
+
+
 def evaluate(
     real: RealImages,
-    generated: GeneratedImages,
-    out: Annotated[str, typer.Option(help="Folder or s3:// for report.html and report.json")],
+    trained: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="A task run's output or checkpoint, in place of --generated"),
+    ] = None,
+    generated: OptionalGeneratedImages = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Folder or s3:// for report.html and report.json; of a RUN its report/ if absent"),
+    ] = None,
     base: Annotated[
         str | None, typer.Option(help="Images of the model before adaptation, as a reference")
     ] = None,
-    label: ClassifierLabel = "finding",
+    label: Annotated[
+        str | None,
+        typer.Option(help="The field of the shards' labels that the classifier learns; finding if absent"),
+    ] = None,
     inception: Annotated[
         str | None, typer.Option(help="Weight file of the FID Inception network (torch-fidelity's)")
     ] = None,
@@ -51,13 +72,36 @@ def evaluate(
     reidentify: Annotated[
         str | None, typer.Option(help="chexgenbench: images of training prompts, 10 seeds each")
     ] = None,
+    split: Annotated[
+        JudgeName | None, typer.Option(help="RUN: the split that judges; test, else validation, if absent")
+    ] = None,
+    use_gpu: UseGpu = None,
+    precision: Precision = None,
     seed: Annotated[int, seed_option("Of the classifier and the bootstrap")] = 0,
 ) -> None:
-    """Measure generated images against real ones; write report.html and report.json. Weights may be on s3://
-    too.
+    """Measure generated images against real ones, or a task run on real ones; write report.html and
+    report.json. Weights may be on s3:// too.
 
     Example: medsd evaluate --real shards/ --generated images/ --out report/
+
+    Example: medsd evaluate runs/classifier --real shards/
     """
+    if trained is not None:
+        of_images = {
+            "--generated": generated, "--base": base, "--label": label, "--inception": inception,
+            "--xrv": xrv, "--clip": clip, "--run": run, "--vae": vae, "--lpips": lpips,
+            "--protocol": protocol, "--rad-dino": rad_dino, "--alignment": alignment,
+            "--siamese": siamese, "--reidentify": reidentify,
+        }  # fmt: skip
+        _refuse(of_images, f"the evaluation of generated images, and {trained} is a run; leave it out")
+        return _evaluate_run(trained, real, out, split, seed, use_gpu, precision)
+    of_runs = {"--split": split, "--use-gpu": use_gpu, "--precision": precision}
+    _refuse(of_runs, "the evaluation of a task run; name the run, or leave it out")
+    if generated is None or out is None:
+        raise InputError(
+            f"give --{'out' if generated else 'generated'} for generated images, or name the output of a "
+            "task run"
+        )
     stage(f"reading {generated} and {real}")
     others = (rad_dino, alignment, siamese, reidentify)
     if protocol is None and any(others):
@@ -72,7 +116,7 @@ def evaluate(
             generated=generated,
             out=out,
             base=base,
-            label=label,
+            label=label or "finding",
             inception=inception,
             xrv=xrv,
             clip=clip,
@@ -83,6 +127,30 @@ def evaluate(
             seed=seed,
         )
     )
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Raises InputError for an option that was given and does nothing."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise InputError(f"{given[0]} is of {why}")
+
+
+def _evaluate_run(
+    trained: str,
+    real: str,
+    out: str | None,
+    split: str | None,
+    seed: int,
+    use_gpu: bool | None,
+    precision: str | None,
+) -> None:
+    stage(f"checking the run {trained} and {real}")
+    from medsd_ray.evaluation.evaluate_task import evaluate_task
+    from medsd_ray.evaluation.task_options import TaskEvaluation
+    from medsd_ray.models.networks.task_run import need_task_run
+
+    options = TaskEvaluation(trained, real, out, split, seed, use_gpu, precision)
+    evaluate_task(options, need_task_run(trained))
 
 
 def augment(

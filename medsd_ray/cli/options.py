@@ -60,6 +60,7 @@ CompileModel = Annotated[
 ]
 
 RealImages = Annotated[str, typer.Option(help="Image shards that prepare wrote, or a folder of images")]
+OptionalGeneratedImages = Annotated[str | None, typer.Option(help="Folder that generate wrote")]
 GeneratedImages = Annotated[str, typer.Option(help="Folder that generate wrote")]
 ClassifierLabel = Annotated[
     str, typer.Option(help="The field of the shards' labels that the classifier learns")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from medsd_ray.evaluation.estimates import Missing
@@ -28,7 +27,7 @@ from medsd_ray.evaluation.networks.weights import local_path
 from medsd_ray.evaluation.options import EvaluationOptions
 from medsd_ray.evaluation.report import page, plots
 from medsd_ray.evaluation.report.format import dumps
-from medsd_ray.evaluation.versions import versions
+from medsd_ray.evaluation.versions import own_code, versions
 from medsd_ray.runs.names import REPORT_DATA, REPORT_PAGE
 from medsd_ray.runs.record import RunRecord
 from medsd_ray.storage import open_storage
@@ -208,8 +207,5 @@ def _checksum(
         "seed_images": seed_images if isinstance(seed_images, Missing) else seed_images.checksum(),
     }
     settings |= networks.descriptions()
-    code = [
-        path.read_text() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in (".py", ".j2")
-    ]
-    parts = [inputs.checksum(), inputs.manifest, record.result, record.metrics, settings, code]
+    parts = [inputs.checksum(), inputs.manifest, record.result, record.metrics, settings, own_code()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

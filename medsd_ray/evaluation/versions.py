@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from pathlib import Path
 
 PACKAGES = (
     "medsd",
@@ -12,6 +13,9 @@ PACKAGES = (
     "torchmetrics",
     "torch-fidelity",
     "torchxrayvision",
+    "monai",
+    "timm",
+    "segmentation-models-pytorch",
     "diffusers",
     "transformers",
     "ray",
@@ -33,3 +37,9 @@ def versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def own_code() -> list[str]:
+    """The texts of all that computes figures and shows them: where they change, a report may."""
+    files = sorted(Path(__file__).parent.rglob("*"))
+    return [path.read_text() for path in files if path.suffix in (".py", ".j2")]

@@ -217,6 +217,12 @@ def model_fingerprint(model: str, *, raw: bool = False, only: tuple[str, ...] = 
     return _digest([*layers, "raw"] if raw and stores else layers)
 
 
+def checkpoint_fingerprint(store: Storage) -> str:
+    """SHA-256 over the weight files of a task run's checkpoint, and over the weights that it started from."""
+    base = describe_checkpoint(store).get("fingerprints", {}).get("model")
+    return _digest([base, _checkpoint_sums(store)])
+
+
 def check_bases(resolved: Resolved) -> None:
     """Raises InputError where a checkpoint was trained from another state of its base model than is there
     now.

@@ -35,6 +35,8 @@ class Description(Schema):
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     scaling_factor: Annotated[float, Field(gt=0)] | None = None
     classes: Annotated[list[str], Field(max_length=1000)] | None = None
+    image_size: Size | None = None
+    fit: Literal["crop", "pad"] | None = None
     sample_size: Annotated[list[Size], Field(min_length=2, max_length=2)] | None = None
     fingerprints: dict[str, str] = Field(default_factory=dict)
     spec: dict[str, Any] = Field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from medsd_ray.data.mixture import SourceMix
+from medsd_ray.data.sources.pixels import Fit
 from medsd_ray.spec.run import RunSpec
 
 
@@ -24,12 +25,13 @@ class LatentMeta:
 class TaskMeta:
     """What a task run learns to tell, by the index of its training samples: the classes in the order of the
     network's outputs (a segmenter's without the background), the training samples of each class of a
-    classifier, and the images' height and width.
+    classifier, the images' height and width, and how those that are not square came to it.
     """
 
     classes: tuple[str, ...]
     counts: tuple[int, ...]
     size: int
+    fit: Fit = "crop"
 
 
 @dataclass(frozen=True)

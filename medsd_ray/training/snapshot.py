@@ -85,6 +85,8 @@ def checkpoint_description(
         "prediction_type": prediction_type,
         "scaling_factor": scaling_factor,
         "classes": list(checked.task.classes) if checked.task else None,
+        "image_size": checked.task.size if checked.task else None,
+        "fit": checked.task.fit if checked.task else None,
         "sample_size": list(checked.latents.sample_size) if checked.latents else None,
         "components": run.methods,
         "world_size": engine.world_size,

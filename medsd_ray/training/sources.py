@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from medsd_ray.data.domains import of_domain
 from medsd_ray.data.mixture import SourceMix, SourceSplit
 from medsd_ray.data.shards import Index, open_split
 from medsd_ray.errors import InputError
-from medsd_ray.spec.data import DataSource
+from medsd_ray.spec.data import Data, DataSource
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage, Storage
 from medsd_ray.training.stages.kinds import Kind
@@ -110,13 +111,18 @@ def find_validation(run: RunSpec, kind: Kind) -> SourceMix | None:
 
 def data_fingerprint(run: RunSpec, found: list[FoundSource]) -> str:
     """Tells other samples, or the same in another mixture, from these."""
-    if run.data.train is not None:
-        return shards_fingerprint(found[0].index)
+    return mixture_fingerprint(run.data, [one.index for one in found])
+
+
+def mixture_fingerprint(data: Data, indexes: Sequence[Index]) -> str:
+    """The same of what a run is given as data; `indexes` are of the samples taken from each source."""
+    if data.train is not None:
+        return shards_fingerprint(indexes[0])
     sources = [
-        [one.source.domain, one.source.kind, one.source.weight, shards_fingerprint(one.index)]
-        for one in found
+        [source.domain, source.kind, source.weight, shards_fingerprint(index)]
+        for source, index in zip(data.sources, indexes, strict=True)
     ]
-    return hashlib.sha256(json.dumps([run.data.balance, sources]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([data.balance, sources]).encode()).hexdigest()
 
 
 def shards_fingerprint(index: Index) -> str:

@@ -26,7 +26,7 @@ def check_task(run: RunSpec, index: Index, where: str) -> TaskMeta | None:
         classes, counts = _mask_classes(run.segmenter, index, where), ()
     else:
         return None
-    return TaskMeta(classes, counts, index.meta["size"])
+    return TaskMeta(classes, counts, index.meta["size"], index.meta.get("fit", "crop"))
 
 
 def _label_classes(

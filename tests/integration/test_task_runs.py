@@ -9,6 +9,7 @@ import pytest
 import torch
 from plain_workers import Pool
 from run_records import half_of, losses, records
+from tiny_tasks import TASKS
 
 from medsd_ray.data.prepare import prepare
 from medsd_ray.data.sources.request import SourceRequest
@@ -21,16 +22,6 @@ from medsd_ray.storage import FolderStorage
 from medsd_ray.training.checks import check_inputs
 
 STEPS, HALF = 6, 3
-DENSE = {
-    "library": "monai",
-    "name": "DenseNet",
-    "arguments": {"block_config": [2, 2], "growth_rate": 4, "init_features": 8},
-}
-UNET = {"library": "monai", "name": "UNet", "arguments": {"channels": [8, 16], "strides": [2]}}
-TASKS: dict[str, dict[str, Any]] = {
-    "classifier": {"network": DENSE, "label": "extent"},
-    "segmenter": {"network": UNET, "mask": "effusion", "missing": "background"},
-}
 
 
 @pytest.fixture(scope="module")
