@@ -96,6 +96,16 @@ GOOD: tuple[dict[str, Any], ...] = (
     task("classifier", classes=["a", "b"], loss="focal", class_weights="none", label="view"),
     task("classifier") | {"training.sample_every": 10},
     task("classifier", network={"library": "transformers", "weights": "s3://bucket/vit", "method": "frozen"}),
+    task(
+        "classifier",
+        network={
+            "library": "timm",
+            "name": "vit_tiny_patch16_224",
+            "weights": "s3://bucket/vit",
+            "method": "lora",
+            "lora": {"rank": 4, "alpha": 8.0},
+        },
+    ),
     task("segmenter", mask="lungs", missing="background", classes=["left", "right"]),
     task("segmenter", mask="lungs", network=NETWORK | {"arguments": {"channels": [8, 16], "norm": "group"}}),
     {"components": {"vae": {"method": "decoder"}}, "training.sample_every": 10},

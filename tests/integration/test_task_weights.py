@@ -117,6 +117,25 @@ def test_resume_and_workers_change_nothing(
     torch.testing.assert_close(losses(root, f"{method}-two"), losses(root, method), atol=1e-5, rtol=0)
 
 
+def test_samples_are_drawn_with_what_was_trained(root: Path, two_workers: Pool):
+    for method in ("frozen", "lora"):
+        network = vit(root, **METHODS[method])
+        two_workers.train(spec(root, f"{method}-drawn", network, 2, sample_every=HALF, zero_stage=3))
+        for step in (HALF, STEPS):  # the base is merged with anew
+            assert len(list((root / f"{method}-drawn/samples/step-{step:08d}").glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_statistics_of_weights_stay_in_half_precision(root: Path, two_workers: Pool, zero_stage: int):
+    vision_models.save("resnet", root / "resnet")
+    network = vit(root, weights=str(root / "resnet"))
+    half, whole = (f"{precision}-{zero_stage}" for precision in ("bf16", "fp32"))
+    two_workers.train(spec(root, half, network, 2, precision="bf16", zero_stage=zero_stage))
+    two_workers.train(spec(root, whole, network, 2, precision="fp32", zero_stage=zero_stage))
+    assert not torch.equal(losses(root, half), losses(root, whole))
+    torch.testing.assert_close(losses(root, half), losses(root, whole), atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_after_a_run_starts_where_that_one_ended(
     root: Path, whole_runs: None, one_worker: Pool, method: str

@@ -112,6 +112,37 @@ def test_images_are_normalised_as_the_processor_says(tmp_path: Path):
         torch.testing.assert_close(network(IMAGES), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_the_vision_part_of_a_model_of_images_and_texts_is_taken(tmp_path: Path):
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+    text = {k: v for k, v in vision_models.TOKENS.items() if "size" not in k} | {
+        "hidden_size": 16, "intermediate_size": 16, "vocab_size": 9, "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    both = CLIPConfig(
+        text_config=CLIPTextConfig(**text),  # type: ignore[arg-type]
+        vision_config=CLIPVisionConfig(**vision_models.TOKENS),  # type: ignore[arg-type]
+    )
+    clip: Any = CLIPModel(both).eval()
+    clip.save_pretrained(tmp_path)
+    model = load(tmp_path)
+    assert "head.weight, head.bias are new" in model.said
+    backbone: Any = model.network.eval().body.backbone
+    with torch.no_grad():
+        expected = clip.vision_model(pixel_values=IMAGES).pooler_output
+        torch.testing.assert_close(backbone(IMAGES)[1], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_that_was_saved_with_a_head_lends_its_backbone(tmp_path: Path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    saved: Any = ViTForImageClassification(ViTConfig(**vision_models.TOKENS)).eval()  # type: ignore[arg-type]
+    saved.save_pretrained(tmp_path)
+    backbone: Any = load(tmp_path).network.eval().body.backbone
+    with torch.no_grad():
+        expected = saved.vit(pixel_values=IMAGES).last_hidden_state[:, 0]
+        torch.testing.assert_close(backbone(IMAGES)[1], expected, atol=1e-5, rtol=1e-4)
+
+
 def text_model(folder: Path) -> None:
     from transformers import BertConfig, BertModel
 

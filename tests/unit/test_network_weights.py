@@ -18,6 +18,7 @@ from medsd_ray.models.networks.normalisation import KeptStatistics
 from medsd_ray.models.networks.task_network import TaskModel, load_network, merge
 from medsd_ray.models.resolve import weights_fingerprint
 from medsd_ray.spec.tasks import Network
+from medsd_ray.storage import open_storage
 
 DENSE: dict[str, Any] = {
     "library": "monai",
@@ -223,6 +224,16 @@ def test_only_safetensors_are_read(tmp_path: Path):
     (tmp_path / "a.safetensors").write_bytes(b"no tensors")
     with pytest.raises(InputError, match=r"a\.safetensors is damaged"):
         load(DENSE, tmp_path)
+
+
+def test_weights_on_s3_are_those_in_a_folder(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MEDSD_CACHE", str(tmp_path / "cache"))
+    folder = saved(tmp_path / "weights", plain(DENSE, 3).state_dict())
+    open_storage(s3).upload_tree(folder)
+    network = Network(**DENSE, weights=s3)
+    there = load_network(network, "classifier", 3, seed=0).network
+    torch.testing.assert_close(there(IMAGES), load(DENSE, folder).network(IMAGES))
+    assert weights_fingerprint(s3) == weights_fingerprint(str(folder))
 
 
 def test_the_fingerprint_is_of_the_weights_and_not_of_their_place(tmp_path: Path):

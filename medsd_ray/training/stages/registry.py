@@ -50,6 +50,10 @@ def checkpoint_gradients(module: nn.Module, name: str) -> None:
     try:
         if hasattr(part, "enable_gradient_checkpointing"):
             return part.enable_gradient_checkpointing()
+        if hasattr(part, "activation_checkpointing_enable"):  # the newer name of transformers
+            return part.activation_checkpointing_enable(
+                activation_checkpointing_kwargs={"use_reentrant": False}
+            )
         if hasattr(part, "gradient_checkpointing_enable"):
             return part.gradient_checkpointing_enable({"use_reentrant": False})
         if hasattr(part, "set_grad_checkpointing"):
