@@ -76,6 +76,27 @@ def generate(
     )
 
 
+def predict(
+    trained: Annotated[
+        str, typer.Argument(metavar="RUN", help="A task run's output, or one checkpoint of it")
+    ],
+    images: Annotated[
+        str, typer.Argument(help="A folder of image or DICOM files, one such file, or image shards")
+    ],
+    out: Annotated[str, typer.Option(help="Folder or s3:// for predictions.csv and masks")],
+    use_gpu: UseGpu = None,
+    precision: Precision = None,
+) -> None:
+    """Say what a trained classifier or segmenter sees in images; masks come in the images' own size.
+
+    Example: medsd predict runs/lungs xrays/ --out predictions/
+    """
+    stage(f"checking the run {trained} and the images {images}")
+    from medsd_ray.generation.predict import predict as run
+
+    run(trained, images, out, use_gpu=use_gpu, precision=precision)
+
+
 def insert(
     model: ModelArgument,
     real: RealImages,

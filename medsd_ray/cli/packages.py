@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 NEEDED = {
-    **dict.fromkeys(("encode", "train", "generate", "export"), "torch"),
+    **dict.fromkeys(("encode", "train", "generate", "predict", "export"), "torch"),
     **dict.fromkeys(("tune", "evaluate", "insert", "augment", "demo"), "torchmetrics"),
     **dict.fromkeys(("reader-study new", "reader-study report"), "torchmetrics"),
     **dict.fromkeys(("dashboard", "reader-study serve"), "fastapi"),

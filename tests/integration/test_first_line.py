@@ -19,6 +19,7 @@ WORDS = {
     "train": "absent.yaml",
     "tune": "absent.yaml",
     "generate": "absent/model --prompt x --out /dev/null/out",
+    "predict": "absent absent --out /dev/null/out",
     "evaluate": "--real absent --generated absent --out out",
     "insert": "absent/model --real absent --prompt x --out /dev/null/out",
     "augment": "--real absent --generated absent --out out",

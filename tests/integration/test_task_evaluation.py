@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from command import assert_refused, medsd_here
+from dicoms import dicom, save
 from monai.metrics import compute_dice
-from PIL import Image
+from PIL import Image, ImageOps
 from plain_workers import Pool
 from playwright.sync_api import Browser
 from tiny_tasks import TASKS
@@ -177,3 +179,71 @@ def test_labels_that_are_no_class_are_left_out_and_counted(root: Path, one_worke
     assert report["left_out"] == {"are 'small'": small}
     assert report["figures"]["images"] == len(judges(root)) - small
     assert f"{small} images are left out, as they are 'small'." in report["cautions"]
+
+
+def predicted(root: Path, task: str, images: Path, out: Path) -> list[dict[str, str]]:
+    done = medsd_here("predict", root / task, images, "--out", out, "--no-use-gpu")
+    assert done.returncode == 0, done.stderr
+    with (out / "predictions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_of_shards_are_those_that_were_judged(root: Path, tmp_path: Path):
+    rows = predicted(root, "classifier", root / "shards/test", tmp_path / "out")
+    samples = {sample.key: sample for sample in judges(root)}
+    right = [samples[row["image"]].labels["extent"] == row["predicted"] for row in rows]
+    report = json.loads((root / "classifier/report/report.json").read_text())
+    assert len(rows) == len(samples) and np.mean(right) == report["figures"]["accuracy"]
+    again = medsd_here("predict", root / "classifier", root / "shards/test", "--out", tmp_path / "out")
+    assert "complete, nothing to do" in again.stdout
+
+
+def test_masks_have_their_images_size_and_orientation(root: Path, tmp_path: Path):
+    """A phantom as it is, with borders that the fit crops, turned by EXIF, and as DICOM."""
+    images = tmp_path / "images"
+    (images / "a").mkdir(parents=True)
+    sample = max(judges(root), key=lambda one: int((one.masks["effusion"] > 0).sum()))
+    image = Image.fromarray(sample.image)
+    image.save(images / "same.png")
+    wide = Image.new("L", (52, 32))
+    wide.paste(image, (10, 0))
+    wide.save(images / "a/wide.tif")
+    exif = Image.Exif()
+    exif[274] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(images / "turned.png", exif=exif)
+    save(dicom(sample.image), images / "x.dcm")
+    rows = {row["image"]: row for row in predicted(root, "segmenter", images, tmp_path / "out")}
+    assert rows.keys() == {"same.png", "a/wide.tif", "turned.png", "x.dcm"}
+    assert all(int(row["height"]) == SIZE for row in rows.values())
+    masks = {name: Image.open(tmp_path / f"out/masks/{name}.png") for name in rows}
+    same = np.asarray(masks["same.png"])
+    predictor = load_predictor(need_task_run(str(root / "segmenter")), Inference())
+    assert (same == predictor.predict(sample.image[None]).argmax(1)[0] * 255).all() and same.max() == 255
+    assert float(rows["same.png"]["share_effusion"]) == pytest.approx((same > 0).mean(), abs=1e-6)
+    on_wide = np.asarray(masks["a/wide.tif"])
+    assert (on_wide[:, 10:42] == same).all() and not on_wide[:, :10].any() and not on_wide[:, 42:].any()
+    assert float(rows["a/wide.tif"]["share_seen"]) == pytest.approx(32 / 52, abs=1e-6)
+    assert masks["turned.png"].getexif()[274] == 6
+    assert (np.asarray(ImageOps.exif_transpose(masks["turned.png"])) == same).all()
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_predicted(root: Path, tmp_path: Path):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(judges(root)[0].image).save(images / "good.png")
+    (images / "bad.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    assert_refused(medsd_here("predict", root / "classifier", images, "--out", out), "bad.png: not an image")
+    assert (out / "COMPLETE").exists() and "good.png" in (out / "predictions.csv").read_text()
+
+
+def test_predictions_overwrite_nothing(root: Path, tmp_path: Path):
+    images, out = root / "shards/test", tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    run = root / "classifier"
+    assert_refused(medsd_here("predict", run, images, "--out", out), "what is there is something else")
+    assert_refused(medsd_here("predict", run, tmp_path, "--out", out), "no images here")
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    assert_refused(medsd_here("predict", run, tmp_path, "--out", out), "below the images")
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]

@@ -25,6 +25,7 @@ VERBS = [
     "train",
     "tune",
     "generate",
+    "predict",
     "evaluate",
     "insert",
     "augment",
@@ -64,7 +65,7 @@ def test_the_version_is_the_packages():
 def test_a_shell_completes_verbs_and_options():
     """As bash asks for the words that may follow."""
     asked = {"_MEDSD_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
-    assert medsd(**asked, COMP_WORDS="medsd pre").stdout.split() == ["prepare"]
+    assert medsd(**asked, COMP_WORDS="medsd prep").stdout.split() == ["prepare"]
     asked["COMP_CWORD"] = "2"
     assert medsd(**asked, COMP_WORDS="medsd prepare --shard").stdout.split() == ["--shard-size"]
 

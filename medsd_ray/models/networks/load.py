@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from medsd_ray.errors import InputError, RunError
+from medsd_ray.errors import RunError
 from medsd_ray.models.inference import Inference
-from medsd_ray.models.networks.task_network import load_network, merge
+from medsd_ray.models.networks.task_network import load_trained
 from medsd_ray.models.networks.task_run import TaskRun
 from medsd_ray.models.pixels import to_unit_range
 from medsd_ray.models.precision import DTYPES
-from medsd_ray.runs.checkpoint_reader import load_weights
 
 BATCH = 32
 
@@ -58,33 +57,15 @@ class Predictor:
         return shares.numpy()
 
 
-def load_predictor(run: TaskRun, how: Inference, *, raw: bool = False) -> Predictor:
-    """The network of a task run with its trained weights.
+def load_predictor(run: TaskRun, how: Inference) -> Predictor:
+    """The network of a task run with its trained weights, their moving average where it has one.
 
     Args:
         run: The run.
         how: Where it computes, and in which number format.
-        raw: Takes the weights as they were trained, and not their moving average (EMA).
 
     Raises:
-        InputError: The checkpoint is damaged, or does not fit its own network.
+        InputError: The checkpoint is damaged, or what it was trained from has changed.
     """
-    network = load_trained(run, raw=raw)
     device = torch.device("cuda" if how.use_gpu else "cpu")
-    return Predictor(run, network.to(device, DTYPES[how.precision]))
-
-
-def load_trained(run: TaskRun, *, raw: bool = False) -> nn.Module:
-    """The network with its trained weights in it, float32 on the CPU, in evaluation mode. Raises InputError
-    as `load_predictor` does.
-    """
-    seed = run.description["spec"].get("seed", 0)
-    weights = load_weights(run.checkpoint, raw=raw)[run.task]
-    model = load_network(run.settings.network, run.task, run.outputs, seed)
-    try:
-        return merge(model, weights).network
-    except (KeyError, RuntimeError) as error:
-        raise InputError(
-            f"{run.checkpoint.url}: its weights do not fit {run.settings.network.name}; was it trained with "
-            f"other versions of its library? ({' '.join(str(error).split())[:200]})"
-        ) from error
+    return Predictor(run, load_trained(run.checkpoint).network.to(device, DTYPES[how.precision]))

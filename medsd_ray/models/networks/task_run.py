@@ -47,11 +47,6 @@ class TaskRun:
         return "classifier" if isinstance(self.settings, Classifier) else "segmenter"
 
     @property
-    def outputs(self) -> int:
-        """Of the network."""
-        return len(self.classes) + (self.task == "segmenter")
-
-    @property
     def subject(self) -> str:
         """The label or the mask that it learnt."""
         return self.settings.label if isinstance(self.settings, Classifier) else self.settings.mask
