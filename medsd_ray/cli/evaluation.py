@@ -174,7 +174,7 @@ def augment(
     Example: medsd augment --real shards/ --generated images/ --out augmentation --ratio 0.5 --ratio 1
     """
     stage(f"reading {generated} and {real}")
-    from medsd_ray.evaluation.augment import augment as run
+    from medsd_ray.tuning.augment import augment as run
 
     run(real, generated, out, ratios=ratio or (0.5, 1.0, 2.0), num_seeds=num_seeds, seed=seed, label=label)
 

@@ -115,7 +115,7 @@ def trial_row(trial: dict[str, Any]) -> Trial:
         "seed": number(trial.get("seed")),
         "steps": number(trial.get("steps")),
         "seconds": number(trial.get("seconds")),
-        "components": {name: label(components[name]) for name in COMPONENTS if name in components},
+        "components": {str(name): label(value) for name, value in components.items()},
         "params": {str(name): label(value) for name, value in _dict(trial.get("params")).items()},
         "metrics": {str(name): number(value) for name, value in _dict(trial.get("metrics")).items()},
     }

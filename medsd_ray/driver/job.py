@@ -100,13 +100,22 @@ def write_inputs(job: PodJob, folder: Path) -> None:
         (folder / RUN_SPEC).write_text(dump_run(job.run))
     if job.study:
         (folder / STUDY_SPEC).write_text(dump_study(job.study))
-    if job.report:
+    if job.report and job.report.prompts:
         (folder / PROMPTS).write_text("".join(f"{prompt}\n" for prompt in job.report.prompts))
+
+
+def _task_report(job: PodJob, report: Report) -> Step:
+    """Of a classifier or segmenter, which makes no images."""
+    model = job.evaluation.model if job.evaluation else job.output
+    words = ["evaluate", model, "--real", report.real, "--out", f"{job.output}/{REPORT}"]
+    return Step("evaluate", [*words, "--seed", str(report.seed)])
 
 
 def _report_steps(job: PodJob, folder: Path) -> list[Step]:
     if not (report := job.report):
         return []
+    if not report.prompts:
+        return [_task_report(job, report)]
     if job.run:
         model, base = job.output, job.run.model if report.base else None
         workers, use_gpu = job.run.resources.sizes[-1], job.run.resources.use_gpu

@@ -39,11 +39,15 @@ def _in_s3(address: str) -> bool:
 
 
 class Report(SpecModel):
-    """Images to generate and to measure against real ones."""
+    """Images to generate and to measure against real ones; of a classifier or segmenter, its own figures on
+    real ones.
+    """
 
     real: Address = Field(description="image shards that `medsd prepare` wrote; s3://")
-    prompts: Annotated[list[Prompt], Field(min_length=1, max_length=64)] = Field(
-        description="what to generate images of, one line each; they take turns"
+    prompts: Annotated[list[Prompt], Field(max_length=64)] = Field(
+        default=[],
+        description="what to generate images of, one line each; they take turns; none for a classifier or "
+        "segmenter",
     )
     numImages: int = NUM_IMAGES.field(highest=MOST_IMAGES)
     seed: int = SEED.field(description=f"{SEED.description}; also of the classifier and the bootstrap")
@@ -115,6 +119,11 @@ class FineTuneSpec(Job):
 
     rules = (
         Rule(
+            "!has(self.report) || (size(self.report.prompts) > 0) == has(self.run.components)",
+            "report.prompts are needed where the run has components, which make images, and nowhere else",
+            lambda spec: spec.report is None or bool(spec.report.prompts) == bool(spec.run.components),
+        ),
+        Rule(
             IN_S3.format("self.run.output"),
             "run.output must be an s3:// address: a pod's own folder is gone with it",
             lambda spec: _in_s3(spec.run.output),
@@ -133,7 +142,9 @@ class FineTuneSpec(Job):
 
 
 class EvaluationSpec(Job):
-    """Generate and evaluate, of a model that is there already."""
+    """Generate and evaluate, of a model that is there already; without prompts the model is a classifier or
+    segmenter, which is evaluated itself.
+    """
 
     model: Address = Field(description="a run's output, a checkpoint or a pipeline; s3:// or a hub name")
     base: Address | None = Field(default=None, description="the model before adaptation, as a reference")
@@ -147,6 +158,11 @@ class EvaluationSpec(Job):
     )
 
     rules = (
+        Rule(
+            "!has(self.base) || size(self.report.prompts) > 0",
+            "base is of models that make images: give report.prompts, or leave base out",
+            lambda spec: spec.base is None or bool(spec.report.prompts),
+        ),
         Rule(
             IN_S3.format("self.output"),
             "output must be an s3:// address: a pod's own folder is gone with it",

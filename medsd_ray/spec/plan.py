@@ -20,10 +20,16 @@ TRIALS, VAES, LATENTS, DETECTOR, TUNE, BOARD = "trials", "vae", "latents", "dete
 
 
 def methods(study: StudySpec, combination: Combination) -> dict[str, str]:
-    """Component -> how it is adapted, the VAE in its stage too. Raises ValueError where `components` has no
-    fields.
+    """Component -> how it is adapted, the VAE in its stage too; of a task run, the task -> its network's
+    method. Raises ValueError where a section has no fields.
     """
-    given = apply(study.run, combination).get("components") or {}
+    values = apply(study.run, combination)
+    if study.subject != "components":
+        network = values[study.subject].get("network") if isinstance(values[study.subject], dict) else None
+        if not isinstance(network, dict):
+            raise ValueError(f"run.{study.subject}: give it a network")
+        return {study.subject: str(network.get("method", "full"))}
+    given = values.get("components") or {}
     if not isinstance(given, dict):
         raise ValueError("run.components: give vae, text_encoder and unet, each with its method")
     return {name: str(short(given.get(name) or {}) or "frozen") for name in COMPONENTS}
@@ -36,7 +42,7 @@ def resources(study: StudySpec, combination: Combination) -> Resources:
 
 def vae_run(study: StudySpec, combination: Combination) -> RunSpec | None:
     """The stage that adapts the VAE; None where it is frozen. Raises ValidationError, a ValueError."""
-    if methods(study, combination)["vae"] == "frozen":
+    if methods(study, combination).get("vae", "frozen") == "frozen":
         return None
     values = apply(study.run, combination)
     kept = {name: values[name] for name in ("model", "vae_objective", "resources") if name in values}
@@ -100,9 +106,11 @@ def latents(study: StudySpec, combination: Combination) -> str:
 
 
 def trial_run(study: StudySpec, combination: Combination, seed: int, trial: str) -> RunSpec | None:
-    """The run that trains U-Net and text encoder; None where both are frozen. Raises ValidationError, a
-    ValueError.
+    """The run that trains U-Net and text encoder; None where both are frozen. Of a task study, the run of its
+    task. Raises ValidationError, a ValueError.
     """
+    if study.subject != "components":
+        return _task_run(study, combination, seed, trial)
     how, values = methods(study, combination), apply(study.run, combination)
     components = {name: value for name, value in (values.get("components") or {}).items() if name != "vae"}
     frozen = how["text_encoder"] == how["unet"] == "frozen"
@@ -118,6 +126,17 @@ def trial_run(study: StudySpec, combination: Combination, seed: int, trial: str)
     }
     run = RunSpec.model_validate(_looked_at(study, values) | given)
     return None if frozen else run
+
+
+def _task_run(study: StudySpec, combination: Combination, seed: int, trial: str) -> RunSpec:
+    values = apply(study.run, combination)
+    given = {
+        "name": f"{study.name[:48]}-{trial}",
+        "seed": seed,
+        "data": values.get("data") or {"train": study.shards},
+        "output": f"{study.output}/{TRIALS}/{trial}",
+    }
+    return RunSpec.model_validate(_looked_at(study, values) | given)
 
 
 def _looked_at(study: StudySpec, values: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +156,7 @@ def _looked_at(study: StudySpec, values: dict[str, Any]) -> dict[str, Any]:
 def _written_out(run: RunSpec) -> str:
     """The run with what a component's absent settings stand for: equal for two runs that do the same."""
     values = run.model_dump(mode="json")
-    for component in values["components"].values():
+    for component in (values["components"] or {}).values():
         component["learning_rate"] = component["learning_rate"] or run.training.learning_rate
         if component["method"] == Method.lora:
             component["lora"] = component["lora"] or Lora().model_dump(mode="json")
@@ -161,7 +180,7 @@ def check_combinations(study: StudySpec) -> None:
                     f"space: {_words(runs[known])} and {_words(combination)} are the same run; keep one"
                 )
             runs[known] = combination
-        if study.search.scheduler != "none" and methods(study, combination)["vae"] in ("full", "scratch"):
+        if study.search.scheduler != "none" and methods(study, combination).get("vae") in ("full", "scratch"):
             raise ValueError(
                 f"space.components.vae: {study.search.scheduler} compares validation losses, and latents of "
                 "another encoder have losses of their own; try frozen and decoder, or set search.scheduler "

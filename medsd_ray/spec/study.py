@@ -1,6 +1,8 @@
 """What a study is: a run's template, what is tried in it, how it is searched and judged. See `load_study`.
 
-A trial is the template with one combination of the space and one seed. A VAE that is not frozen is adapted in
+A trial is the template with one combination of the space and one seed. A template with a classifier or a
+segmenter is trained and then judged on held-out real images. A template with components also makes images,
+which are judged: a VAE that is not frozen is adapted in
 a stage of its own before the trials, once for each way; U-Net and text encoder are then trained on what
 `encode` made with it.
 """
@@ -26,6 +28,7 @@ from medsd_ray.spec.images import (
 from medsd_ray.spec.rules import Rule, SpecModel
 from medsd_ray.spec.run import Training
 from medsd_ray.spec.space import Dimension, ordered, repeated
+from medsd_ray.spec.tasks import TASKS
 from medsd_ray.spec.types import Address, DnsLabel, Positive, Seed, Text
 
 MOST_COMBINATIONS = 4096
@@ -35,11 +38,31 @@ OWN = {"name": "the study's name", "output": "output", "data": "shards", "seed":
 """Fields of a run that the study itself gives, and by which of its own."""
 
 Metric = Literal[
-    "insertion_accuracy", "validation_loss", "fid", "kid", "precision", "recall", "density", "coverage"
-]
+    "insertion_accuracy", "validation_loss", "fid", "kid", "precision", "recall", "density", "coverage",
+    "accuracy", "balanced_accuracy", "auroc", "f1", "ece", "brier", "dice", "iou", "hd95",
+    "worst_domain_accuracy", "worst_domain_dice",
+]  # fmt: skip
 
+METRICS: dict[str, tuple[str, ...]] = {
+    "components": (
+        *("insertion_accuracy", "fid", "kid", "validation_loss"),
+        *("precision", "recall", "density", "coverage"),
+    ),
+    "classifier": (
+        *("accuracy", "auroc", "validation_loss", "balanced_accuracy", "f1", "ece", "brier"),
+        "worst_domain_accuracy",
+    ),
+    "segmenter": ("dice", "iou", "validation_loss", "hd95", "ece", "worst_domain_dice"),
+}
+"""What a trial is judged by, by what its run trains; a table shows the first four."""
 
-LOWER_IS_BETTER = ("validation_loss", "fid", "kid")
+LOWER_IS_BETTER = ("validation_loss", "fid", "kid", "ece", "brier", "hd95")
+
+LOSS_OF_ITS_OWN = (
+    *("classifier.label", "classifier.classes", "classifier.loss", "classifier.class_weights"),
+    *("classifier.label_smoothing", "segmenter.mask", "segmenter.classes", "segmenter.loss"),
+)
+"""Fields of a task that change what a validation loss is."""
 
 
 class Search(SpecModel):
@@ -122,6 +145,9 @@ class Evaluation(SpecModel):
     label: Text = Field(
         default="finding", description="the field of the shards' labels that the detector learns"
     )
+    split: Literal["validation", "test"] = Field(
+        default="test", description="of the study's shards, on which classifiers and segmenters are judged"
+    )
 
     @property
     def sampling(self) -> Sampling:
@@ -136,7 +162,8 @@ class StudySpec(SpecModel):
     output: Address = Field(description="folder or s3:// for all that the study writes")
     shards: Address = Field(description="image shards that prepare wrote; folder or s3://")
     run: dict[str, Any] = Field(
-        description="template: a run without name, data, output and seed, which the study gives"
+        description="template: a run without name, data, output and seed, which the study gives; one of a "
+        "classifier or segmenter may have data of its own, and is judged on the study's shards"
     )
     vae: Training | None = Field(
         default=None, description="training of the VAE, where one that is not frozen is tried"
@@ -165,7 +192,7 @@ class StudySpec(SpecModel):
     def _searchable(self):
         ordered(self.space)
         for path, dimension in self.space.items():
-            if path.split(".")[0] in OWN:
+            if path.split(".")[0] in self.own:
                 raise ValueError(f"space.{path}: the study gives this field; see {OWN[path.split('.')[0]]}")
             if twice := repeated(dimension.choice or []):
                 raise ValueError(f"space.{path}: {twice} is there twice; keep one")
@@ -173,7 +200,7 @@ class StudySpec(SpecModel):
                 raise ValueError(
                     f"space.{path}: a grid takes choices alone; list values, or let search.searcher draw"
                 )
-            if self.search.scheduler != "none" and path.startswith("objective."):
+            if self.search.scheduler != "none" and path.startswith(("objective.", *LOSS_OF_ITS_OWN)):
                 raise ValueError(
                     f"space.{path}: {self.search.scheduler} compares validation losses, which this changes"
                 )
@@ -181,8 +208,15 @@ class StudySpec(SpecModel):
                 raise ValueError(
                     f"space.{path}: each way of the VAE is a stage of its own, so that it takes choices alone"
                 )
-        if wrong := [name for name in OWN if name in self.run]:
+        if wrong := [name for name in self.own if name in self.run]:
             raise ValueError(f"run.{wrong[0]}: the study gives this field; see {OWN[wrong[0]]}")
+        if self.metric not in (known := METRICS[self.subject]):
+            raise ValueError(
+                f"metric: a study of {self.subject} is judged by one of {', '.join(known)}, not by "
+                f"{self.metric}"
+            )
+        if self.subject != "components" and self.vae is not None:
+            raise ValueError(f"vae: a {self.subject} has none; leave it out")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: one is there twice")
         if self.search.scheduler == "pbt":
@@ -201,6 +235,16 @@ class StudySpec(SpecModel):
                 raise ValueError(f"space.{path}: pbt changes training and learning rates alone")
         if not self.space:
             raise ValueError("space: pbt needs a dimension to change")
+
+    @property
+    def subject(self) -> str:
+        """What its runs train: components, or a classifier or segmenter."""
+        return next((task for task in TASKS if self.run.get(task) is not None), "components")
+
+    @property
+    def own(self) -> list[str]:
+        """Fields of a run that the study gives, and the template does not have."""
+        return [name for name in OWN if name != "data" or self.subject == "components"]
 
     @property
     def direction(self) -> Literal["min", "max"]:

@@ -11,6 +11,9 @@ from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import absolute as absolute_store
 from medsd_ray.storage import open_storage
 
+FOLDERS = ("prior.data", "data.train", "data.validation", "data.sources.shards")
+"""Fields of a run that are addresses of shards."""
+
 
 def absolute(study: StudySpec) -> StudySpec:
     """The study with its folders named from the root: trials run in working directories of their own."""
@@ -40,10 +43,12 @@ def _rooted(path: str, value: Any) -> Any:
     """
     if isinstance(value, dict):
         return {name: _rooted(f"{path}.{name}", inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_rooted(path, inner) for inner in value]
     if not isinstance(value, str):
         return value
-    if path == "prior.data" or (
-        path.rpartition(".")[2] == "model" and value != SMALL and path_of(value).is_dir()
+    if path in FOLDERS or (
+        path.rpartition(".")[2] in ("model", "weights") and value != SMALL and path_of(value).is_dir()
     ):
         return _folder(value)
     return value

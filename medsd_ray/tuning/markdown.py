@@ -6,23 +6,26 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from medsd_ray.runs.names import BEST_RUN
-from medsd_ray.spec.components import COMPONENTS
 from medsd_ray.spec.space import short
+from medsd_ray.spec.study import METRICS
 from medsd_ray.tuning.summary import Trial, combinations
 
 if TYPE_CHECKING:
     from medsd_ray.spec.study import StudySpec
 
-SHOWN = ("insertion_accuracy", "fid", "kid", "validation_loss")
+SHOWN = 4
+"""Of the metrics that a trial is judged by."""
 
 
 def table(study: StudySpec, trials: Sequence[Trial]) -> str:
     """Combinations x metrics as Markdown, best first."""
     by_id = {trial["id"]: trial for trial in trials}
     rows = combinations(study, trials)
-    parts = [part for part in COMPONENTS if any(row["components"][part] != "frozen" for row in rows)]
+    every = {part: None for row in rows for part in row["components"]}
+    parts = [part for part in every if any(row["components"][part] != "frozen" for row in rows)]
     others = [path for path in study.space if path.removeprefix("components.") not in parts]
-    metrics = [study.metric, *(name for name in SHOWN if name != study.metric)]
+    shown_metrics = METRICS[study.subject][:SHOWN]
+    metrics = [study.metric, *(name for name in shown_metrics if name != study.metric)]
     lines = [[*parts, *others, *metrics, "trials", "steps", "minutes"]]
     for row in rows:
         group = [by_id[name] for name in row["trials"]]

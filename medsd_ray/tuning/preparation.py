@@ -22,7 +22,13 @@ def check_shards(study: StudySpec) -> None:
         raise InputError(
             f"{store.url}: {index.kind} shards; a study starts from the image shards that prepare wrote"
         )
-    if "validation" in list_splits(study.shards):
+    splits = list_splits(study.shards)
+    if study.subject != "components" and (split := study.evaluation.split) not in splits:
+        raise InputError(
+            f"{study.shards}: no {split} split to judge a {study.subject} on; prepare with one, or set "
+            "evaluation.split"
+        )
+    if "validation" in splits:
         return
     if study.search.scheduler != "none":
         raise InputError(
@@ -36,14 +42,19 @@ def check_shards(study: StudySpec) -> None:
 
 def check_models(study: StudySpec) -> None:
     """Raises InputError where a model that a combination starts from is not there, or of another layout."""
+    if study.subject != "components":  # each run looks at the weights of its network itself
+        return
     for model in dict.fromkeys(plan.model(study, combination) for combination in combinations(study.space)):
         resolve(model)
 
 
 def prepare(study: StudySpec, record: StudyRecord, together: int) -> bool:
     """The detector, each adapted VAE and its latents, each where it is not there yet, with the workers of
-    `together` trials. False where the shards have no labels to judge images by, and the metric needs none.
+    `together` trials; nothing for a task. False where the shards have no labels to judge images by, and the
+    metric needs none.
     """
+    if study.subject != "components":
+        return True
     judged = _train_detector(study, record)
     for combination, text_embeddings in latent_sets(study, planned_combinations(study)):
         stage = plan.vae_run(study, combination)

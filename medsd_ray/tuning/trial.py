@@ -1,4 +1,5 @@
-"""One trial, in an actor of Ray Tune: a Ray Train run inside, then images of it and their score.
+"""One trial, in an actor of Ray Tune: a Ray Train run inside, then images of it and their score, or that of a
+classifier or segmenter on real ones.
 
 Whatever it did before is there when it starts again: training goes on from its newest checkpoint, images that
 are made are kept. So a trial may be lost with its machine, or with the whole study, at any time.
@@ -18,9 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from medsd_ray.errors import InputError, Interrupted, RunError
+from medsd_ray.evaluation.evaluate_task import evaluate_task
 from medsd_ray.evaluation.networks import detector
+from medsd_ray.evaluation.task_metrics import task_metrics
+from medsd_ray.evaluation.task_options import TaskEvaluation
 from medsd_ray.generation.generate import generate
-from medsd_ray.runs.names import IMAGES, STOP, TRIAL, checkpoint_folder, trial_file
+from medsd_ray.models.networks.task_run import need_task_run
+from medsd_ray.runs.checkpoints import read_best, saved_steps
+from medsd_ray.runs.names import IMAGES, REPORT, STOP, TRIAL, checkpoint_folder, trial_file
 from medsd_ray.spec import plan
 from medsd_ray.spec.load import parse_study
 from medsd_ray.spec.run import RunSpec
@@ -85,7 +91,7 @@ class TrialRunner:
                 metrics = self._train(run, report)
             if self.judged:
                 self._check_stop()
-                metrics |= self._judge(run)
+                metrics |= self._judge_task(run) if run and run.task else self._judge(run)
         return metrics
 
     def _train(self, run: RunSpec, report: Report) -> dict[str, Any]:
@@ -137,6 +143,20 @@ class TrialRunner:
         return image_metrics(
             self.study.shards, images, detector.read(self.store.child(plan.DETECTOR)), how.label
         )
+
+    def _judge_task(self, run: RunSpec) -> dict[str, float]:
+        """The figures of a classifier or segmenter on real images, by its checkpoint with the lowest
+        validation loss; the report stays in the trial's output.
+        """
+        output = open_storage(run.output)
+        best, there = read_best(output), saved_steps(output)[0]
+        step = best["step"] if best and best["step"] in there else there[-1]
+        checkpoint = f"{run.output}/{checkpoint_folder(step)}"
+        options = TaskEvaluation(
+            checkpoint, self.study.shards, out=f"{run.output}/{REPORT}", split=self.study.evaluation.split,
+            use_gpu=run.resources.use_gpu,
+        )  # fmt: skip
+        return task_metrics(evaluate_task(options, need_task_run(checkpoint)))
 
     def _check_stop(self) -> None:
         """Raises Interrupted where the study is asked to stop."""

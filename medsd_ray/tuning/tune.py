@@ -117,7 +117,9 @@ def search(record: StudyRecord, judged: bool, concurrent: int) -> None:
 
     failures: list[BaseException] = []
     evaluation = record.study.evaluation
-    prompts = list(evaluation.prompts) or prompts_of_shards(record.study.shards, evaluation.label)
+    prompts = list(evaluation.prompts)
+    if record.study.subject == "components":
+        prompts = prompts or prompts_of_shards(record.study.shards, evaluation.label)
     with stop_on_signals() as stop:
 
         def run() -> None:

@@ -42,6 +42,26 @@ def test_from_apply_to_the_report(start: Callable[..., Run], cluster: Cluster, d
     wait_for("its pods to go", lambda: not run.parts("pods") and not run.parts("rayclusters"), 60, run.left)
 
 
+def test_a_segmenter_from_apply_to_the_report(start: Callable[..., Run], data):
+    """A task run is the same object: two workers, exact resume, its own figures in the report."""
+    network = {"library": "monai", "name": "UNet", "arguments": {"channels": [8, 16], "strides": [2]}}
+    run = start(
+        "lungs",
+        components=None,
+        model="medsd-small",
+        segmenter={"mask": "effusion", "missing": "background", "network": network},
+        data={"train": data.shards},
+        training={"max_steps": STEPS, "global_batch_size": 16, "sample_every": STEPS},
+        spec={"report": {"real": data.shards}},
+    )
+    run.wait_for_phase("Succeeded")
+    store = open_storage(f"{data.root}/runs/lungs")
+    assert store.read_json("result.json")["world_size"] == 2
+    assert saved_steps(store)[0][-1] == STEPS and store.child(f"samples/step-{STEPS:08d}").list()
+    report = store.child("report")
+    assert report.complete() and "dice" in json.dumps(report.read_json("report.json"))
+
+
 def assert_made_of_two_workers(run: Run) -> None:
     assert [len(run.pods(node_type)) for node_type in ("head", "worker")] == [1, 2]
     assert [job["metadata"]["name"] for job in run.parts("rayjobs")] == ["first-1"]

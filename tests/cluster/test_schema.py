@@ -16,7 +16,7 @@ import pytest
 import yaml
 from kubernetes.client import ApiException, CoreV1Api, CustomObjectsApi
 from kubernetes.config import new_client_from_config
-from specs import BAD, GOOD, RUN, changed
+from specs import BAD, GOOD, RUN, changed, task
 
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.objects import PLURALS, EvaluationSpec, FineTuneSpec, StudyJobSpec
@@ -154,6 +154,17 @@ def test_a_bad_run_is_refused_in_words(server: Server, changes: dict[str, Any], 
             {"run.components.unet": "full"},
             "spec.run.components.unet in body must be of type object",
         ),
+        (
+            "FineTune",
+            {"report": REPORT}
+            | {f"run.{name}": value for name, value in task("segmenter", mask="lungs").items()},
+            "report.prompts are needed where the run has components",
+        ),
+        (
+            "Evaluation",
+            {"report": {"real": "s3://b/s"}, "base": "medsd-small"},
+            "base is of models that make images",
+        ),
         ("FineTune", {"run.output": "/tmp/run"}, "run.output must be an s3:// address"),
         ("FineTune", {"run.data.train": "latents"}, "run.data.train must be an s3:// address"),
         (
@@ -164,7 +175,7 @@ def test_a_bad_run_is_refused_in_words(server: Server, changes: dict[str, Any], 
         (
             "FineTune",
             {"report": {"real": "s3://b/s", "prompts": []}},
-            "spec.report.prompts in body should have at least 1 items",
+            "report.prompts are needed where the run has components",
         ),
         ("FineTune", {"report": {"real": "s3://b/s", "prompts": ["two\nlines"]}}, "spec.report.prompts"),
         ("FineTune", {"report": {**REPORT, "guidanceScale": 0.5}}, "spec.report.guidanceScale"),

@@ -1,8 +1,7 @@
-"""`medsd insert` and `medsd augment` on phantoms with medsd-small, and what they refuse."""
+"""`medsd insert` on phantoms with medsd-small, and what it refuses."""
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -10,12 +9,10 @@ import numpy as np
 import pytest
 from command import assert_refused, medsd, medsd_here
 from PIL import Image
-from reader_study import generated_images
 
 from medsd_ray.data.shards import ShardWriter
 from medsd_ray.data.sources.phantom import phantom_samples
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.augment import augment
 from medsd_ray.evaluation.insert import insert
 from medsd_ray.evaluation.networks import classifier
 from medsd_ray.spec.images import Sampling
@@ -191,34 +188,3 @@ def test_what_insert_refuses(shards: Path, tmp_path: Path):
             )
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-
-
-def test_augmentation_is_scored_on_held_out_patients(tmp_path: Path):
-    shards = write_shards(tmp_path / "shards", 24, {"train": 60, "validation": 10, "test": 30})
-    generated_images(tmp_path / "made", 70, 24)
-    out = tmp_path / "out"
-    found = augment(str(shards), str(tmp_path / "made"), str(out), ratios=[0.5, 3.0], num_seeds=2, say=quiet)
-    assert [one["case"] for one in found["cases"]] == [
-        "real",
-        "generated",
-        "real + 0.5x generated",
-        "real + 3x generated",
-    ]
-    assert [one["images"] for one in found["cases"]][:3] == [60, 60, 90]
-    assert found["test"] == found["test_patients"] == 30
-    for one in found["cases"][:3]:
-        low, high = one["auroc_interval"] or [one["auroc"]] * 2  # none where both seeds give the same
-        assert 0 <= one["accuracy"] <= 1 and low <= one["auroc"] <= high
-    assert (
-        found["cases"][3]["accuracy"] is None
-        and "180 generated images are needed" in found["cases"][3]["accuracy_reason"]
-    )
-    rows = list(csv.DictReader((out / "augmentation.csv").open(newline="")))
-    assert len(rows) == 8 and {row["seed"] for row in rows} == {"0", "1"}
-    with Image.open(out / "augmentation.png") as plot:
-        assert plot.width > 600
-    said: list[str] = []
-    augment(str(shards), str(tmp_path / "made"), str(out), ratios=[0.5, 3.0], num_seeds=2, say=said.append)
-    assert "nothing to do" in said[0]
-    with pytest.raises(InputError, match="choose 2 to 1000 seeds"):
-        augment(str(shards), str(tmp_path / "made"), str(tmp_path / "other"), num_seeds=1, say=quiet)

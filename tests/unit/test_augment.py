@@ -7,10 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medsd_ray.data.shards import iter_samples, read_index
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation.augment import Case, augment, cases, labelled, mixture, summarise, summary
 from medsd_ray.evaluation.estimates import too_few
 from medsd_ray.evaluation.inputs import ImageSet, read_made
+from medsd_ray.spec import plan
+from medsd_ray.spec.space import combinations
+from medsd_ray.storage import FolderStorage
+from medsd_ray.tuning.augment import (
+    augment,
+    cases,
+    labelled,
+    rows_of,
+    study_of,
+    summarise,
+    summary,
+    write_shards,
+)
 
 
 def image_set(name: str, captions: list[str], labels: list[str | None], value: int = 0) -> ImageSet:
@@ -30,22 +43,46 @@ def test_a_prompt_names_the_label_of_its_caption():
     }
 
 
-def test_the_cases_and_what_they_train_on():
+def test_the_cases_are_sources_of_a_study(tmp_path: Path):
+    every = cases([0.5, 2.0])
+    assert [case.name for case in every] == [
+        "real", "generated", "real + 0.5x generated", "real + 2x generated"
+    ]  # fmt: skip
+    real, made = {"shards": "real"}, {"shards": "made", "kind": "generated"}
+    assert [case.sources("real", "made") for case in every] == [
+        [real], [made], [real, made | {"weight": 0.5}], [real, made | {"weight": 2.0}]
+    ]  # fmt: skip
+    study = study_of(
+        "real", FolderStorage(tmp_path), every, seeds=range(3, 6), label="finding", steps=40, size=64
+    )
+    runs = [plan.trial_run(study, one, 3, "0000") for one in combinations(study.space)]
+    weights = [run and run.data.sources and run.data.sources[-1].weight for run in runs]
+    assert weights == [None, None, 0.5, 2.0] and list(study.seeds) == [3, 4, 5]
+    assert all(run and run.data.validation == "real" and run.data.train is None for run in runs)
+
+
+def test_generated_images_become_shards_with_their_labels(tmp_path: Path):
     made = labelled(MADE, TRAIN)
-    real, generated, half, double = cases([0.5, 2.0])
-    assert [case.name for case in (half, double)] == ["real + 0.5x generated", "real + 2x generated"]
-    assert mixture(real, TRAIN, made, 0).keys == TRAIN.keys
-    mixed = mixture(half, TRAIN, made, 0)
-    assert len(mixed) == 30 and mixed.keys[:20] == TRAIN.keys and (mixed.pixels[20:] == 255).all()
-    assert len(set(mixed.keys)) == 30
-    assert mixture(half, TRAIN, made, 0).keys == mixed.keys != mixture(half, TRAIN, made, 1).keys
-    with pytest.raises(ValueError, match="40 generated images are needed, there are 16"):
-        mixture(double, TRAIN, made, 0)
-    assert sorted(mixture(generated, TRAIN, made, 0).keys) == sorted(
-        made.keys
-    )  # fewer than the real ones: all
-    alone = mixture(Case("generated", False, 0.5), TRAIN, made, 0)
-    assert len(alone) == 10 and not set(alone.keys) & set(TRAIN.keys)
+    for _ in range(2):  # the second time nothing is done
+        write_shards(FolderStorage(tmp_path), made, "finding")
+    samples = list(iter_samples(str(tmp_path), "train"))
+    assert [sample.labels["finding"] for sample in samples] == made.labels
+    assert [sample.patient for sample in samples] == made.keys
+    assert all(sample.image is not None and (sample.image == 255).all() for sample in samples)
+    assert read_index(str(tmp_path)).meta["labels"] == {"finding": {"Mass": 8, "No Finding": 8}}
+
+
+def test_a_training_that_failed_says_why():
+    trials = [
+        {"seed": seed, "error": error, "metrics": {} if error else {"accuracy": 0.9, "auroc": 0.95}}
+        for error in (None, "diverged", None)
+        for seed in (0, 1)
+    ]
+    rows = rows_of(trials, cases([1.0]), train=20, made=16, few=None)
+    assert [row["images"] for row in rows] == [20, 20, 16, 16, 40, 40]
+    assert (
+        rows[0]["auroc"] == 0.95 and rows[2]["accuracy"] is None and rows[2]["accuracy_reason"] == "diverged"
+    )
 
 
 def test_gains_are_taken_seed_by_seed():

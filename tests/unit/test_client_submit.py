@@ -111,7 +111,7 @@ def test_a_report_is_a_file_of_its_fields(tmp_path: Path):
     for text, named in (
         ("numImages: 0", "numImages"),
         ("[", "not YAML"),
-        ("real: s3://b/s", "prompts is missing"),
+        ("prompts: [a chest x-ray]", "real is missing"),
         ("numImage: 8", r"numImage is not a field of a report; did you mean numImages\?"),
         ("guidanceScale: 0.5", "guidanceScale: Input should be greater than or equal to 1"),
     ):

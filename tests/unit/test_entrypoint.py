@@ -93,6 +93,20 @@ def test_less_is_run_where_less_is_asked(tmp_path: Path):
     assert generate[-3:] == ["--num-workers", "2", "--use-gpu"]  # never in the head pod itself
 
 
+def test_a_task_run_is_evaluated_itself(tmp_path: Path):
+    network = {"library": "monai", "name": "UNet"}
+    run = {name: RUN_VALUES[name] for name in ("name", "data", "training", "output")}
+    run |= {"segmenter": {"mask": "lungs", "network": network}}
+    report = {"real": "s3://b/shards", "seed": 3}
+    made = words({"run": run, "report": report}, tmp_path)
+    evaluate = ["--real", "s3://b/shards", "--out", "s3://b/out/report", "--seed", "3"]
+    assert [step.words for step in made] == [
+        ["train", str(tmp_path / RUN_SPEC), "--auto-resume"], ["evaluate", "s3://b/out", *evaluate]
+    ]  # fmt: skip
+    made = words({"evaluation": EVALUATION | {"base": None}, "report": report}, tmp_path)
+    assert [step.words[:2] for step in made] == [["evaluate", "s3://b/model"]]
+
+
 def test_an_evaluation(tmp_path: Path):
     made = words({"evaluation": EVALUATION, "report": REPORT}, tmp_path)
     assert [step.words[:4] for step in made] == [

@@ -10,8 +10,10 @@ import yaml
 from specs import changed
 
 from medsd_ray.errors import InputError
+from medsd_ray.spec import plan
 from medsd_ray.spec.crds import schema
 from medsd_ray.spec.load import dump_study, load_study, parse_study
+from medsd_ray.spec.space import combinations
 from medsd_ray.spec.study import StudySpec
 
 STUDY: dict[str, Any] = {
@@ -41,6 +43,14 @@ ASHA_OF_ENCODERS = VAE | {
 }
 
 
+TASK: dict[str, Any] = {
+    "run.classifier": {"network": {"library": "monai", "name": "DenseNet121"}},
+    "space": {"classifier.loss": ["cross_entropy", "focal"]},
+    "metric": "auroc",
+}
+SOURCES = [[{"shards": "a"}], [{"shards": "a"}, {"shards": "b", "kind": "generated", "weight": 0.5}]]
+
+
 def with_space(**space: Any) -> dict[str, Any]:
     return {"space": {path.replace("__", "."): value for path, value in space.items()}}
 
@@ -56,6 +66,8 @@ def with_space(**space: Any) -> dict[str, Any]:
         {"seeds": [0, 1, 2], "budget": {"max_trials": 5, "max_hours": 0.5}},
         {"search": {"scheduler": "asha", "grace_steps": 10}},
         {"metric": "fid", "evaluation": {"num_images": 10, "prompts": ["a"]}},
+        TASK,
+        TASK | {"space": {"data.sources": SOURCES}, "evaluation": {"split": "validation"}},
         with_space(
             components__text_encoder=[
                 {"method": "textual_inversion", "tokens": [{"token": "<a>", "initializer": "a"}]},
@@ -166,6 +178,39 @@ def test_a_bad_study_is_refused_in_one_line(changes: dict[str, Any], words: str)
         parse_study(changed(STUDY, changes), "STUDY.yaml")
     assert words in str(error.value) and str(error.value).startswith("STUDY.yaml: "), error.value
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metric": "fid"}, "a study of classifier is judged by one of accuracy, auroc.*not by fid"),
+        ({"search": {"scheduler": "asha", "grace_steps": 10}}, "asha compares validation losses"),
+        ({"vae": {"max_steps": 1, "global_batch_size": 8}}, "vae: a classifier has none"),
+        ({"run.classifier": {"label": "view"}, "space": {}}, "run.classifier: give it a network"),
+        ({"space": {"classifier.network.name": ["Wrong", ""]}}, "name is needed by monai"),
+        ({"run.seed": 3}, "the study gives this field"),
+    ],
+)
+def test_a_bad_study_of_a_task_is_refused_in_one_line(changes: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words) as refused:
+        parse_study(changed(STUDY, TASK | changes))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_trials_of_a_task_are_runs_on_the_studys_shards_or_on_their_own():
+    study = parse_study(changed(STUDY, TASK))
+    runs = [plan.trial_run(study, one, 7, "0003") for one in combinations(study.space)]
+    assert [run and run.classifier and run.classifier.loss for run in runs] == ["cross_entropy", "focal"]
+    assert runs[0] and runs[0].data.train == "shards" and runs[0].seed == 7
+    assert runs[0].output == "studies/chambon/trials/0003" and runs[0].components is None
+    assert plan.methods(study, {}) == {"classifier": "full"} and plan.vae_run(study, {}) is None
+    assert (
+        study.direction == "max" and parse_study(changed(STUDY, TASK | {"metric": "ece"})).direction == "min"
+    )
+    study = parse_study(changed(STUDY, TASK | {"space": {"data.sources": SOURCES}}))
+    run = plan.trial_run(study, {"data.sources": SOURCES[1]}, 0, "0000")
+    assert run and run.data.train is None and run.data.sources
+    assert [source.weight for source in run.data.sources] == [None, 0.5]
 
 
 def test_conditions_may_not_go_round_in_a_circle():

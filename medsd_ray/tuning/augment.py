@@ -1,9 +1,11 @@
 """`medsd augment`: do generated images help a classifier? Trained on real, generated and both, scored on real
 held-out patients.
 
-The question of RoentGen (Chambon et al. 2022, arXiv 2211.12737, sec. 4.4), each training repeated with
-several seeds.
+The question of RoentGen (Chambon et al. 2022, arXiv 2211.12737, sec. 4.4). It is a study: its dimension is
+which images a classifier learns from, and each case is a task run that is repeated with several seeds.
 
+out/generated/          the generated images as shards, each with the label of its prompt
+out/study/              the study (see tune.py): each trial's run, checkpoints and report
 out/augmentation.json   settings and figures
 out/augmentation.csv    each training
 out/augmentation.png    the plot
@@ -14,31 +16,39 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from medsd_ray.console import stage
+from medsd_ray.data.shards import INDEX, Sample, ShardWriter
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import TOO_FEW, Missing, mean_t, put, too_few, unless_few
 from medsd_ray.evaluation.figures.prompt_labels import prompt_labels
-from medsd_ray.evaluation.inputs import ImageSet, concatenate, read_inputs
+from medsd_ray.evaluation.inputs import ImageSet, read_inputs
 from medsd_ray.evaluation.messages import Say, print_line
 from medsd_ray.evaluation.report.format import csv_bytes, dumps, number, span
 from medsd_ray.evaluation.versions import versions
-from medsd_ray.storage import open_storage
+from medsd_ray.spec.load import parse_study
+from medsd_ray.spec.study import StudySpec
+from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import finish, read_finished
-
-if TYPE_CHECKING:
-    from medsd_ray.evaluation.networks.classifier import Classifier
 
 RESULT = "augmentation.json"
 FIGURES = ("accuracy", "auroc")
-VALIDATION = "the epoch is chosen on the real validation split in every case"
-
-
-MOST, MOST_SEEDS = 1000, 1000
+VALIDATION = "the checkpoint is chosen on the real validation split in every case"
+MOST, MOST_SEEDS = 1000, 32
 """Generated images for each real one, and trainings of a case, at most."""
+SHARD_BYTES = 64 * 2**20
+SOURCES = "data.sources"
+"""The field of a run that makes one case another."""
+
+BATCH = 32
+SAMPLES_SEEN = 15_000
+"""By each training, whatever it learns from."""
+SMALL_UP_TO = 128
+"""Pixels of images that the small network learns from; DenseNet-121 learns from larger ones."""
+SMALL = {"block_config": [4, 4, 4], "growth_rate": 12, "init_features": 24}
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,14 @@ class Case:
     name: str
     real: bool
     ratio: float
+
+    def sources(self, real: str, generated: str) -> list[dict[str, Any]]:
+        """As `data.sources` of a run has it; without real images the generated ones are seen alone."""
+        found: list[dict[str, Any]] = [{"shards": real}] if self.real else []
+        if self.ratio:
+            weight = {"weight": self.ratio} if self.real else {}
+            found.append({"shards": generated, "kind": "generated"} | weight)
+        return found
 
 
 def cases(ratios: Sequence[float]) -> list[Case]:
@@ -64,21 +82,24 @@ def augment(
     num_seeds: int = 3,
     seed: int = 0,
     label: str = "finding",
+    samples_seen: int = SAMPLES_SEEN,
     say: Say = print_line,
 ) -> dict:
     """Trains classifiers on real, generated and both kinds of images, each case with several seeds, and
     scores them on real held-out patients.
 
-    A generated image's label is that of the real training images whose caption its prompt is.
+    A generated image's label is that of the real training images whose caption its prompt is. Where it was
+    interrupted, the same call goes on.
 
     Args:
         real: Image shards that `prepare` wrote, with a training and a test split.
         generated: A folder that `generate` wrote.
-        out: Where augmentation.json, .csv and .png go.
-        ratios: Generated images for each real one, a case each.
+        out: Where the study and augmentation.json, .csv and .png go.
+        ratios: Generated images for each real one in a pass, a case each.
         num_seeds: Trainings of each case; intervals are over them.
         seed: The first of them.
         label: The field of the shards' labels that the classifier learns.
+        samples_seen: By each training.
         say: Is told where the computation stands, a line at a time.
 
     Returns:
@@ -86,6 +107,8 @@ def augment(
 
     Raises:
         InputError: A split is missing, no prompt is a caption, or a setting is out of range.
+        RunError: Every training failed.
+        Interrupted: It was asked to stop; the same call goes on.
     """
     if not 2 <= num_seeds <= MOST_SEEDS or not ratios or not all(0 < ratio <= MOST for ratio in ratios):
         raise InputError(
@@ -101,6 +124,7 @@ def augment(
         "num_seeds": num_seeds,
         "seed": seed,
         "label": label,
+        "samples_seen": samples_seen,
     }
     settings["inputs_sha256"] = inputs.checksum()
     if (known := read_finished(store, RESULT, settings)) is not None:
@@ -112,39 +136,36 @@ def augment(
                 f"{real}: no {split} split; prepare shards with one, so that no patient both trains and "
                 "judges"
             )
-    stage("loading torch")
-    from medsd_ray.evaluation.networks.classifier import usable_classes
-
-    train, test, made = (
-        inputs.real["train"],
-        inputs.real["test"],
-        labelled(inputs.generated, inputs.real["train"]),
-    )
+    train, test = inputs.real["train"], inputs.real["test"]
+    made = labelled(inputs.generated, train)
     if not len(made):
         raise InputError(
             f"{generated}: no prompt is a caption of the real training images, so no image has a label"
         )
+    study = study_of(
+        real, store, cases(ratios), seeds=range(seed, seed + num_seeds), label=label,
+        steps=max(1, samples_seen // BATCH), size=train.pixels.shape[1],
+    )  # fmt: skip
+    stage("loading torch")
+    from medsd_ray.tuning.tune import tune
+
+    write_shards(store.child("generated"), made, label)
+    trials = tune(study, auto_resume=True)["trials"]
+
     few = too_few(len(test), test.patients)
-    rows = []
-    for case in cases(ratios):
-        for number_ in range(num_seeds):
-            rows.append(_run(case, train, inputs.real.get("validation"), test, made, seed + number_))
-            if few is not None:
-                put(rows[-1], "auroc", few)
-            say(_line(rows[-1]))
+    rows = rows_of(trials, cases(ratios), len(train), len(made), few)
     found = {
-        "format": "medsd-augmentation/1",
+        "format": "medsd-augmentation/2",
         "settings": settings,
         "train": len(train),
         "generated": len(made),
         "generated_without_label": len(inputs.generated) - len(made),
         "test": len(test),
         "test_patients": test.patients,
-        "classes": usable_classes(train.labels),
         "validation": VALIDATION,
         "cases": summarise(rows, cases(ratios), few),
         "runs": rows,
-        "notes": inputs.notes,
+        "notes": [*inputs.notes, *_repeats(cases(ratios), len(train), len(made))],
         "versions": versions(),
     }
     plot = _plot(found["cases"])
@@ -153,63 +174,97 @@ def augment(
     return found
 
 
+def study_of(
+    real: str, store: Storage, every: Sequence[Case], *, seeds: range, label: str, steps: int, size: int
+) -> StudySpec:
+    """The study whose trials are the cases, each with every seed, and as many steps."""
+    small = size <= SMALL_UP_TO
+    network = {"library": "monai", "name": "DenseNet" if small else "DenseNet121"}
+    generated = store.child("generated").url
+    return parse_study(
+        {
+            "name": "augment",
+            "output": store.child("study").url,
+            "shards": real,
+            "metric": "accuracy",
+            "seeds": list(seeds),
+            "space": {SOURCES: {"choice": [case.sources(real, generated) for case in every]}},
+            "run": {
+                "classifier": {
+                    "label": label,
+                    "label_smoothing": 0.05,
+                    "network": network | ({"arguments": SMALL} if small else {}),
+                },
+                "data": {"validation": real},
+                "training": {
+                    "max_steps": steps,
+                    "global_batch_size": BATCH,
+                    "learning_rate": 2e-3,
+                    "weight_decay": 0.05,
+                    "warmup_steps": steps // 5,
+                    "validate_every": max(1, steps // 10),
+                },
+                "checkpoint": {"every_steps": max(1, steps // 10)},
+            },
+        },
+        "augment",
+    )
+
+
+def write_shards(store: Storage, made: ImageSet, label: str) -> None:
+    """Generated images as a training split, each with its label; where they are there, nothing is done."""
+    if store.child("train").exists(INDEX):
+        return
+    counts: dict[str, int] = {}
+    writer = ShardWriter(store.child("train"), SHARD_BYTES, "image", "train", size=made.pixels.shape[1])
+    done = len(writer.notes)
+    for index, key in enumerate(made.keys):
+        value = made.labels[index]
+        assert value is not None
+        counts[value] = counts.get(value, 0) + 1
+        if index >= done:
+            pixels = made.pixels[index]
+            image = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+            name = f"{index:06d}"
+            writer.write(Sample(name, image, made.captions[index], key, {label: value}), {"key": name})
+    writer.meta |= {"labels": {label: dict(sorted(counts.items()))}}
+    writer.finish()
+
+
 def labelled(generated: ImageSet, train: ImageSet) -> ImageSet:
     """The generated images whose prompt names a label, with it."""
-    from medsd_ray.evaluation.networks.classifier import usable_classes
-
-    wanted = prompt_labels(train.captions, train.labels, usable_classes(train.labels))
+    classes = sorted({label for label in train.labels if label is not None})
+    wanted = prompt_labels(train.captions, train.labels, classes)
     known = generated.take([i for i, prompt in enumerate(generated.captions) if prompt in wanted])
     labels: list[str | None] = [wanted[prompt] for prompt in known.captions]
     return replace(known, labels=labels)
 
 
-def mixture(case: Case, train: ImageSet, made: ImageSet, seed: int) -> ImageSet:
-    """What the case trains on; without real images as many generated ones as those, or all where there are
-    fewer.
-
-    Raises ValueError where there are fewer generated images than the ratio to the real ones asks for.
-    """
-    from medsd_ray.evaluation.figures.distances import draw
-
-    count = round(case.ratio * len(train))
-    if not case.real:
-        count = min(count, len(made))
-    if count > len(made):
-        raise ValueError(f"{count} generated images are needed, there are {len(made)} with a label")
-    parts = [train] if case.real else []
-    if count:
-        parts.append(made.take(draw(made.groups, count, np.random.default_rng([seed, 47]))))
-    return concatenate(parts)
+def _repeats(every: Sequence[Case], train: int, made: int) -> list[str]:
+    return [
+        f"{case.name}: each generated image is seen {case.ratio * train / made:.1f} times a pass"
+        for case in every
+        if case.real and case.ratio * train > made
+    ]
 
 
-def _run(
-    case: Case, train: ImageSet, validation: ImageSet | None, test: ImageSet, made: ImageSet, seed: int
-) -> dict[str, Any]:
-    from medsd_ray.evaluation.networks.classifier import train_classifier
-
-    row: dict[str, Any] = {"case": case.name, "seed": seed}
-    try:
-        images = mixture(case, train, made, seed)
-        row["images"] = len(images)
-        scores: dict[str, Any] = score(train_classifier(images, validation, seed, lambda _: None), test)
-    except ValueError as error:
-        scores = dict.fromkeys(FIGURES, Missing(str(error)))
-    for name in FIGURES:
-        put(row, name, scores[name])
-    return row
-
-
-def score(classifier: Classifier, images: ImageSet) -> dict[str, Any]:
-    """Accuracy and AUROC on the images that have one of the classifier's labels."""
-    from medsd_ray.evaluation.figures.accuracy import auroc, judge
-
-    _, probabilities, truth = judge(classifier, images)
-    area = auroc(probabilities, truth)
-    accuracy = float((probabilities.argmax(1) == truth).mean())
-    return {
-        "accuracy": accuracy,
-        "auroc": Missing("the held-out images show one class only") if area is None else area,
-    }
+def rows_of(
+    trials: Sequence[dict[str, Any]], every: Sequence[Case], train: int, made: int, few: Missing | None
+) -> list[dict[str, Any]]:
+    """A row for each training, in the order of the cases: what it learnt from, and how it was judged."""
+    seeds = len(trials) // len(every)
+    rows = []
+    for number_, trial in enumerate(trials):
+        case = every[number_ // seeds]
+        images = round(case.ratio * train) + train if case.real else made
+        row: dict[str, Any] = {"case": case.name, "seed": trial["seed"], "images": images}
+        for name in FIGURES:
+            value = trial["metrics"].get(name)
+            put(row, name, Missing(trial["error"] or "not judged") if value is None else value)
+        if few is not None:
+            put(row, "auroc", few)
+        rows.append(row)
+    return rows
 
 
 def summarise(rows: list[dict], every: list[Case], few: Missing | None = None) -> list[dict[str, Any]]:
@@ -231,11 +286,6 @@ def summarise(rows: list[dict], every: list[Case], few: Missing | None = None) -
                 put(one, f"{name}_gain", unless_few(mean_t(np.array(values) - np.array(before)), few))
         found.append(one)
     return found
-
-
-def _line(row: dict) -> str:
-    said = row.get("accuracy_reason") or f"accuracy {number(row['accuracy'])}, AUROC {number(row['auroc'])}"
-    return f"augment: {row['case']}, seed {row['seed']}: {said}"
 
 
 def _table(rows: list[dict]) -> bytes:
