@@ -145,12 +145,13 @@ def _evaluate_run(
     precision: str | None,
 ) -> None:
     stage(f"checking the run {trained} and {real}")
-    from medsd_ray.evaluation.evaluate_task import evaluate_task
     from medsd_ray.evaluation.task_options import TaskEvaluation
     from medsd_ray.models.networks.task_run import need_task_run
 
-    options = TaskEvaluation(trained, real, out, split, seed, use_gpu, precision)
-    evaluate_task(options, need_task_run(trained))
+    run = need_task_run(trained)  # before what comes with torch
+    from medsd_ray.evaluation.evaluate_task import evaluate_task
+
+    evaluate_task(TaskEvaluation(trained, real, out, split, seed, use_gpu, precision), run)
 
 
 def augment(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medsd_ray.data.shards import Index, Sample, iter_samples, list_splits, read_index
-from medsd_ray.data.targets import NO_CLASS, LabelTarget, MaskTarget
 from medsd_ray.errors import InputError
 from medsd_ray.models.networks.task_run import TaskRun
 from medsd_ray.spec.tasks import Segmenter
@@ -65,6 +64,8 @@ class JudgedSplit:
 
     def _truth(self, sample: Sample) -> np.ndarray | int | None:
         """None where the sample cannot judge, which is counted."""
+        from medsd_ray.data.targets import NO_CLASS, LabelTarget, MaskTarget  # it imports torch
+
         settings = self.run.settings
         if sample.image is None:
             self.left_out["have no image"] += 1

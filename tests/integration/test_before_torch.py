@@ -164,6 +164,8 @@ REFUSED = {
         "this is Stable Diffusion XL",
     ),
     "evaluate, images": (words("evaluate --real absent --generated made --out out"), "absent: neither"),
+    "evaluate, no task run": (words("evaluate finished --real shards"), "finished: no task run"),
+    "predict, no task run": (words("predict finished made --out out"), "finished: no task run"),
     "evaluate, weights": (
         words("evaluate --real shards --generated made --xrv absent.pt --out out"),
         "absent.pt: no such weight file",
