@@ -18,7 +18,6 @@ from typing import Protocol
 
 import numpy as np
 
-from medsd_ray.data.randomness import keyed_generator
 from medsd_ray.spec.data import Balance, SourceKind
 
 BLOCK = 4096
@@ -155,6 +154,8 @@ class Proportional:
         start, end = self._start(block), self._start(block + 1)
         before = self._given(start)
         counts = self._given(end) - before
+        from medsd_ray.data.randomness import keyed_generator  # it imports torch
+
         sources = keyed_generator(self.seed, block, self.purpose).permutation(
             np.repeat(np.arange(len(counts)), counts)
         )
