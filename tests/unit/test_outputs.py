@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from medsd_ray.errors import InputError
-from medsd_ray.evaluation import measure
+from medsd_ray.evaluation import measure, versions
 from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.evaluation.options import EvaluationOptions
 from medsd_ray.runs.record import RunRecord
@@ -141,7 +141,7 @@ def test_a_report_is_made_anew_where_the_code_has_changed(
     room = tmp_path / "evaluation"
     shutil.copytree(Path(measure.__file__).parent, room, ignore=shutil.ignore_patterns("__pycache__"))
     before = checksum()
-    monkeypatch.setattr(measure, "__file__", str(room / "measure.py"))
+    monkeypatch.setattr(versions, "__file__", str(room / "versions.py"))
     assert checksum() == before
     with (room / changed).open("a") as file:
         file.write("# another line\n")
