@@ -11,6 +11,8 @@ import psutil
 import subject
 import torch
 
+from medsd_ray.data.mixture import SourceMix, SourceSplit
+from medsd_ray.data.shards import read_index
 from medsd_ray.spec.load import parse_run
 from medsd_ray.training import checks, worker
 from medsd_ray.training.auto_settings import Machine, choose
@@ -37,7 +39,9 @@ def trainer_in_memory(values: dict[str, Any], device: str, parts: Any) -> Any:
     side = parts.unet.config["sample_size"]
     latents = LatentMeta(0.18215, [[0.0]], (side, side))
     size = ModelSize(sum(p.numel() for p in parts.unet.parameters()), 0)
-    checked = CheckedRun(run, "random", (f"{run.data.train}/train", "train"), None, latents, {}, size=size)
+    where = f"{run.data.train}/train"
+    train = SourceMix((SourceSplit(where, "train", read_index(where).samples),))
+    checked = CheckedRun(run, "random", train, None, latents, {}, size=size)
     return worker.Trainer(choose(checked, _machine(device)), torch.device(device), lambda record: None, print)
 
 
