@@ -115,16 +115,11 @@ GOOD: tuple[dict[str, Any], ...] = (
 BAD: tuple[tuple[dict[str, Any], str], ...] = (
     ({"data": {}}, "give train or sources, one of the two"),
     ({"data.sources": [A]}, "give train or sources, one of the two"),
-    ({"data": {"sources": [A, B, A]}}, "sources name the same shards and domain twice"),
     ({"data": {"sources": [A | {"weight": 1}]}}, "sources: a weight counts samples for each real one"),
     ({"data.balance": "domain"}, "balance: domain needs sources that each name their domain"),
     (
         {"data": {"sources": [A | {"domain": "a"}, B], "balance": "domain"}},
         "balance: domain needs sources that each name their domain",
-    ),
-    (
-        {"data": {"sources": [A | {"domain": "a"}, B | {"domain": "b", "weight": 1}], "balance": "domain"}},
-        "sources: with balance: domain a weight counts samples",
     ),
     ({"data": {"sources": [A | {"weight": 0}]}}, "data.sources"),
     ({"data": {"sources": [A | {"kind": "drawn"}]}}, "data.sources"),

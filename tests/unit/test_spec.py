@@ -104,6 +104,11 @@ def test_the_short_form_of_a_component():
         ("data", {"sources": [A | {"weight": 1}]}, "leave it out of one real source"),
         ("data", {"sources": [A | {"kind": "generated"}, B | {"weight": 1}]}, "leave it out of one real"),
         ("data", {"sources": [A], "balance": "domain"}, "needs sources that each name their domain"),
+        (
+            "data",
+            {"sources": [A | {"domain": "a"}, B | {"domain": "b", "weight": 1}], "balance": "domain"},
+            "sources: with balance: domain a weight counts samples",
+        ),
         ("data.balance", "domain", "needs sources that each name their domain"),
         (
             "data",
