@@ -68,9 +68,9 @@ def test_on_a_terminal_counted_work_has_a_bar_that_is_replaced_in_place():
         "from medsd_ray import console\n"
         "console.IN_PLACE_EVERY_S = console.FIRST_AFTER_S = 0.05\n"
         "with console.ProgressLine(2, 'images') as progress:\n"
-        "    time.sleep(0.2)\n"
+        "    time.sleep(0.8)\n"
         "    progress.add()\n"
-        "    time.sleep(0.2)\n"
+        "    time.sleep(0.8)\n"
         "    progress.add()\n"
     )
     assert "0/2 images" in shown and "1/2 images, " in shown and "2/2 images, " in shown
