@@ -17,7 +17,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 STARTS_RAY = [
     f"tests/integration/test_{name}.py"
-    for name in ("training_ray", "tune", "entrypoint", "submit_ray", "pipeline")
+    for name in ("training_ray", "tune", "augment", "entrypoint", "submit_ray", "pipeline")
 ]
 COVERAGE = {"PYTEST_ADDOPTS": "--cov=medsd_ray --cov-branch --cov-report="}
 

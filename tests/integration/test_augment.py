@@ -17,6 +17,7 @@ from medsd_ray.tuning.augment import augment
 quiet = lambda _: None
 
 
+@pytest.mark.timeout(1200)  # six trainings, each with a Ray Train of its own
 def test_augmentation_is_scored_on_held_out_patients(tmp_path: Path):
     shards, made, out = str(tmp_path / "shards"), str(tmp_path / "made"), str(tmp_path / "out")
     prepare(SourceRequest("120", "phantom", size=32), shards, splits="0.6,0.1,0.3")
