@@ -19,7 +19,7 @@ from pathlib import Path
 from medsd_ray.addresses import path_of
 from medsd_ray.errors import InputError
 from medsd_ray.models.layout import CARD, check_layout
-from medsd_ray.runs.checkpoints import describe_checkpoint, newest_complete, trained
+from medsd_ray.runs.checkpoints import describe_checkpoint, newest_complete, task_of, trained
 from medsd_ray.runs.names import CHECKPOINT, RUN_SPEC
 from medsd_ray.spec.run import RANDOM, SMALL
 from medsd_ray.spec.tasks import TASKS
@@ -88,7 +88,7 @@ def resolve(model: str, near: Storage | None = None) -> Resolved:
     if checkpoint is None:
         return Resolved(_local_pipeline(store))
     description = describe_checkpoint(checkpoint)
-    if task := next((part for part in description["components"] if part in TASKS), None):
+    if task := task_of(description):
         raise InputError(f"{store.url}: a {task}, which makes no images; give a run that trained components")
     base = resolve(description["model"], near=checkpoint)
     return Resolved(base.folder, (*base.checkpoints, checkpoint))

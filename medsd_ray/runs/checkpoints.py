@@ -178,3 +178,8 @@ def run_of(checkpoint: Storage) -> Storage:
 def trained(description: dict) -> dict[str, str]:
     """Component -> method of those that a checkpoint's run trained, from its checkpoint.json."""
     return {name: method for name, method in description["components"].items() if method != "frozen"}
+
+
+def task_of(description: dict) -> str | None:
+    """The task that a checkpoint's run trained, from its checkpoint.json; None where that is no task run."""
+    return next((task for task in TASKS if task in description["components"]), None)

@@ -26,9 +26,9 @@ from medsd_ray.models.networks.weights import (
 from medsd_ray.models.resolve import NetworkWeights, check_weights_base, resolve_weights
 from medsd_ray.models.weights import load_partial_state
 from medsd_ray.runs.checkpoint_reader import load_weights
-from medsd_ray.runs.checkpoints import describe_checkpoint
+from medsd_ray.runs.checkpoints import describe_checkpoint, task_of
 from medsd_ray.spec.run import RANDOM
-from medsd_ray.spec.tasks import TASKS, Network
+from medsd_ray.spec.tasks import Network
 from medsd_ray.storage import Storage
 
 
@@ -87,7 +87,7 @@ def load_trained(checkpoint: Storage) -> TaskModel:
     Raises InputError where the checkpoint is damaged, or what it was trained from has changed.
     """
     description = describe_checkpoint(checkpoint)
-    task: Task = next(name for name in TASKS if name in description["components"])
+    task: Any = task_of(description)
     check_weights_base(checkpoint)
     settings, spec = network_settings(description), description["spec"]
     outputs = outputs_of(task, description["classes"])
@@ -102,7 +102,7 @@ def load_trained(checkpoint: Storage) -> TaskModel:
 
 def network_settings(description: dict[str, Any]) -> Network:
     """The network's settings in a checkpoint's run, from its checkpoint.json."""
-    task = next(name for name in TASKS if name in description["components"])
+    task: Any = task_of(description)
     weights = None if description["model"] == RANDOM else description["model"]
     return Network.model_validate(description["spec"][task]["network"] | {"weights": weights})
 

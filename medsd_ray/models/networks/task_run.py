@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from medsd_ray.data.sources.pixels import Fit
 from medsd_ray.errors import InputError
 from medsd_ray.models.resolve import checkpoint_fingerprint, find_checkpoint
-from medsd_ray.runs.checkpoints import describe_checkpoint
+from medsd_ray.runs.checkpoints import describe_checkpoint, task_of
 from medsd_ray.runs.names import CHECKPOINT
 from medsd_ray.spec.tasks import TASKS, Classifier, Segmenter
 from medsd_ray.storage import Storage
@@ -67,8 +67,7 @@ def find_task_run(address: str) -> TaskRun | None:
     if (checkpoint := find_checkpoint(address)) is None:
         return None
     description = describe_checkpoint(checkpoint)
-    task = next((part for part in description["components"] if part in TASKS), None)
-    if task is None:
+    if (task := task_of(description)) is None:
         return None
     where = f"{checkpoint.url}/{CHECKPOINT}"
     classes, size = description.get("classes"), description.get("image_size")

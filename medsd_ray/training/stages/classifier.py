@@ -13,13 +13,11 @@ from medsd_ray.data.targets import LabelTarget
 from medsd_ray.models.pixels import to_uint8
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages import kinds
-from medsd_ray.training.stages.task import TaskStage
+from medsd_ray.training.stages.task import SHOWN, TaskStage
 from medsd_ray.training.task_objective import balanced_weights, classification_loss
 
 if TYPE_CHECKING:
     from medsd_ray.models.networks.task_network import TaskModel
-
-SHOWN = 4
 
 
 class ClassifierStage(TaskStage):
@@ -45,8 +43,7 @@ class ClassifierStage(TaskStage):
         """The first images of `dataset`, with the class that the network gives each."""
         assert checked.task
         pixels = torch.stack([dataset.sample_at(position)["pixel_values"] for position in range(SHOWN)])
-        with torch.inference_mode():
-            shares = model.network(pixels.to(next(model.network.parameters()).device)).float().softmax(1)
+        shares = cls.predicted(model, pixels).softmax(1)
         texts = [
             f"{checked.task.classes[int(row.argmax())]}: {100 * float(row.max()):.0f}%" for row in shares
         ]

@@ -13,13 +13,11 @@ from medsd_ray.data.targets import MaskTarget
 from medsd_ray.models.pixels import to_uint8
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages import kinds
-from medsd_ray.training.stages.task import TaskStage
+from medsd_ray.training.stages.task import SHOWN, TaskStage
 from medsd_ray.training.task_objective import segmentation_loss
 
 if TYPE_CHECKING:
     from medsd_ray.models.networks.task_network import TaskModel
-
-SHOWN = 4
 
 
 class SegmenterStage(TaskStage):
@@ -43,10 +41,8 @@ class SegmenterStage(TaskStage):
         assert checked.task
         samples = [dataset.sample_at(position) for position in range(SHOWN)]
         pixels = torch.stack([sample["pixel_values"] for sample in samples])
-        with torch.inference_mode():
-            logits = model.network(pixels.to(next(model.network.parameters()).device))
         highest = len(checked.task.classes)
-        masks = [torch.stack([sample["mask"] for sample in samples]), logits.argmax(1).cpu()]
+        masks = [torch.stack([sample["mask"] for sample in samples]), cls.predicted(model, pixels).argmax(1)]
         shown = [(mask.float() / highest * 2 - 1)[:, None].expand(-1, 3, -1, -1) for mask in masks]
         images = to_uint8(torch.cat([pixels, *shown], dim=-1)).numpy()
         return images, [f"an image, its {', '.join(checked.task.classes)}, and the network's"] * SHOWN

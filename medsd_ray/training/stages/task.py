@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from medsd_ray.training.augmentation import augmented
@@ -13,6 +14,9 @@ from medsd_ray.training.stages.stage import StageModule
 if TYPE_CHECKING:
     from medsd_ray.models.networks.libraries import Task
     from medsd_ray.models.networks.task_network import TaskModel
+
+SHOWN = 4
+"""Sample images of a run."""
 
 
 class TaskStage(StageModule):
@@ -68,6 +72,12 @@ class TaskStage(StageModule):
     def largest(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """All batches of so many samples are of one size."""
         return batch
+
+    @staticmethod
+    def predicted(model: TaskModel, pixels: Tensor) -> Tensor:
+        """A merged model's outputs for images (N, 3, H, W) in [-1, 1], float32, on the CPU."""
+        with torch.inference_mode():
+            return model.network(pixels.to(next(model.network.parameters()).device)).float().cpu()
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """The network's outputs for a prepared batch, float32."""
