@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from medsd_ray.errors import InputError
-from medsd_ray.spec.run import Precision
+from medsd_ray.spec.training import Precision
 
 PRECISIONS = get_args(Precision)
 

@@ -26,9 +26,9 @@ from medsd_ray.spec.images import (
     SchedulerName,
 )
 from medsd_ray.spec.rules import Rule, SpecModel
-from medsd_ray.spec.run import Training
 from medsd_ray.spec.space import Dimension, ordered, repeated
 from medsd_ray.spec.tasks import TASKS
+from medsd_ray.spec.training import Training
 from medsd_ray.spec.types import Address, DnsLabel, Positive, Seed, Text
 
 MOST_COMBINATIONS = 4096

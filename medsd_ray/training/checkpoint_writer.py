@@ -15,7 +15,7 @@ from torch import Tensor
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.checkpoints import read_best, saved_steps
 from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, checkpoint_folder
-from medsd_ray.spec.run import Checkpoint
+from medsd_ray.spec.training import Checkpoint
 from medsd_ray.storage import Storage, entry_of_file
 from medsd_ray.training.collectives import Collectives
 

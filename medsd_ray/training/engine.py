@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from medsd_ray.models.precision import DTYPES
 from medsd_ray.runs.fragments import Piece, even_share
-from medsd_ray.spec.run import RunSpec, Training
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.training import Training
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

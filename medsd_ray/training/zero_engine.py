@@ -16,7 +16,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from medsd_ray.spec.run import RunSpec, Training
+from medsd_ray.spec.run import RunSpec
+from medsd_ray.spec.training import Training
 from medsd_ray.training.engine import Engine, LossScale, ParameterRange, component_of
 
 

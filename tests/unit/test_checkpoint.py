@@ -18,7 +18,7 @@ from medsd_ray.errors import InputError, RefusedError, UnreachableError
 from medsd_ray.runs.checkpoint_reader import CheckpointReader, choose_checkpoint, load_weights
 from medsd_ray.runs.checkpoints import FORMAT, newest_complete, read_best, saved_steps
 from medsd_ray.spec.load import parse_run
-from medsd_ray.spec.run import Checkpoint
+from medsd_ray.spec.training import Checkpoint
 from medsd_ray.storage import COMPLETE, FolderStorage
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.checkpoint_writer import CheckpointWriter, drop_unusable
