@@ -1,14 +1,15 @@
 # `make demo` and `make test` install what they need first: Python 3.11 to 3.13, git, make and a C compiler are enough.
 #   make demo [DATA=folder with images and metadata.csv] [OUT=demo-out]
-#   make study [DATA=folder] [STUDY_OUT=study-out]
+#   make paper NAME=chambon2022 [DATA=folder] [SIZE=small]
 #   make test
 #   make fuzz [MINUTES=30] [SEED=0]
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
-STUDY_OUT ?= study-out
-STUDY ?= tuning/chambon2022.yaml
+NAME ?= chambon2022
+SIZE ?= small
+PAPER_OUT ?= paper-out/$(NAME)-$(SIZE)
 MINUTES ?= 30
 SEED ?= 0
 CLUSTER_TESTS ?= tests/cluster
@@ -16,11 +17,11 @@ PYTEST := $(BIN)/python -m pytest
 # Commands of the clone first: `medsd`, and `ninja`, which DeepSpeed looks for on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo study study-phantoms study-xrays test test-unit test-integration fuzz programs lint format crds crds-check test-cluster test-gpu test-image base-model
+.PHONY: help install demo paper test test-unit test-integration fuzz programs lint format crds crds-check test-cluster test-gpu test-image base-model
 
 help:
 	@echo "make demo [DATA=dir] [OUT=dir]   the whole pipeline on two CPU workers, and one page with its results"
-	@echo "make study [DATA=dir] [STUDY_OUT=dir]  the paper's grid on phantoms, and with DATA on those images too; goes on where it was"
+	@echo "make paper NAME=chambon2022 [DATA=dir] [SIZE=small|full]  a paper's experiment (tuning/NAME.steps.yaml), and its page"
 	@echo "make test                        lint, types, unit and integration tests"
 	@echo "make test-unit | test-integration | lint | format"
 	@echo "make test-unit-3.12 | test-unit-3.13  the unit tests on another Python, in .venv-3.12 or .venv-3.13"
@@ -41,16 +42,9 @@ $(VENV)/.installed: uv.lock pyproject.toml scripts/install
 demo: install
 	$(BIN)/medsd demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
-# Each part goes on where an earlier call stopped, and does nothing where it is finished.
-study: study-phantoms $(if $(DATA),study-xrays)
-
-study-phantoms: install
-	$(BIN)/medsd prepare 1200 "$(STUDY_OUT)/phantoms/shards" --kind phantom --size 64 --shard-size 1MiB --splits 0.7,0.1,0.2
-	$(BIN)/medsd tune $(STUDY) --auto-resume --set "shards=$(STUDY_OUT)/phantoms/shards" --set "output=$(STUDY_OUT)/phantoms/study"
-
-study-xrays: install
-	$(BIN)/medsd prepare "$(DATA)" "$(STUDY_OUT)/xrays/shards" --kind folder --size 64 --shard-size 1MiB --splits 0.7,0.1,0.2
-	$(BIN)/medsd tune $(STUDY) --auto-resume --set "shards=$(STUDY_OUT)/xrays/shards" --set "output=$(STUDY_OUT)/xrays/study"
+# Goes on where an earlier call stopped, and does nothing where it is finished.
+paper: install
+	$(BIN)/medsd paper "tuning/$(NAME).steps.yaml" --out "$(PAPER_OUT)" --size "$(SIZE)" $(if $(DATA),--data "$(DATA)")
 
 test: lint
 	$(BIN)/python scripts/run_tests.py

@@ -18,12 +18,12 @@ from medsd_ray.cli.evaluation import augment, evaluate, prompts
 from medsd_ray.cli.images import export, generate, insert, predict
 from medsd_ray.cli.packages import missing_package, with_packages
 from medsd_ray.cli.reader_study import reader_study
-from medsd_ray.cli.training import demo, train, tune
+from medsd_ray.cli.training import demo, paper, train, tune
 from medsd_ray.console import clear
 from medsd_ray.errors import InputError, Interrupted, RunError, in_one_line
 
 VERBS = (
-    prepare, encode, train, tune, generate, predict, evaluate, insert, augment, prompts, export, demo,
+    prepare, encode, train, tune, generate, predict, evaluate, insert, augment, prompts, export, demo, paper,
     submit, status, logs, cancel, download, dashboard,
 )  # fmt: skip
 """In the order in which `medsd --help` lists them."""

@@ -1,9 +1,11 @@
-"""Training on this machine or on the Ray cluster that it belongs to: `medsd train`, `tune` and `demo`."""
+"""Training on this machine or on the Ray cluster that it belongs to: `medsd train`, `tune`, `demo` and
+`paper`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +20,8 @@ from medsd_ray.cli.options import (
     StudyOverrides,
 )
 from medsd_ray.console import stage
+
+PaperSize = Literal["small", "full"]
 
 
 def train(
@@ -72,3 +76,25 @@ def demo(
     from medsd_ray.demo import demo as run
 
     run(data, out)
+
+
+def paper(
+    steps_file: Annotated[
+        Path, typer.Argument(metavar="NAME.steps.yaml", help="The paper's steps and claims")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for all that the experiment makes")],
+    size: Annotated[
+        PaperSize, typer.Option(help="small: 15 minutes on two cores, directions alone; full: three seeds")
+    ] = "small",
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with images and metadata.csv; drawn images where absent")
+    ] = None,
+) -> None:
+    """Run a paper's experiment, and say which of its claims hold here.
+
+    Example: medsd paper tuning/chambon2022.steps.yaml --out paper-out --size small
+    """
+    stage(f"reading {steps_file}")
+    from medsd_ray.papers.experiment import run_paper
+
+    run_paper(steps_file, out, size, data)

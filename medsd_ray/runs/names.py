@@ -125,3 +125,12 @@ REPORT_DATA = "report.json"
 """In a report's folder: all figures."""
 REPORT_PAGE = "report.html"
 """In a report's folder: the page with the figures and pictures."""
+
+# --- the experiment of a paper
+
+PAPER = "paper.json"
+"""What the steps of a paper's experiment measured, and what that says of its claims."""
+PAPER_PAGE = "paper.html"
+"""The same as a page."""
+PAPER_BEGUN = "experiment.json"
+"""The steps of the experiment that this output is of."""

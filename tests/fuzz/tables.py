@@ -20,6 +20,7 @@ from medsd_ray.data.sources import folder as folder_source
 from medsd_ray.data.sources import openi
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.data.sources.source import BadSample, Source
+from medsd_ray.data.sources.table import NO_ONE, NOTHING
 from medsd_ray.errors import InputError
 from medsd_ray.generation.prompts import read_prompts
 
@@ -106,10 +107,16 @@ def read_drawn_table(folder: Path) -> None:
     holds(found == [(row["image"], row["patient_id"], row["report"]) for row in rows], "samples are the rows")
 
 
+def _content(text: str) -> str:
+    """As a table has it; never empty, nor one of the words that stand for an empty cell."""
+    text = unicodedata.normalize("NFC", text).strip()
+    return "x" if not text or text in NOTHING | NO_ONE else text
+
+
 @st.composite
 def _drawn_tables(draw: DrawFn) -> Files:
     texts = draw(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=len(MARKS)))
-    composed = [tuple(unicodedata.normalize("NFC", text).strip() or "x" for text in pair) for pair in texts]
+    composed = [tuple(_content(text) for text in pair) for pair in texts]
     rows = [
         (f"{mark}.png", " ".join(report.split()), patient, "f")
         for mark, (report, patient) in zip(MARKS, composed, strict=False)

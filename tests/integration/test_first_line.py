@@ -27,6 +27,7 @@ WORDS = {
     "prompts": "roentgen --real absent --out out",
     "export": "absent out",
     "demo": "--data absent",
+    "paper": "absent.steps.yaml --out out",
     "submit": "absent.yaml",
     "status": "--address http://127.0.0.1:9",
     "logs": "x --address http://127.0.0.1:9",

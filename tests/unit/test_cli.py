@@ -32,6 +32,7 @@ VERBS = [
     "prompts",
     "export",
     "demo",
+    "paper",
     "submit",
     "status",
     "logs",

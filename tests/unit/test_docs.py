@@ -21,7 +21,7 @@ from medsd_ray.cli.main import app
 from medsd_ray.spec.load import parse_run, parse_study
 
 ROOT = Path(__file__).parents[2]
-OUTPUTS = {"demo-out", "study-out", "work", "dist"}
+OUTPUTS = {"demo-out", "paper-out", "work", "dist"}
 GITHUB = ".github"
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 ARCHITECTURE = ROOT / "docs/architecture.md"
