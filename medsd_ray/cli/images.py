@@ -1,4 +1,6 @@
-"""What a model is used for: `medsd generate` and `insert` make images, `export` writes it for diffusers."""
+"""What a model is used for: `medsd generate` and `insert` make images, `predict` looks at them, `export`
+writes it for others.
+"""
 
 from __future__ import annotations
 
@@ -169,7 +171,7 @@ def export(
     checkpoint: Annotated[
         str, typer.Argument(help="A run's output, or one checkpoint of it; folder or s3://")
     ],
-    dest: Annotated[str, typer.Argument(help="Folder or s3:// for the pipeline")],
+    dest: Annotated[str, typer.Argument(help="Folder or s3:// for what is exported")],
     report: Annotated[
         str | None,
         typer.Option(help="report.json of this model's evaluation: its memorisation check must have passed"),
@@ -180,9 +182,12 @@ def export(
     ] = None,
     raw: Annotated[bool, typer.Option(help="The trained weights instead of their moving average")] = False,
 ) -> None:
-    """Write a checkpoint as a plain diffusers folder.
+    """Write a checkpoint as a plain diffusers folder; of a task run, as its library's network with a card
+    that loads it.
 
     Example: medsd export runs/nih pipelines/nih --report report/report.json
+
+    Example: medsd export runs/classifier networks/classifier
     """
     stage(f"checking the checkpoint {checkpoint}")
     from medsd_ray.models.export import export as run

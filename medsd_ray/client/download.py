@@ -46,9 +46,11 @@ def download(
         fetch(newest, dest)
     else:
         from medsd_ray.models.export import export
+        from medsd_ray.models.networks.task_run import find_task_run
 
         own = store.child(REPORT)
-        if not report and not without_memorisation_check and own.exists(REPORT_DATA):
+        of_task = find_task_run(output) is not None  # whose report is no gate
+        if not (report or without_memorisation_check or of_task) and own.exists(REPORT_DATA):
             report = f"{own.url}/{REPORT_DATA}"
         export(
             output, str(dest), report=report, without_memorisation_check=without_memorisation_check, raw=raw

@@ -1,5 +1,6 @@
-"""`medsd export`: a checkpoint as a plain diffusers folder, with a model card, once its images were checked
-for copies.
+"""`medsd export`: a checkpoint as a plain folder, with a model card. Of a task run it is its library's
+network (networks/export.py); of a diffusion model a diffusers pipeline, once its images were checked for
+copies.
 
 The gate: a model whose U-Net or text encoder was trained makes images, which may be copies of patients'
 images. Its folder is written only with the report of an evaluation of this very model whose memorisation
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from medsd_ray.addresses import shown
 from medsd_ray.console import stage
-from medsd_ray.documents import to_yaml
 from medsd_ray.errors import InputError
+from medsd_ray.models.card import as_yaml, manifest_of, named, origin
+from medsd_ray.models.networks.task_run import find_task_run
 from medsd_ray.models.resolve import find_checkpoint, model_fingerprint, resolve
-from medsd_ray.runs.checkpoints import describe_checkpoint, run_of, trained
-from medsd_ray.runs.names import MANIFEST, REPORT_DATA
+from medsd_ray.runs.checkpoints import describe_checkpoint, trained
+from medsd_ray.runs.names import REPORT_DATA
 from medsd_ray.spec.shown_addresses import without_local_paths
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import is_empty
@@ -38,7 +40,7 @@ def export(
     without_memorisation_check: str | None = None,
     raw: bool = False,
 ) -> None:
-    """Writes a checkpoint as a plain pipeline folder with its model card, the COMPLETE mark last.
+    """Writes a checkpoint as a plain folder with its model card, the COMPLETE mark last.
 
     Args:
         checkpoint: A run's output (its newest complete checkpoint) or one checkpoint.
@@ -49,16 +51,25 @@ def export(
 
     Raises:
         InputError: `checkpoint` is none, `dest` is not empty, or the memorisation check is missing, of
-            another model or not passed.
+            another model or not passed; or the checkpoint is of a task run and an option that its export has
+            no use for is given.
     """
     source = find_checkpoint(checkpoint)
     if source is None:
         raise InputError(
             f"{checkpoint}: not a run's output and no checkpoint; a pipeline folder needs no export"
         )
+    run = find_task_run(checkpoint)
+    if run:
+        _refuse_for_tasks(run.task, report, without_memorisation_check, raw)
     store = open_storage(dest)
     if not is_empty(store):
         raise InputError(f"{dest}: not empty; choose another DEST or remove this one")
+    if run:
+        stage(f"loading {checkpoint}")
+        from medsd_ray.models.networks.export import export_task
+
+        return export_task(run, store, f"medsd export {shown(checkpoint)} {shown(dest)}")
     descriptions = [describe_checkpoint(s) for s in resolve(checkpoint).checkpoints]
     descriptions = [
         d | {"model": shown(d["model"]), "spec": without_local_paths(d.get("spec", {}))} for d in descriptions
@@ -84,13 +95,20 @@ def export(
                 metadata={"format": "pt"},
             )
         command = f"medsd export {shown(checkpoint)} {shown(dest)}" + (" --raw" if raw else "")
-        card = model_card(descriptions, _manifest(source), fingerprint, check, raw, command)
+        card = model_card(descriptions, manifest_of(source), fingerprint, check, raw, command)
         card += usage(
             isinstance(components.text_encoder, SwappedEncoder), sorted(files), descriptions[-1]["model"]
         )
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         store.upload_tree(Path(folder))
     print(f"{dest}: exported the checkpoint of step {descriptions[-1]['step']}; memorisation check: {check}")
+
+
+def _refuse_for_tasks(task: str, report: str | None, reason: str | None, raw: bool) -> None:
+    given = {"--report": report, "--without-memorisation-check": reason, "--raw": raw or None}
+    if wrong := next((option for option, value in given.items() if value is not None), None):
+        why = "its weights are those that medsd predict uses" if raw else "it makes no images"
+        raise InputError(f"{wrong} is of the export of a diffusion model, and this is a {task}: {why}")
 
 
 def method_files(checkpoint: Storage, raw: bool) -> Files:
@@ -165,12 +183,9 @@ def model_card(
     """
     last = descriptions[-1]
     spec = last.get("spec", {})
-    given = spec.get("data", {})
-    sources = [source["shards"] for source in given.get("sources") or []]
-    data = "`, `".join(sources or [given.get("train", "not recorded")])
     runs = [
         f"- {', '.join(f'{name} ({method})' for name, method in trained(d).items())}: {d['step']} steps "
-        f"from {_named(d)}"
+        f"from {named(d)}"
         for d in descriptions
     ]
     return f"""---
@@ -182,12 +197,11 @@ tags: [medsd, research-use-only]
 
 **Research use only.** Its images are generated: they show no patient and serve no diagnosis.
 
-- Base model: {_named(descriptions[0])}
+- Base model: {named(descriptions[0])}
 - Weights: {"as trained" if raw or not last.get("ema") else "their moving average (EMA)"}
 - Memorisation check: {check}
 - Model fingerprint: `{fingerprint}`
-- Data: `{data}`, SHA-256 `{manifest.get("data_sha256", "not recorded")}`
-- Code: SHA-256 `{manifest.get("code_sha256", "not recorded")}`
+{origin(spec, manifest)}
 - Written by: `{command}`
 
 What was adapted, run by run:
@@ -196,14 +210,8 @@ What was adapted, run by run:
 
 ## The last run
 
-{_as_yaml(spec)}
+{as_yaml(spec)}
 """
-
-
-def _named(description: dict[str, Any]) -> str:
-    """A checkpoint's base model: its name, and its fingerprint, which is the same wherever it lies."""
-    fingerprint = description.get("fingerprints", {}).get("model")
-    return f"`{description['model']}`" + (f" (fingerprint `{fingerprint}`)" if fingerprint else "")
 
 
 _PLAIN = """
@@ -259,17 +267,3 @@ def usage(swapped: bool, files: list[str], base: str) -> str:
     return (_SWAPPED if swapped else _PLAIN) + (
         _ALONE.format(base=base, lines="\n".join(lines)) if files else ""
     )
-
-
-def _as_yaml(spec: dict[str, Any]) -> str:
-    return f"```yaml\n{to_yaml(spec)}```" if spec else "Its spec was not recorded."
-
-
-def _manifest(checkpoint: Storage) -> dict[str, Any]:
-    """manifest.json of the run that a checkpoint belongs to; empty where the checkpoint was moved out of its
-    run.
-    """
-    try:
-        return run_of(checkpoint).read_json(MANIFEST)
-    except (FileNotFoundError, ValueError):
-        return {}

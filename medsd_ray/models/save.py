@@ -38,7 +38,7 @@ def save_pipeline(components: Components, folder: Path) -> None:
     ).save_pretrained(folder, safe_serialization=True)
     if isinstance(components.text_encoder, SwappedEncoder):
         swapped_encoder.save(components.text_encoder, components.tokenizer, folder)
-        return _without_paths(folder)
+        return without_paths(folder)
     # transformers 5 reads both names, transformers 4 only those of Stable Diffusion's own files.
     text_encoder = folder / "text_encoder" / "model.safetensors"
     weights = {
@@ -46,10 +46,10 @@ def save_pipeline(components: Components, folder: Path) -> None:
         for name, value in load_file(text_encoder).items()
     }
     save_file(weights, text_encoder, metadata={"format": "pt"})
-    _without_paths(folder)
+    without_paths(folder)
 
 
-def _without_paths(folder: Path) -> None:
+def without_paths(folder: Path) -> None:
     """Shortens the absolute paths that diffusers and transformers write into their settings, such as the
     folder that a model was loaded from (`_name_or_path`).
     """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
@@ -25,6 +27,19 @@ def outputs_of(task: Task, classes: Sequence[str]) -> int:
     return len(classes) + (task == "segmenter")
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a library makes a network: `from module import function`, and its keyword arguments."""
+
+    module: str
+    function: str
+    arguments: dict[str, Any]
+
+    def make(self) -> nn.Module:
+        """The network, with random weights. Raises what the library raises."""
+        return getattr(importlib.import_module(self.module), self.function)(**self.arguments)
+
+
 def make(settings: Network, task: Task, outputs: int, source: NetworkWeights | None = None) -> nn.Module:
     """A network from (B, 3, H, W) to (B, outputs) for a classifier and to (B, outputs, H, W) for a segmenter.
 
@@ -38,10 +53,25 @@ def make(settings: Network, task: Task, outputs: int, source: NetworkWeights | N
 
         assert source
         return make_backbone_network(settings, task == "segmenter", outputs, source)
-    return MAKERS[settings.library](settings, task, outputs)
+    try:
+        return recipe(settings, task, outputs).make()
+    except InputError:
+        raise
+    except Exception as error:  # what a library raises for arguments that do not fit is its own
+        raise InputError(
+            f"network.arguments: {settings.library} makes no {settings.name} of them: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
 
 
-def _monai(settings: Network, task: Task, outputs: int) -> nn.Module:
+def recipe(settings: Network, task: Task, outputs: int) -> Recipe:
+    """How MONAI, timm or smp makes a network. Raises InputError for a name or an argument that the library
+    does not know.
+    """
+    return RECIPES[settings.library](settings, task, outputs)
+
+
+def _monai(settings: Network, task: Task, outputs: int) -> Recipe:
     from monai.networks import nets
 
     known = {
@@ -53,10 +83,10 @@ def _monai(settings: Network, task: Task, outputs: int) -> nn.Module:
         raise unknown_name("monai.networks.nets", settings.name, known)
     kind = known[settings.name]
     given = {"spatial_dims": 2} if "spatial_dims" in inspect.signature(kind).parameters else {}
-    return _call(kind, settings, given, outputs)
+    return _of_class("monai.networks.nets", kind, settings, given, outputs)
 
 
-def _timm(settings: Network, task: Task, outputs: int) -> nn.Module:
+def _timm(settings: Network, task: Task, outputs: int) -> Recipe:
     import timm
 
     if settings.name not in (known := timm.list_models()):
@@ -67,10 +97,11 @@ def _timm(settings: Network, task: Task, outputs: int) -> nn.Module:
             f"arguments encoder_name: tu-{settings.name}"
         )
     own = {"num_classes": outputs, "in_chans": CHANNELS, "pretrained": False}
-    return _made(lambda: timm.create_model(settings.name, **_without(settings, own), **own), settings)
+    arguments = {"model_name": settings.name, **_without(settings, own), **own}
+    return Recipe("timm", "create_model", arguments)
 
 
-def _smp(settings: Network, task: Task, outputs: int) -> nn.Module:
+def _smp(settings: Network, task: Task, outputs: int) -> Recipe:
     import segmentation_models_pytorch as smp
 
     known = {
@@ -82,14 +113,17 @@ def _smp(settings: Network, task: Task, outputs: int) -> nn.Module:
         raise InputError("classifier.network: smp's networks segment; choose monai, timm or transformers")
     if settings.name not in known:
         raise unknown_name("segmentation_models_pytorch", settings.name, known)
-    return _call(known[settings.name], settings, {"encoder_weights": None}, outputs)
+    given = {"encoder_weights": None}
+    return _of_class("segmentation_models_pytorch", known[settings.name], settings, given, outputs)
 
 
-MAKERS: dict[str, Callable[[Network, Task, int], nn.Module]] = {"monai": _monai, "timm": _timm, "smp": _smp}
+RECIPES: dict[str, Callable[[Network, Task, int], Recipe]] = {"monai": _monai, "timm": _timm, "smp": _smp}
 
 
-def _call(kind: type[nn.Module], settings: Network, given: dict[str, Any], outputs: int) -> nn.Module:
-    """Makes a network whose class names the numbers of its channels in one of the usual ways."""
+def _of_class(
+    module: str, kind: type[nn.Module], settings: Network, given: dict[str, Any], outputs: int
+) -> Recipe:
+    """Of a network whose class names the numbers of its channels in one of the usual ways."""
     parameters = inspect.signature(kind).parameters
     own = given | {
         name: value
@@ -101,17 +135,7 @@ def _call(kind: type[nn.Module], settings: Network, given: dict[str, Any], outpu
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if not open_ended and (unknown := sorted(arguments.keys() - parameters.keys())):
         raise unknown_argument(settings.name, unknown[0], parameters)
-    return _made(lambda: kind(**arguments, **own), settings)
-
-
-def _made(make: Callable[[], nn.Module], settings: Network) -> nn.Module:
-    try:
-        return make()
-    except Exception as error:  # what a library raises for arguments that do not fit is its own
-        raise InputError(
-            f"network.arguments: {settings.library} makes no {settings.name} of them: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
+    return Recipe(module, settings.name, arguments | own)
 
 
 def _without(settings: Network, own: dict[str, Any]) -> dict[str, Any]:
