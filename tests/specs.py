@@ -71,6 +71,8 @@ GOOD: tuple[dict[str, Any], ...] = (
     },
     {"prior": {"data": "s3://bucket/class-latents"}},
     {"prior": {"data": "s3://bucket/class-latents", "weight": 0.5}, "components.unet.method": "lora"},
+    {"objective.drift": {"delta": -0.1, "target": "plain", "where": "scaled_by_sigma", "steps": 50}},
+    {"objective.drift.delta": 1},
     {"training.warmup_steps": 99},
     {
         "training.ema": None,
@@ -169,6 +171,14 @@ BAD: tuple[tuple[dict[str, Any], str], ...] = (
         },
         "components.text_encoder.tokens",
     ),
+    ({"objective.drift.delta": 1.5}, "objective.drift.delta"),
+    ({"objective.drift.where": "nowhere"}, "objective.drift.where"),
+    ({"objective.drift.steps": 0}, "objective.drift.steps"),
+    (
+        {"components": {"vae": {"method": "full"}}, "objective.drift.delta": 0.1},
+        "leave it out of a run of the vae",
+    ),
+    (task("classifier") | {"objective.drift.delta": 0.1}, "objective is of runs with components"),
     (
         {"components": {"vae": {"method": "full"}}, "prior": {"data": "s3://b/c"}},
         "leave prior out of a run of the vae",

@@ -12,6 +12,8 @@ import typer
 from medsd_ray.cli.options import (
     ClassifierLabel,
     CompileModel,
+    DriftDelta,
+    DriftPlace,
     GuidanceScale,
     ModelArgument,
     Precision,
@@ -24,6 +26,8 @@ from medsd_ray.cli.options import (
 from medsd_ray.console import stage
 from medsd_ray.spec.images import (
     BATCH_SIZE,
+    DRIFT,
+    DRIFT_WHERE,
     GUIDANCE_SCALE,
     NEGATIVE_PROMPT,
     NUM_IMAGES,
@@ -48,6 +52,8 @@ def generate(
     guidance_scale: GuidanceScale = GUIDANCE_SCALE.default,
     scheduler: Scheduler = SCHEDULER.default,
     steps: Steps = STEPS.default,
+    drift: DriftDelta = DRIFT.default,
+    drift_where: DriftPlace = DRIFT_WHERE.default,
     batch_size: Annotated[int, typer.Option(help=BATCH_SIZE.help)] = BATCH_SIZE.default,
     num_workers: Annotated[int, typer.Option(help="Ray workers; does not change the images")] = 1,
     use_gpu: UseGpu = None,
@@ -59,7 +65,9 @@ def generate(
     Example: medsd generate medsd-small --prompt "a chest x-ray" --num-images 8 --seed 0 --out images/
     """
     stage(f"checking the model {model}")
-    sampling = Sampling(negative_prompt, guidance_scale, scheduler, steps)  # before the heavy imports
+    sampling = Sampling(  # before the heavy imports
+        negative_prompt, guidance_scale, scheduler, steps, drift, drift_where
+    )
     from medsd_ray.generation.generate import generate as run
     from medsd_ray.generation.prompts import read_prompts
 
@@ -130,6 +138,8 @@ def insert(
     guidance_scale: GuidanceScale = GUIDANCE_SCALE.default,
     scheduler: Scheduler = SCHEDULER.default,
     steps: Steps = STEPS.default,
+    drift: DriftDelta = DRIFT.default,
+    drift_where: DriftPlace = DRIFT_WHERE.default,
     use_gpu: UseGpu = None,
     detector: Annotated[
         str | None,
@@ -144,7 +154,9 @@ def insert(
     insertion
     """
     stage(f"checking the model {model} and the images {real}")
-    sampling = Sampling(guidance_scale=guidance_scale, scheduler=scheduler, steps=steps)
+    sampling = Sampling(
+        guidance_scale=guidance_scale, scheduler=scheduler, steps=steps, drift=drift, drift_where=drift_where
+    )
     from medsd_ray.evaluation.insert import insert as run
 
     run(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medsd_ray.spec.images import GUIDANCE_SCALE, SCHEDULER, SEED, STEPS
+from medsd_ray.spec.images import DRIFT, DRIFT_WHERE, GUIDANCE_SCALE, SCHEDULER, SEED, STEPS
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's spec")]
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's spec")]
@@ -44,6 +44,8 @@ ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
 ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
 GuidanceScale = Annotated[float, typer.Option(help=GUIDANCE_SCALE.help)]
 Scheduler = Annotated[str, typer.Option(help=SCHEDULER.help)]
+DriftDelta = Annotated[float | None, typer.Option("--drift", help=DRIFT.help)]
+DriftPlace = Annotated[str | None, typer.Option("--drift-where", help=DRIFT_WHERE.help)]
 Steps = Annotated[int, typer.Option(help=STEPS.help)]
 UseGpu = Annotated[
     bool | None,

@@ -130,6 +130,8 @@ def _report_steps(job: PodJob, folder: Path) -> list[Step]:
         # With one worker `generate` works in its own process: the head pod, which has no GPU and few cores.
         # Two are asked for instead; the second gets no work where it finds no room.
         "--num-workers", str(max(2, workers)), "--use-gpu" if use_gpu else "--no-use-gpu",
+        *([] if report.drift is None else ["--drift", str(report.drift)]),
+        *([] if report.driftWhere is None else ["--drift-where", report.driftWhere]),
     ]  # fmt: skip
     made = [Step("generate", ["generate", model, "--out", images, *how])]
     if base:

@@ -26,8 +26,9 @@ from medsd_ray.evaluation.report.format import dumps, interval_words, number, pe
 from medsd_ray.evaluation.versions import versions
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.gpus import use_gpus
+from medsd_ray.models.drift import drift_notes, in_effect, recorded_drift
 from medsd_ray.models.inference import Inference
-from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.models.resolve import model_fingerprint, resolve
 from medsd_ray.spec.images import NUM_INSERTED, SEED, Sampling
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import finish, read_finished
@@ -113,6 +114,9 @@ def insert(
         InputError: Settings do not fit, the model cannot be loaded, or images cannot be read.
     """
     _check(method, without, mask, strength, num_images, seed)
+    own = recorded_drift(resolve(model))
+    for note in drift_notes(sampling, own):
+        say(note)
     strength = {"sdedit": 0.6, "inpaint": 1.0}.get(method, 1.0) if strength is None else strength
     settings = Settings(
         model,
@@ -128,7 +132,7 @@ def insert(
         normal,
         num_images,
         seed,
-        sampling,
+        in_effect(sampling, own),
     )
     store = open_storage(out)
     if (known := read_finished(store, RESULT, asdict(settings))) is not None:

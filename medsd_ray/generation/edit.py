@@ -10,6 +10,8 @@ al. 2023, arXiv 2206.02779, alg. 1): after each step to t, z ← m·z + (1 - m)�
 that what is known is noised anew to the level of the step, and is z₀ itself at the end. The decoder sees
 beyond a latent's own pixels, so outside of the mask the image is the VAE's reconstruction by a last step in
 pixels.
+
+With a drift (models/drift.py) ε has its mean, and each step is that of the drifted reverse process.
 """
 
 from __future__ import annotations
@@ -23,16 +25,17 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from torch.nn import functional
 
-from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import InputError
 from medsd_ray.generation.sampling import (
     build_pipeline,
     decode,
     image_size,
+    initial_noise,
     lanes_for,
     one_thread,
 )
 from medsd_ray.models.components import Components
+from medsd_ray.models.drift import in_effect
 from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
 from medsd_ray.spec.images import Sampling
 
@@ -78,7 +81,8 @@ def edit(
         raise InputError(
             f"images of {pixels.shape[1:3]} pixels where the model makes {image_size(components)}"
         )
-    pipeline = build_pipeline(components, sampling.scheduler)
+    sampling = in_effect(sampling, components.drift)
+    pipeline = build_pipeline(components, sampling)
     free = None if mask is None else latent_mask(mask, vae_scale_factor(components.vae))
     if free is not None and not bool(free.any()):
         raise InputError(
@@ -92,7 +96,7 @@ def edit(
             rows = list(range(start, min(start + lanes, len(pixels))))
             padded = rows + [start] * (lanes - len(rows))  # one shape of every pass, as in sampling.py
             z0 = _latents(components, pixels[padded])
-            noise = keyed_noise(seed, padded, tuple(z0.shape[1:]), "edit").to(z0.device)
+            noise = initial_noise(seed, padded, tuple(z0.shape[1:]), "edit", sampling).to(z0.device)
             z = denoise(pipeline, z0, noise, text, sampling, strength, free)
             after.append(decode(components, z, len(rows)))
             before.append(decode(components, z0, len(rows)))

@@ -21,8 +21,9 @@ from medsd_ray.data.sources.table import TABLE
 from medsd_ray.errors import InputError
 from medsd_ray.generation.png import NOTICE
 from medsd_ray.gpus import use_gpus
+from medsd_ray.models.drift import drift_notes, in_effect, recorded_drift
 from medsd_ray.models.inference import Inference, inference_settings
-from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.models.resolve import model_fingerprint, resolve
 from medsd_ray.ray_cluster import check_address
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.runs.names import GENERATED
@@ -64,6 +65,8 @@ def generate(
         compile: Compiles the model; where None, on a GPU for COMPILE_FROM images or more. Images differ with
             it by rounding.
 
+    A drift that `sampling` leaves to the model is the model's own; the plan says which was in effect.
+
     Raises:
         InputError: A setting is out of its range, the model cannot be loaded, or `out` holds anything else.
         RunError: The model gives no numbers, or a worker died.
@@ -80,6 +83,10 @@ def generate(
     store = absolute(open_storage(out))
     on_gpu = use_gpus(use_gpu, num_workers)
     how = inference_settings(on_gpu, precision, compile, images=num_images, compile_from=COMPILE_FROM)
+    own = recorded_drift(resolve(model))
+    for note in drift_notes(sampling, own):
+        print(note)
+    sampling = in_effect(sampling, own)
     plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling, how)
     if not _begin(store, plan):
         print(f"{out}: complete, nothing to do")
@@ -147,8 +154,8 @@ def _table(plan: dict[str, Any]) -> bytes:
 
 def _begin(store: Storage, plan: dict[str, Any]) -> bool:
     """Makes the output this plan's own; False where it is complete already."""
-    # An earlier version wrote a model's whole path, and knew one precision and nothing compiled.
-    earlier = {"precision": "fp32", "compile": False}
+    # An earlier version wrote a model's whole path, and knew one precision, nothing compiled and no drift.
+    earlier = {"precision": "fp32", "compile": False, "drift": 0.0, "drift_where": None}
     settings_of = lambda value: earlier | value | {"model": shown(value["model"])}
     existing = claim(store, plan, GENERATED, settings_of=settings_of)
     if isinstance(existing, New):

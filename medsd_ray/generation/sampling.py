@@ -20,6 +20,7 @@ from torch import Tensor
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import RunError
 from medsd_ray.models.components import Components
+from medsd_ray.models.drift import in_effect
 from medsd_ray.models.pixels import to_uint8, vae_scale_factor
 from medsd_ray.models.schedulers import Ddim, DpmSolver, sampling_scheduler
 from medsd_ray.spec.images import Sampling
@@ -50,8 +51,8 @@ def sample_images(
 
     Returns (N, H, W, 3) uint8. Raises RunError where the model gives values that are not numbers.
     """
-    sampling = sampling or Sampling()
-    pipeline = build_pipeline(components, sampling.scheduler)
+    sampling = in_effect(sampling or Sampling(), components.drift)
+    pipeline = build_pipeline(components, sampling)
     height, width = image_size(components)
     lanes = lanes_for(pipeline.device, height * width)
     shape = (components.unet.config["in_channels"], *components.sample_size)
@@ -60,10 +61,18 @@ def sample_images(
         for start in range(0, len(indices), lanes):
             rows = list(range(start, min(start + lanes, len(indices))))
             padded = rows + [start] * (lanes - len(rows))
-            noise = keyed_noise(seed, [indices[row] for row in padded], shape, "sample")
+            noise = initial_noise(seed, [indices[row] for row in padded], shape, "sample", sampling)
             latents = _denoise(pipeline, [prompts[row] for row in padded], noise, sampling)
             images[rows] = decode(components, latents, len(rows))
     return images
+
+
+def initial_noise(
+    seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: str, sampling: Sampling
+) -> Tensor:
+    """Noise (N, *shape) float32 of the images `indices`, N(drift, 1) of each number."""
+    noise = keyed_noise(seed, indices, shape, purpose)
+    return noise + sampling.drift if sampling.drift else noise
 
 
 def _denoise(
@@ -105,13 +114,16 @@ def lanes_for(device: torch.device, pixels: int) -> int:
     return 1 if device.type == "cpu" and pixels > LARGE else LANES
 
 
-def build_pipeline(components: Components, scheduler: str) -> StableDiffusionPipeline:
+def build_pipeline(components: Components, sampling: Sampling) -> StableDiffusionPipeline:
+    """The model with the sampler that `sampling` names, its drift in effect in every step."""
+    scheduler = sampling_scheduler(components.scheduler, SCHEDULERS[sampling.scheduler])
+    scheduler.drift, scheduler.drift_where = sampling.drift or 0.0, sampling.drift_where
     pipeline = StableDiffusionPipeline(
         vae=components.vae,
         text_encoder=components.text_encoder,  # type: ignore[arg-type]
         tokenizer=components.tokenizer,
         unet=components.unet,
-        scheduler=sampling_scheduler(components.scheduler, SCHEDULERS[scheduler]),
+        scheduler=scheduler,
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,

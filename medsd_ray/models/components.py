@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.compilation import compile_module
+from medsd_ray.models.drift import NONE, Drift
 from medsd_ray.models.inference import Inference
 from medsd_ray.models.precision import DTYPES
 from medsd_ray.models.swapped_encoder import SwappedEncoder
@@ -28,6 +29,8 @@ class Components:
     tokenizer: CLIPTokenizer  # a swapped encoder has its own kind
     unet: UNet2DConditionModel
     scheduler: DDPMScheduler
+    drift: Drift = NONE
+    """What images are sampled with unless they are asked for otherwise."""
 
     def modules(self) -> dict[str, nn.Module]:
         """The parts that have weights and were loaded, by name."""

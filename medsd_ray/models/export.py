@@ -18,6 +18,7 @@ from medsd_ray.addresses import shown
 from medsd_ray.console import stage
 from medsd_ray.errors import InputError
 from medsd_ray.models.card import as_yaml, manifest_of, named, origin
+from medsd_ray.models.drift_card import drift_section
 from medsd_ray.models.networks.task_run import find_task_run
 from medsd_ray.models.resolve import find_checkpoint, model_fingerprint, resolve
 from medsd_ray.runs.checkpoints import describe_checkpoint, trained
@@ -96,9 +97,11 @@ def export(
             )
         command = f"medsd export {shown(checkpoint)} {shown(dest)}" + (" --raw" if raw else "")
         card = model_card(descriptions, manifest_of(source), fingerprint, check, raw, command)
-        card += usage(
-            isinstance(components.text_encoder, SwappedEncoder), sorted(files), descriptions[-1]["model"]
-        )
+        swapped = isinstance(components.text_encoder, SwappedEncoder)
+        card += usage(swapped, sorted(files), descriptions[-1]["model"])
+        latents = (components.unet.config["in_channels"], *components.sample_size)
+        predicted = components.scheduler.config["prediction_type"]
+        card += drift_section(components.drift, predicted, latents, swapped)
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         store.upload_tree(Path(folder))
     print(f"{dest}: exported the checkpoint of step {descriptions[-1]['step']}; memorisation check: {check}")
@@ -259,7 +262,7 @@ The pipeline has all that was learnt in it. What the last run learnt is also her
 
 
 def usage(swapped: bool, files: list[str], base: str) -> str:
-    """The card's last section: how diffusers loads the folder, and the files of the methods over the base
+    """The card's section on use: how diffusers loads the folder, and the files of the methods over the base
     model.
     """
     load = {True: "load_lora_weights", False: "load_textual_inversion"}

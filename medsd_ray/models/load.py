@@ -5,7 +5,6 @@ pickles.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from medsd_ray.errors import InputError
 from medsd_ray.models import swapped_encoder
 from medsd_ray.models.components import Components
+from medsd_ray.models.drift import recorded_drift
 from medsd_ray.models.layout import PROJECTION
 from medsd_ray.models.methods.registry import adaptation, recorded_settings
 from medsd_ray.models.resolve import FOLDERS, check_bases, resolve
@@ -47,6 +47,7 @@ def load_components(model: str, *, raw: bool = False, only: tuple[str, ...] | No
     loaded = _load_folder(resolved.folder, only or FOLDERS)
     for store in resolved.checkpoints:
         _merge_checkpoint(loaded, store, raw=raw and store is resolved.checkpoints[-1])
+    loaded.drift = recorded_drift(resolved)
     return loaded
 
 
@@ -65,7 +66,7 @@ def _load_folder(folder: Path, only: tuple[str, ...]) -> Components:
         ),
         "scheduler": load_scheduler,
     }
-    parts: dict[str, Any] = {field.name: None for field in fields(Components)}
+    parts: dict[str, Any] = dict.fromkeys(FOLDERS)
     for name in only:
         path = folder / name
         if not path.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,30 @@ from medsd_ray.addresses import shown
 from medsd_ray.documents import json_object
 from medsd_ray.models import swapped_encoder
 from medsd_ray.models.components import Components
+from medsd_ray.models.drift import IN_CONFIG
 from medsd_ray.models.schedulers import sampling_scheduler
 from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.models.weights import quiet_libraries
 
 
 def save_pipeline(components: Components, folder: Path) -> None:
-    """Writes a plain StableDiffusionPipeline folder (safetensors) whose scheduler samples with DPM-Solver++.
+    """Writes a plain StableDiffusionPipeline folder (safetensors) whose scheduler samples with DPM-Solver++,
+    and a drift beside its schedule.
 
     One with a swapped text encoder has it beside the pipeline, see swapped_encoder.py.
     """
     folder = Path(folder)
     quiet_libraries()
+    scheduler = sampling_scheduler(components.scheduler, DPMSolverMultistepScheduler)
+    if components.drift.delta:
+        scheduler.register_to_config(**{IN_CONFIG: asdict(components.drift)})
     is_swapped = isinstance(components.text_encoder, SwappedEncoder)
     StableDiffusionPipeline(
         vae=components.vae,
         text_encoder=None if is_swapped else components.text_encoder,  # type: ignore[arg-type]
         tokenizer=None if is_swapped else components.tokenizer,  # type: ignore[arg-type]
         unet=components.unet,
-        scheduler=sampling_scheduler(components.scheduler, DPMSolverMultistepScheduler),
+        scheduler=scheduler,
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from torch import Tensor
 
 from medsd_ray.errors import InputError
+from medsd_ray.models.drift import as_shifted
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 """What a U-Net may predict here."""
@@ -20,7 +23,12 @@ class DpmSolver(DPMSolverMultistepScheduler):
 
     diffusers takes them from `np.arange` with a step that is no whole number: 62 of the counts up to 1000 get
     one timestep more, which is -1.
+
+    Steps are by `drift` and `drift_where`, see drift.py; the initial noise's mean is whose who draws it.
     """
+
+    drift: float = 0.0
+    drift_where: str | None = None
 
     def set_timesteps(
         self,
@@ -35,6 +43,26 @@ class DpmSolver(DPMSolverMultistepScheduler):
         if num_inference_steps is not None and timesteps is None:
             timesteps = trailing_timesteps(self.config["num_train_timesteps"], num_inference_steps).tolist()
         super().set_timesteps(device=device, mu=mu, timesteps=timesteps)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Any = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """One step of the reverse process, with the drift that belongs into it."""
+        if self.drift and self.drift_where == "scaled_by_sigma":
+            a = float(self.alphas_cumprod[int(timestep)].sqrt())
+            model_output = as_shifted(model_output, self.config["prediction_type"], a, self.drift)
+        (after,) = super().step(
+            model_output, timestep, sample, generator, variance_noise=variance_noise, return_dict=False
+        )
+        if self.drift and self.drift_where == "per_step":
+            after = after + self.drift
+        return SchedulerOutput(prev_sample=after) if return_dict else (after,)
 
 
 class Ddim(DpmSolver):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from medsd_ray.schemas import Count, Schema
+from medsd_ray.spec.images import DRIFT, STEPS, DriftWhere
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
 
@@ -22,6 +23,14 @@ class Fragment(Schema):
     pieces: list[Annotated[list[Count], Field(min_length=3, max_length=3)]]
 
 
+class SampledDrift(Schema):
+    """Latent Drifting at sampling, as `spec/objective.py` declares it."""
+
+    delta: Annotated[float, Field(ge=DRIFT.lowest, le=DRIFT.highest)]
+    where: DriftWhere
+    steps: Annotated[int, Field(ge=STEPS.lowest, le=STEPS.highest)] | None = None
+
+
 class Description(Schema):
     """The fields that some reader believes; those with a default are absent in what early versions wrote."""
 
@@ -33,6 +42,7 @@ class Description(Schema):
     ema: bool = False
     validation_loss: float | None = None
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    drift: SampledDrift | None = None
     scaling_factor: Annotated[float, Field(gt=0)] | None = None
     classes: Annotated[list[str], Field(max_length=1000)] | None = None
     image_size: Size | None = None

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from medsd_ray.errors import InputError
 
 SchedulerName = Literal["dpm-solver++", "ddim"]
+DriftWhere = Literal["per_step", "init_only", "scaled_by_sigma"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,21 @@ NEGATIVE_PROMPT = Setting("negative_prompt", "", "what to steer away from")
 SCHEDULER = Setting(
     "scheduler", "dpm-solver++", "sampler: dpm-solver++ or ddim", choices=get_args(SchedulerName)
 )
+DRIFT = Setting(
+    "drift",
+    None,
+    "Latent Drifting: mean of the initial noise, and what where adds as images are denoised; the model's own "
+    "where absent",
+    lowest=-1,
+    highest=1,
+)
+DRIFT_WHERE = Setting(
+    "drift_where",
+    None,
+    "where drift enters: per_step adds it to the latents after each denoising step, scaled_by_sigma to the "
+    "predicted noise, init_only to the initial noise alone; the model's own where absent",
+    choices=get_args(DriftWhere),
+)
 STEPS = Setting("steps", 25, "denoising steps of the whole schedule", lowest=1, highest=1000)
 SEED = Setting(
     "seed",
@@ -87,13 +103,19 @@ MOST_IMAGES, MOST_IN_A_BATCH = 100_000, 1024
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an image is sampled from its prompt and noise. Raises InputError for a setting out of bounds."""
+    """How an image is sampled from its prompt and noise. Raises InputError for a setting out of bounds.
+
+    Where `drift` or `drift_where` is None it is the model's own (models/drift.py).
+    """
 
     negative_prompt: str = NEGATIVE_PROMPT.default
     guidance_scale: float = GUIDANCE_SCALE.default
     scheduler: str = SCHEDULER.default
     steps: int = STEPS.default
+    drift: float | None = DRIFT.default
+    drift_where: str | None = DRIFT_WHERE.default
 
     def __post_init__(self) -> None:
-        for setting in (SCHEDULER, STEPS, GUIDANCE_SCALE):
-            setting.check(getattr(self, setting.name))
+        for setting in (SCHEDULER, STEPS, GUIDANCE_SCALE, DRIFT, DRIFT_WHERE):
+            if (value := getattr(self, setting.name)) is not None:
+                setting.check(value)

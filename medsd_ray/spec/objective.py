@@ -6,8 +6,35 @@ from typing import Literal
 
 from pydantic import Field
 
+from medsd_ray.spec.images import DRIFT, STEPS, DriftWhere
 from medsd_ray.spec.rules import SpecModel
 from medsd_ray.spec.types import Address, Weight
+
+
+class Drift(SpecModel):
+    """Latent Drifting (Yeganeh et al. 2025): the noise has the mean delta instead of 0, in training and, as
+    `where` says, when images are sampled; see models/drift.py.
+    """
+
+    delta: float = Field(
+        default=0.0, ge=DRIFT.lowest, le=DRIFT.highest, description="mean of the noise; 0: no drift"
+    )
+    target: Literal["shifted", "plain"] = Field(
+        default="shifted", description="the noise that the U-Net learns to predict: with its mean or without"
+    )
+    where: DriftWhere = Field(
+        default="per_step",
+        description="at sampling, beside the initial noise: per_step adds delta to the latents after each "
+        "step, scaled_by_sigma to the predicted noise (exact with the target plain), init_only nothing "
+        "(exact with the target shifted)",
+    )
+    steps: int = Field(
+        default=STEPS.default,
+        ge=STEPS.lowest,
+        le=STEPS.highest,
+        description="denoising steps with which delta was chosen: per_step adds it at each, so another "
+        "number of steps at sampling is warned of",
+    )
 
 
 class Objective(SpecModel):
@@ -29,6 +56,7 @@ class Objective(SpecModel):
     conditioning_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="share of captions left empty, for guidance"
     )
+    drift: Drift = Drift()
 
 
 class VaeObjective(SpecModel):

@@ -13,7 +13,16 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from medsd_ray.spec import plan
-from medsd_ray.spec.images import GUIDANCE_SCALE, MOST_IMAGES, NUM_IMAGES, SEED, STEPS
+from medsd_ray.spec.images import (
+    DRIFT,
+    DRIFT_WHERE,
+    GUIDANCE_SCALE,
+    MOST_IMAGES,
+    NUM_IMAGES,
+    SEED,
+    STEPS,
+    DriftWhere,
+)
 from medsd_ray.spec.rules import Rule, SpecModel
 from medsd_ray.spec.run import Resources, RunSpec
 from medsd_ray.spec.study import StudySpec
@@ -53,6 +62,8 @@ class Report(SpecModel):
     seed: int = SEED.field(description=f"{SEED.description}; also of the classifier and the bootstrap")
     guidanceScale: float = GUIDANCE_SCALE.field()
     steps: int = STEPS.field()
+    drift: float | None = DRIFT.field()
+    driftWhere: DriftWhere | None = DRIFT_WHERE.field()
     label: Text = Field(
         default="finding", description="the field of the shards' labels that the classifier learns"
     )

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from medsd_ray.spec.components import Components
 from medsd_ray.spec.data import Data
+from medsd_ray.spec.images import STEPS
 from medsd_ray.spec.objective import Objective, Prior, VaeObjective
 from medsd_ray.spec.rules import Rule, SpecModel
 from medsd_ray.spec.tasks import TASKS, Classifier, Segmenter
@@ -164,6 +165,14 @@ class RunSpec(SpecModel):
             lambda run: run.prior is None or run.components is None or not run.components.vae.trained,
         ),
         Rule(
+            "self.objective.drift.delta == 0.0 || !has(self.components) || "
+            "self.components.vae.method == 'frozen'",
+            "objective.drift is of the unet and text_encoder; leave it out of a run of the vae",
+            lambda run: (
+                not run.objective.drift.delta or run.components is None or not run.components.vae.trained
+            ),
+        ),
+        Rule(
             "!has(self.training.sample_every) || size(self.training.sample_prompts) > 0 || "
             "!has(self.components) || self.components.vae.method != 'frozen'",
             "training.sample_every needs sample_prompts",
@@ -179,7 +188,9 @@ class RunSpec(SpecModel):
             "objective",
             "((!has(self.objective.snr_gamma) || self.objective.snr_gamma == 5.0) && "
             "!has(self.objective.prediction_type) && self.objective.noise_offset == 0.0 && "
-            "self.objective.conditioning_dropout == 0.1)",
+            "self.objective.conditioning_dropout == 0.1 && self.objective.drift.delta == 0.0 && "
+            "self.objective.drift.target == 'shifted' && self.objective.drift.where == 'per_step' && "
+            f"self.objective.drift.steps == {STEPS.default})",
             lambda run: run.objective == Objective(),
         ),
         _diffusion_alone(

@@ -15,6 +15,8 @@ from pydantic import Field, field_validator, model_validator
 
 from medsd_ray.spec.images import (
     BATCH_SIZE,
+    DRIFT,
+    DRIFT_WHERE,
     GUIDANCE_SCALE,
     MOST_IMAGES,
     MOST_IN_A_BATCH,
@@ -22,6 +24,7 @@ from medsd_ray.spec.images import (
     SCHEDULER,
     SEED,
     STEPS,
+    DriftWhere,
     Sampling,
     SchedulerName,
 )
@@ -141,6 +144,8 @@ class Evaluation(SpecModel):
     guidance_scale: float = GUIDANCE_SCALE.field()
     scheduler: SchedulerName = SCHEDULER.field()
     steps: int = STEPS.field()
+    drift: float | None = DRIFT.field()
+    drift_where: DriftWhere | None = DRIFT_WHERE.field()
     batch_size: int = BATCH_SIZE.field(highest=MOST_IN_A_BATCH)
     label: Text = Field(
         default="finding", description="the field of the shards' labels that the detector learns"
@@ -152,7 +157,13 @@ class Evaluation(SpecModel):
     @property
     def sampling(self) -> Sampling:
         """How each image is sampled."""
-        return Sampling(guidance_scale=self.guidance_scale, scheduler=self.scheduler, steps=self.steps)
+        return Sampling(
+            guidance_scale=self.guidance_scale,
+            scheduler=self.scheduler,
+            steps=self.steps,
+            drift=self.drift,
+            drift_where=self.drift_where,
+        )
 
 
 class StudySpec(SpecModel):

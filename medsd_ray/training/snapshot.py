@@ -4,12 +4,14 @@ are.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from medsd_ray.addresses import shown
+from medsd_ray.models.drift import drift_of
 from medsd_ray.runs.checkpoints import FORMAT
 from medsd_ray.runs.fragments import Piece
 from medsd_ray.runs.names import optimizer_file, weights_file
@@ -83,6 +85,7 @@ def checkpoint_description(
         "validation_loss": validation_loss,
         "model": shown(checked.model),
         "prediction_type": prediction_type,
+        "drift": asdict(drift_of(run.objective.drift)) if checked.latents else None,
         "scaling_factor": scaling_factor,
         "classes": list(checked.task.classes) if checked.task else None,
         "image_size": checked.task.size if checked.task else None,

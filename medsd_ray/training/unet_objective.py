@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medsd_ray.spec.objective import Drift
+
 
 def _per_sample(values: Tensor, timesteps: Tensor) -> Tensor:
     return values.to(timesteps.device)[timesteps].view(-1, 1, 1, 1)
@@ -18,6 +20,16 @@ def add_noise(x: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tenso
     """q(x_t | x_0): sqrt(ā_t)·x + sqrt(1 - ā_t)·noise (Ho et al. 2020, arXiv 2006.11239, eq. 4)."""
     alpha = _per_sample(alphas_cumprod, timesteps)
     return alpha.sqrt() * x + (1 - alpha).sqrt() * noise
+
+
+def drifted(noise: Tensor, drift: Drift) -> tuple[Tensor, Tensor]:
+    """The noise that latents get, ε' = ε + δ, and the one that the target holds: Latent Drifting (Yeganeh et
+    al. 2025, arXiv 2412.20651; what is inferred says models/drift.py). Without drift both are `noise` itself.
+    """
+    if not drift.delta:
+        return noise, noise
+    moved = noise + drift.delta
+    return moved, moved if drift.target == "shifted" else noise
 
 
 def target(

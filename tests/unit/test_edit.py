@@ -59,7 +59,7 @@ def test_more_strength_changes_more(tiny: Components, scheduler: str):
 def test_sdedit_is_diffusers_own(tiny: Components, monkeypatch: pytest.MonkeyPatch, guidance_scale: float):
     """The same latents and noise through StableDiffusionImg2ImgPipeline."""
     noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    monkeypatch.setattr(editing, "keyed_noise", lambda *_: noise)
+    monkeypatch.setattr(editing, "initial_noise", lambda *_: noise)
     mine = edited(tiny, 0.75, guidance_scale=guidance_scale).after
     pipeline = StableDiffusionImg2ImgPipeline(
         vae=tiny.vae, text_encoder=tiny.text_encoder, tokenizer=tiny.tokenizer, unet=tiny.unet,
@@ -95,7 +95,7 @@ def test_inpainting_leaves_what_is_outside_as_the_reconstruction(tiny: Component
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm-solver++"])
 def test_what_is_known_follows_the_schedule_in_every_step(tiny: Components, scheduler: str):
     """What the U-Net sees outside of the mask is z₀ noised to that step, and at the end z₀ itself."""
-    pipeline = editing.build_pipeline(tiny, scheduler)
+    pipeline = editing.build_pipeline(tiny, Sampling(scheduler=scheduler))
     z0, noise = torch.randn(2, 1, 4, 8, 8).unbind(0)
     free = torch.zeros(8, 8)
     free[2:5, 3:6] = 1

@@ -39,6 +39,7 @@ class DiffusionStage(StageModule):
     @classmethod
     def load_base(cls, checked: CheckedRun) -> Components:
         """See `Stage.load_base`."""
+        from medsd_ray.models.drift import drift_of
         from medsd_ray.models.load import load_components
 
         base = load_components(checked.run.model)
@@ -46,6 +47,7 @@ class DiffusionStage(StageModule):
             base.scheduler.register_to_config(prediction_type=prediction_type)
         if checked.latents:
             base.sample_size = checked.latents.sample_size
+            base.drift = drift_of(checked.run.objective.drift)
         return base
 
     @classmethod

@@ -19,7 +19,14 @@ from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages import kinds
 from medsd_ray.training.stages.diffusion import DiffusionStage
-from medsd_ray.training.unet_objective import add_noise, offset_noise, snr_weights, target, weighted_mse
+from medsd_ray.training.unet_objective import (
+    add_noise,
+    drifted,
+    offset_noise,
+    snr_weights,
+    target,
+    weighted_mse,
+)
 
 if TYPE_CHECKING:
     from medsd_ray.models.components import Components
@@ -109,10 +116,11 @@ class UnetStage(DiffusionStage):
         if objective.noise_offset:
             offset = keyed_noise(seed, positions, (shape[0], 1, 1), f"{purpose}-offset")
             noise = offset_noise(noise, offset, objective.noise_offset)
+        moved, aimed_at = drifted(noise, objective.drift)
         timesteps = keyed_integers(seed, positions, len(self.alphas_cumprod), f"{purpose}-timestep")
         batch = {
-            "noisy": add_noise(x, noise, timesteps, self.alphas_cumprod),
-            "wanted": target(x, noise, timesteps, self.alphas_cumprod, self.prediction_type),
+            "noisy": add_noise(x, moved, timesteps, self.alphas_cumprod),
+            "wanted": target(x, aimed_at, timesteps, self.alphas_cumprod, self.prediction_type),
             "timesteps": timesteps,
             "weights": snr_weights(timesteps, self.alphas_cumprod, self.prediction_type, objective.snr_gamma),
         }
