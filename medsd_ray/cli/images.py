@@ -39,6 +39,7 @@ from medsd_ray.spec.images import (
 )
 
 InsertionMethod = Literal["prompt", "sdedit", "inpaint"]
+MaskFormat = Literal["png", "dicom"]
 
 
 def generate(
@@ -94,17 +95,22 @@ def predict(
         str, typer.Argument(help="A folder of image or DICOM files, one such file, or image shards")
     ],
     out: Annotated[str, typer.Option(help="Folder or s3:// for predictions.csv and masks")],
+    mask_format: Annotated[
+        MaskFormat, typer.Option(help="dicom: of DICOM images, SEG objects that refer to them")
+    ] = "png",
     use_gpu: UseGpu = None,
     precision: Precision = None,
 ) -> None:
     """Say what a trained classifier or segmenter sees in images; masks come in the images' own size.
 
     Example: medsd predict runs/lungs xrays/ --out predictions/
+
+    Example: medsd predict runs/lungs study/ --out predictions/ --mask-format dicom
     """
     stage(f"checking the run {trained} and the images {images}")
     from medsd_ray.generation.predict import predict as run
 
-    run(trained, images, out, use_gpu=use_gpu, precision=precision)
+    run(trained, images, out, mask_format=mask_format, use_gpu=use_gpu, precision=precision)
 
 
 def insert(

@@ -3,6 +3,7 @@
 out/predictions.json   the run, the settings and the classes, written first
 out/predictions.csv    a row for each image
 out/masks/NAME.png     of a segmenter: 0 the background, 255 the class, or 1, 2, ... in the order of several
+out/masks/NAME.seg.dcm in its place where masks are DICOM
 out/COMPLETE           written last
 """
 
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -35,10 +37,21 @@ FORMAT = "medsd-predictions/1"
 RECORD, TABLE, MASKS = "predictions.json", "predictions.csv", "masks"
 NOTICE = "For research only, not for diagnosis."
 BATCH = 16
+MaskFormat = Literal["png", "dicom"]
+Encode = Callable[[PredictionImage, np.ndarray], tuple[str, bytes]]
+"""From an image and its mask, (height, width) uint8, to the mask's file: its name and what is in it. Raises
+BadSample.
+"""
 
 
 def predict(
-    trained: str, images: str, out: str, *, use_gpu: bool | None = None, precision: str | None = None
+    trained: str,
+    images: str,
+    out: str,
+    *,
+    mask_format: MaskFormat = "png",
+    use_gpu: bool | None = None,
+    precision: str | None = None,
 ) -> None:
     """Writes what a task run says of images. An output of the same call is completed, or left as it is where
     complete.
@@ -47,16 +60,19 @@ def predict(
         trained: The output of a task run, or one checkpoint of it.
         images: A folder of image or DICOM files, one such file, or image shards.
         out: Where the predictions go, a folder or `s3://` address.
+        mask_format: Of a segmenter's masks; `dicom` is for DICOM images alone.
         use_gpu: Whether the network runs on a GPU; where None, if there is one.
         precision: fp32, bf16 or fp16; where None, bf16 on a GPU and fp32 on a CPU.
 
     Raises:
-        InputError: There is no such run or image, `out` holds anything else, or images cannot be read: all
-            others are predicted then.
+        InputError: There is no such run or image, `out` holds anything else, masks cannot be of that format,
+            or images cannot be read: all others are predicted then.
         RunError: The network gives no numbers.
     """
     run, found = need_task_run(trained), find_images(images)
     _check_apart(images, out)
+    if mask_format == "dicom":
+        _check_dicom(run, found)
     on_gpu = use_gpus(use_gpu, 1)
     how = inference_settings(on_gpu, precision, False, images=found.count, compile_from=0)
     settings = {
@@ -72,6 +88,8 @@ def predict(
         "device": "gpu" if how.use_gpu else "cpu",
         "precision": how.precision,
     }
+    if mask_format != "png":
+        settings["mask_format"] = mask_format
     store = absolute(open_storage(out))
     existing = claim(store, settings, RECORD)
     if isinstance(existing, Complete):
@@ -85,7 +103,39 @@ def predict(
 
     predictor = load_predictor(run, how)
     store.write_json(RECORD, settings)
-    _write(store, predictor, found)
+    _write(store, predictor, found, _encoder(run, mask_format))
+
+
+def _check_dicom(run: TaskRun, found: PredictionImages) -> None:
+    """Raises InputError where masks cannot be DICOM objects, ModuleNotFoundError where a package that writes
+    them is missing.
+    """
+    if run.task != "segmenter":
+        raise InputError(f"--mask-format is of a segmenter's masks, and this is a {run.task}; leave it out")
+    if found.not_dicom:
+        raise InputError(
+            f"--mask-format dicom: {found.not_dicom} is no DICOM file that a mask could refer to; give DICOM "
+            "files alone, or use png"
+        )
+    if find_spec("highdicom") is None:
+        raise ModuleNotFoundError("No module named 'highdicom'", name="highdicom")
+
+
+def _encoder(run: TaskRun, mask_format: MaskFormat) -> Encode:
+    """How masks are written."""
+    from medsd_ray.generation.masks import mask_png
+
+    if mask_format == "png":
+        return lambda image, mask: (f"{image.name}.png", mask_png(mask, len(run.classes), image.turned))
+    from medsd_ray.generation.dicom_segmentation import SegmentationWriter
+
+    writer = SegmentationWriter(run)
+
+    def encode(image: PredictionImage, mask: np.ndarray) -> tuple[str, bytes]:
+        assert image.dicom
+        return f"{image.name}.seg.dcm", writer.encode(image.dicom, mask)
+
+    return encode
 
 
 def _check_apart(images: str, out: str) -> None:
@@ -97,17 +147,21 @@ def _check_apart(images: str, out: str) -> None:
         raise InputError(f"{out}: below the images in {images}, which it would join; choose another --out")
 
 
-def _write(store: Storage, predictor: Predictor, found: PredictionImages) -> None:
+def _write(store: Storage, predictor: Predictor, found: PredictionImages, encode: Encode) -> None:
     bad, rows = BadSampleLog(), []
     entries = {RECORD: entry_of_bytes(store.read(RECORD))}
     with ProgressLine(found.count, "images") as progress:
         for batch in _batches(found, bad):
             for image, row, mask in _predicted(predictor, batch):
-                rows.append(row)
                 if mask is not None:
-                    name = f"{MASKS}/{image.name}.png"
-                    store.write(name, mask)
-                    entries[name] = entry_of_bytes(mask)
+                    try:
+                        name, data = encode(image, mask)
+                    except BadSample as error:
+                        bad.add(f"{image.name}: {error}")
+                        continue
+                    store.write(f"{MASKS}/{name}", data)
+                    entries[f"{MASKS}/{name}"] = entry_of_bytes(data)
+                rows.append(row)
             progress.add(len(batch))
     if not rows:
         raise InputError(bad.only() or f"none of the {found.count} images can be read{bad.where_listed()}")
@@ -137,8 +191,8 @@ def _batches(found: PredictionImages, bad: BadSampleLog) -> Iterator[list[Predic
 
 def _predicted(
     predictor: Predictor, images: list[PredictionImage]
-) -> Iterator[tuple[PredictionImage, dict[str, Any], bytes | None]]:
-    """Each image with its row of the table and, of a segmenter, its mask's file."""
+) -> Iterator[tuple[PredictionImage, dict[str, Any], np.ndarray | None]]:
+    """Each image with its row of the table and, of a segmenter, its mask, (height, width) uint8."""
     run = predictor.run
     fitted = [np.atleast_3d(resize(image.pixels, run.size, run.fit)) for image in images]
     channels = max(one.shape[2] for one in fitted)
@@ -147,14 +201,10 @@ def _predicted(
         if run.task == "classifier":
             yield image, _class_row(image.name, shares, run), None
         else:
-            from medsd_ray.generation.masks import mask_png, to_image
+            from medsd_ray.generation.masks import to_image
 
             mask, seen = to_image(shares, image.pixels.shape[:2], run.fit)
-            yield (
-                image,
-                _mask_row(image.name, mask, seen, run),
-                mask_png(mask, len(run.classes), image.turned),
-            )
+            yield image, _mask_row(image.name, mask, seen, run), mask
 
 
 def _class_row(name: str, shares: np.ndarray, run: TaskRun) -> dict[str, Any]:

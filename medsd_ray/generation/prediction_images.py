@@ -23,22 +23,26 @@ from medsd_ray.storage import open_storage
 
 @dataclass(frozen=True)
 class PredictionImage:
-    """An image as a viewer shows it: (height, width) or (height, width, 3) uint8, and how its file's EXIF
-    turned it, from 1, which is not at all, to 8.
+    """An image as a viewer shows it: (height, width) or (height, width, 3) uint8; how its file's EXIF turned
+    it, from 1, which is not at all, to 8; and the DICOM file that it is of.
     """
 
     name: str
     pixels: np.ndarray
     turned: int = 1
+    dicom: Path | None = None
 
 
 @dataclass(frozen=True)
 class PredictionImages:
-    """`stamp` changes when an image does; `read` gives the images in order, or why one cannot be read."""
+    """`stamp` changes when an image does; `read` gives the images in order, or why one cannot be read;
+    `not_dicom` names one that is in no DICOM file, where there is one.
+    """
 
     count: int
     stamp: str
     read: Callable[[], Iterator[PredictionImage | BadSample]]
+    not_dicom: str | None
 
 
 def find_images(address: str) -> PredictionImages:
@@ -82,7 +86,7 @@ def _in_shards(address: str) -> PredictionImages:
                     yield PredictionImage(sample.key, sample.image)
 
     sums = [shard.sha256 for index in indexes for shard in index.shards]
-    return PredictionImages(sum(index.samples for index in indexes), _digest(sums), read)
+    return PredictionImages(sum(index.samples for index in indexes), _digest(sums), read, address)
 
 
 def _files(folder: Path, paths: list[Path]) -> PredictionImages:
@@ -97,18 +101,23 @@ def _files(folder: Path, paths: list[Path]) -> PredictionImages:
             except BadSample as error:
                 yield BadSample(f"{name}: {error}")
 
-    return PredictionImages(len(paths), _digest(stamps), read)
+    other = next((name for name in names if _is_picture(Path(name))), None)
+    return PredictionImages(len(paths), _digest(stamps), read, other)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 def _decoded(name: str, path: Path) -> PredictionImage:
-    if path.suffix.lower() in SUFFIXES:
+    if _is_picture(path):
         return PredictionImage(name, open_image(path), orientation(path))
     from medsd_ray.data.sources.dicom_files import frame_count, image_size, read_frame, read_header
 
     header = read_header(path, ["Rows", "Columns", "NumberOfFrames"])
     image_size(header)
     chosen(frame_count(header), None)
-    return PredictionImage(name, read_frame(path).image)
+    return PredictionImage(name, read_frame(path).image, dicom=path)
 
 
 def _digest(parts: list) -> str:

@@ -14,10 +14,12 @@ import pytest
 import torch
 from command import assert_refused, medsd_here
 from dicoms import dicom, save
+from highdicom.seg import segread
 from monai.metrics import compute_dice
 from PIL import Image, ImageOps
 from plain_workers import Pool
 from playwright.sync_api import Browser
+from pydicom.uid import ComputedRadiographyImageStorage, generate_uid
 from tiny_tasks import TASKS
 
 from medsd_ray.data.prepare import prepare
@@ -181,8 +183,12 @@ def test_labels_that_are_no_class_are_left_out_and_counted(root: Path, one_worke
     assert f"{small} images are left out, as they are 'small'." in report["cautions"]
 
 
+def predict(root: Path, task: str, images: Path, out: Path, *more: object) -> Any:
+    return medsd_here("predict", root / task, images, "--out", out, "--no-use-gpu", *more)
+
+
 def predicted(root: Path, task: str, images: Path, out: Path) -> list[dict[str, str]]:
-    done = medsd_here("predict", root / task, images, "--out", out, "--no-use-gpu")
+    done = predict(root, task, images, out)
     assert done.returncode == 0, done.stderr
     with (out / "predictions.csv").open() as file:
         return list(csv.DictReader(file))
@@ -247,3 +253,31 @@ def test_predictions_overwrite_nothing(root: Path, tmp_path: Path):
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
     assert_refused(medsd_here("predict", run, tmp_path, "--out", out), "below the images")
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+def test_masks_of_dicom_images_are_dicom_objects(root: Path, tmp_path: Path):
+    sample = max(judges(root), key=lambda one: int((one.masks["effusion"] > 0).sum()))
+    study = {"SOPClassUID": ComputedRadiographyImageStorage, "SeriesInstanceUID": generate_uid()}
+    wide = np.pad(sample.image, ((0, 0), (10, 10)))
+    source = dicom(wide, StudyInstanceUID=generate_uid(), **study)
+    images, out = tmp_path / "images", tmp_path / "out"
+    save(source, images / "a/x.dcm")
+    predicted(root, "segmenter", images, tmp_path / "png")
+    done = predict(root, "segmenter", images, out, "--mask-format", "dicom")
+    assert done.returncode == 0, done.stderr
+    found = segread(out / "masks/a/x.dcm.seg.dcm")
+    mask = found.get_pixels_by_source_instance([source.SOPInstanceUID], combine_segments=True)[0]
+    png = np.asarray(Image.open(tmp_path / "png/masks/a/x.dcm.png"))
+    assert mask.any() and (mask == png // 255).all()
+    again = predict(root, "segmenter", images, out)
+    assert_refused(again, "differs in mask_format")
+    classes = predict(root, "classifier", images, tmp_path / "none", "--mask-format", "dicom")
+    assert_refused(classes, "is of a segmenter's masks")
+    save(dicom(sample.image, **study), images / "nameless.dcm")
+    part = predict(root, "segmenter", images, tmp_path / "part", "--mask-format", "dicom")
+    assert_refused(part, "nameless.dcm: has no StudyInstanceUID")
+    assert (tmp_path / "part/masks/a/x.dcm.seg.dcm").exists()
+    Image.fromarray(sample.image).save(images / "b.png")
+    mixed = predict(root, "segmenter", images, tmp_path / "none", "--mask-format", "dicom")
+    assert_refused(mixed, "b.png is no DICOM file")
+    assert not (tmp_path / "none").exists()
