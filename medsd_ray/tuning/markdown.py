@@ -70,6 +70,8 @@ def report(study: StudySpec, found: dict[str, Any]) -> str:
         f"Best first by {study.metric} ({study.direction}); 95% intervals over seeds, where they differ.",
         "",
     ]
+    if study.subject != "components":
+        lines += [f"Judged on real images of the {study.evaluation.split} split.", ""]
     lines += [table(study, found["trials"]), ""]
     known = [
         right for trial in found["trials"] if (right := trial["metrics"].get("detector_accuracy")) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,19 @@ from pydicom.uid import ComputedRadiographyImageStorage, generate_uid
 from tiny_tasks import TASKS
 
 from medsd_ray.data.prepare import prepare
-from medsd_ray.data.shards import iter_samples
+from medsd_ray.data.shards import iter_samples, read_index
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.evaluation.evaluate_task import evaluate_task
 from medsd_ray.evaluation.task_options import TaskEvaluation
 from medsd_ray.models.inference import Inference
 from medsd_ray.models.networks.load import load_predictor
 from medsd_ray.models.networks.task_run import need_task_run
-from medsd_ray.spec.load import parse_run
+from medsd_ray.runs.names import TRIAL, trial_file
+from medsd_ray.spec import plan
+from medsd_ray.spec.load import parse_run, parse_study
+from medsd_ray.storage import FolderStorage
+from medsd_ray.tuning import markdown
+from medsd_ray.tuning.trial import TrialRunner
 
 SIZE = 32
 
@@ -281,3 +287,41 @@ def test_masks_of_dicom_images_are_dicom_objects(root: Path, tmp_path: Path):
     mixed = predict(root, "segmenter", images, tmp_path / "none", "--mask-format", "dicom")
     assert_refused(mixed, "b.png is no DICOM file")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_trial_is_judged_on_the_split_that_its_study_names(one_worker: Pool, tmp_path: Path):
+    prepare(SourceRequest("120", "phantom", size=SIZE), str(tmp_path / "shards"), splits="0.4,0.3,0.3")
+    figures = {}
+    for split in ("validation", "test"):
+        study = parse_study(
+            {
+                "name": split,
+                "output": str(tmp_path / split),
+                "shards": str(tmp_path / "shards"),
+                "metric": "accuracy",
+                "evaluation": {"split": split},
+                "run": {
+                    "classifier": TASKS["classifier"],
+                    "training": {"max_steps": 10, "global_batch_size": 8, "learning_rate": 3e-3},
+                    "resources": {"num_workers": 1},
+                },
+                "space": {"classifier.loss": ["cross_entropy"]},
+            }
+        )
+        params = {"classifier.loss": "cross_entropy"}
+        run = plan.trial_run(study, params, 0, "0000")
+        assert run
+        if figures:  # the very same run, in another study
+            shutil.copytree(tmp_path / "validation/trials/0000", tmp_path / "test/trials/0000")
+            shutil.rmtree(tmp_path / "test/trials/0000/report")
+        else:
+            one_worker.train(run)
+        FolderStorage(tmp_path / split).write_json(trial_file("0000", TRIAL), {"params": params, "seed": 0})
+        figures[split] = TrialRunner(study, "0000", {}, [], True)._judge_task(run)
+        report = json.loads((Path(run.output) / "report/report.json").read_text())
+        index = read_index(str(tmp_path / "shards"), split)
+        assert report["split"] == split and report["figures"]["images"] == index.samples
+        assert f"images of the {split} split" in markdown.report(
+            study, {"trials": [], "best": None, "importance": None, "importance_reason": None}
+        )
+    assert figures["validation"]["brier"] != figures["test"]["brier"]
