@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from medsd_ray.base_model.architecture import IMAGE_SIZE, build_small
-from medsd_ray.data.sources.phantom import draw_base
+from medsd_ray.data.sources.phantom_base import draw_base
 from medsd_ray.models.components import Components
 from medsd_ray.models.pixels import to_unit_range
 from medsd_ray.models.save import save_pipeline

@@ -96,6 +96,10 @@ def prepare(
             help="phantom: site whose scanner sees it, A (as drawn) to D; again for several, in turn"
         ),
     ] = None,
+    visits: Annotated[
+        int | None,
+        typer.Option(help="phantom: 2 draws each patient twice, the second time with another finding"),
+    ] = None,
     fit: Annotated[
         Fit, typer.Option(help="Images that are not square: crop them, or pad them with black")
     ] = "crop",
@@ -137,6 +141,7 @@ def prepare(
         domain_column=domain_column,
         frames=frames,
         sites=tuple(site or ()),
+        visits=visits,
     )
     run(asked, dest, fit=fit, shard_size=shard_size, splits=splits, skip_bad=skip_bad)
 

@@ -17,7 +17,7 @@ from medsd_ray.errors import InputError
 
 HARMLESS = frozenset(
     {"finding", "label", "kind", "split", "view", "plane", "laterality", "side", "modality", "sequence"}
-    | {"sex", "age", "tissue"}
+    | {"sex", "age", "tissue", "visit"}
 )
 """Columns that become labels unasked, in any case of letters. Others may be harmless too, such as `site`,
 `location` and `url`, but are asked for.

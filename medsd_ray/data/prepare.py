@@ -279,7 +279,8 @@ def command_of(plan: dict[str, Any], asked: SourceRequest) -> str:
             words.append(option)
         elif value:
             words += [
-                f"{option} {shlex.quote(one)}" for one in ([value] if isinstance(value, str) else value)
+                f"{option} {shlex.quote(str(one))}"
+                for one in ([value] if isinstance(value, str | int) else value)
             ]
     return " ".join([*words, f"--splits {splits} --seed {plan['seed']}"])
 

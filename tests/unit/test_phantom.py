@@ -10,12 +10,11 @@ from medsd_ray.data.prepare import prepare
 from medsd_ray.data.shards import iter_samples, list_splits, read_index
 from medsd_ray.data.sources.phantom import (
     SIDES,
-    base_samples,
-    draw_base,
     draw_phantom,
     phantom_sample,
     phantom_samples,
 )
+from medsd_ray.data.sources.phantom_base import base_samples, draw_base
 from medsd_ray.data.sources.phantom_sites import SCANNERS, Site, site_of
 from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.errors import InputError
@@ -134,6 +133,38 @@ def test_every_site_has_as_many_phantoms_whatever_their_number():
     assert Counter(drawn) == {"A": 100, "B": 100, "D": 100}
     assert len({tuple(drawn[at : at + 3]) for at in range(0, 300, 3)}) == 6  # in every order
     assert drawn != [site_of(index, sites, 8) for index in range(300)]
+
+
+def test_a_second_visit_is_the_same_patient_with_another_finding():
+    for index in range(6):
+        first, second = (phantom_sample(5, index, SIZE, visit=visit) for visit in (1, 2))
+        plain = phantom_sample(5, index, SIZE)
+        np.testing.assert_array_equal(first.image, plain.image)
+        assert (first.key, second.key) == (f"{plain.key}-1", f"{plain.key}-2")
+        assert first.patient == second.patient == plain.patient
+        assert first.labels == plain.labels | {"visit": "1"} and second.labels["visit"] == "2"
+        assert {first.labels["finding"], second.labels["finding"]} == {"Effusion", "No Finding"}
+        assert first.labels["heart"] == second.labels["heart"]
+        ill, well = (first, second) if first.masks else (second, first)
+        assert list(ill.masks) == ["effusion"] and not well.masks
+        assert first.image is not None and second.image is not None
+        change = np.abs(first.image.astype(int) - second.image)
+        inside = ill.masks["effusion"] > 0
+        assert change[inside].mean() > 3 * change[~inside].mean() > 0  # of noise and exposure
+
+
+def test_prepared_visits_of_a_patient_are_in_one_split(tmp_path: Path):
+    url = str(tmp_path / "two")
+    prepare(SourceRequest("20", "phantom", size=16, visits=2), url, splits="0.5,0.25,0.25")
+    assert "--visits 2 --splits" in (tmp_path / "two" / "index.json").read_text()
+    for split in list_splits(url):
+        samples = list(iter_samples(url, split))
+        assert set(Counter(sample.patient for sample in samples).values()) == {2}
+        assert Counter(sample.labels["visit"] for sample in samples) == dict.fromkeys("12", len(samples) // 2)
+    with pytest.raises(InputError, match="--visits 3: a phantom is seen once or twice"):
+        prepare(SourceRequest("20", "phantom", size=16, visits=3), str(tmp_path / "no"))
+    with pytest.raises(InputError, match="--visits is for --kind phantom"):
+        prepare(SourceRequest(url, "folder", visits=2), str(tmp_path / "no"))
 
 
 def test_prepared_sites_are_the_domains(tmp_path: Path):

@@ -27,11 +27,12 @@ OPTIONS = {
     "domain_column": "--domain-column",
     "frames": "--frames",
     "sites": "--site",
+    "visits": "--visits",
 }
 """Field of a request -> the option that sets it, of those that not every kind takes."""
 SET_OPTIONS = frozenset({"views", "caption_column", "caption", "label_columns", "yes_labels"})
 """What published sets of X-rays take: they say themselves which image is whose."""
-TABLE_OPTIONS = frozenset(OPTIONS) - {"images", "reports", "views", "uncertain", "sites"}
+TABLE_OPTIONS = frozenset(OPTIONS) - {"images", "reports", "views", "uncertain", "sites", "visits"}
 """What every other kind takes that reads rows of columns (`rows.py`)."""
 
 
@@ -54,7 +55,7 @@ KINDS = {
     "nih": Kind("nih", SET_OPTIONS),
     "padchest": Kind("padchest", SET_OPTIONS),
     "hf": Kind("hugging_face", TABLE_OPTIONS),
-    "phantom": Kind("phantom", frozenset({"sites"})),
+    "phantom": Kind("phantom", frozenset({"sites", "visits"})),
 }
 
 

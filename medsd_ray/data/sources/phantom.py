@@ -2,8 +2,7 @@
 none.
 
 `phantom_samples` draws the data set that tests and demos adapt a model to: one X-ray-like style, with
-effusions. `base_samples` draws what `medsd-small` is pretrained on: the same anatomy in many styles, and
-never an effusion. Coordinates run from -1 to 1, x to the viewer's right and y down; as on a radiograph the
+effusions. Coordinates run from -1 to 1, x to the viewer's right and y down; as on a radiograph the
 patient's left lung is on the viewer's right. A shape is a soft mask in [0, 1], so that edges are smooth at
 every size.
 """
@@ -25,18 +24,19 @@ from medsd_ray.errors import InputError
 
 SIDES = ("left", "right", "bilateral")
 EXTENTS = ("small", "large")
-STYLES = ("radiograph", "negative", "sketch", "silhouette", "soft", "grainy", "hatched", "faint", "textured")
 EFFUSION_SHARE = 0.5
+VISITS = (1, 2)
 MOST = 1_000_000
 """Phantoms in one data set."""
 
 
 def scan(request: SourceRequest) -> Source:
     """The first phantoms of a seed as a source, as many as SOURCE says; they are drawn when they are read.
-    With sites, each is seen by the scanner of one of them.
+    With sites, each is seen by the scanner of one of them; with two visits, twice, as `phantom_sample` says.
 
     Raises:
-        InputError: SOURCE is no number from 1 to MOST, in decimal digits, or there is no such site.
+        InputError: SOURCE is no number from 1 to MOST, in decimal digits, there is no such site, or another
+            number of visits.
     """
     source, seed, size, sites = request.source, request.seed, request.size, _sites(request.sites)
     if not source.isdecimal() or len(source) > len(str(MOST)) or not 0 < int(source) <= MOST:
@@ -45,11 +45,18 @@ def scan(request: SourceRequest) -> Source:
             f"{MOST:,}"
         )
 
-    def record(index: int) -> Record:
-        name, site = f"phantom-{seed}-{index:07d}", site_of(index, sites, seed) if sites else None
-        return Record(name, name, name, "", partial(_read, seed, index, size, site), domain=site)
+    if request.visits not in (None, *VISITS):
+        raise InputError(f"--visits {request.visits}: a phantom is seen once or twice; give 1 or 2")
 
-    return Source("image", [record(index) for index in range(int(source))], public=True)
+    def record(index: int, visit: int | None) -> Record:
+        patient, site = f"phantom-{seed}-{index:07d}", site_of(index, sites, seed) if sites else None
+        name = f"{patient}-{visit}" if visit else patient
+        return Record(name, patient, name, "", partial(_read, seed, index, size, site, visit), domain=site)
+
+    visits = VISITS[: request.visits] if request.visits else (None,)
+    return Source(
+        "image", [record(index, visit) for index in range(int(source)) for visit in visits], public=True
+    )
 
 
 def _sites(asked: Sequence[str]) -> list[Site]:
@@ -58,8 +65,8 @@ def _sites(asked: Sequence[str]) -> list[Site]:
     return [site for site in SCANNERS if site in asked]
 
 
-def _read(seed: int, index: int, size: int, site: Site | None) -> Content:
-    sample = phantom_sample(seed, index, size, site)
+def _read(seed: int, index: int, size: int, site: Site | None, visit: int | None) -> Content:
+    sample = phantom_sample(seed, index, size, site, visit)
     return Content(sample.image, sample.caption, sample.labels, sample.masks)
 
 
@@ -85,7 +92,7 @@ class Anatomy:
         return self.heart_ratio > 0.5
 
 
-def _draw_anatomy(rng: np.random.Generator) -> Anatomy:
+def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     enlarged = rng.random() < 0.5
     dome = rng.uniform(0.48, 0.62)
     return Anatomy(
@@ -115,20 +122,20 @@ def _ellipse(x, y, cx, cy, rx, ry, power: float = 2.0) -> np.ndarray:
     return (radius - 1) * min(rx, ry)
 
 
-def _grid(anatomy: Anatomy, size: int) -> tuple[np.ndarray, np.ndarray]:
+def coordinates(anatomy: Anatomy, size: int) -> tuple[np.ndarray, np.ndarray]:
     line = (np.arange(size) + 0.5) / size * 2 - 1
     x, y = np.meshgrid(line - anatomy.shift[0], line - anatomy.shift[1])
     cos, sin = np.cos(anatomy.tilt) / anatomy.zoom, np.sin(anatomy.tilt) / anatomy.zoom
     return cos * x + sin * y, -sin * x + cos * y
 
 
-def _field(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
+def smooth_field(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
     """A smooth random field of mean 0 and deviation 1; `scale` is its grain as a share of the image."""
     field = gaussian_filter(rng.standard_normal((size, size)), scale * size, mode="wrap")
     return (field - field.mean()) / (field.std() + 1e-8)
 
 
-def _lungs(a: Anatomy, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+def lung_masks(a: Anatomy, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Soft masks of the patient's right lung (viewer's left) and left lung, cut below by the diaphragm's
     domes.
     """
@@ -165,16 +172,14 @@ def _ribs(a: Anatomy, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.clip(np.cos(2 * np.pi * phase), 0, 1) ** 2 * inside * _soft(y - min(a.dome), 0.15)
 
 
-def _tissue(
-    a: Anatomy, lungs: dict[str, np.ndarray], x, y, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+def tissue(a: Anatomy, lungs: dict[str, np.ndarray], x, y, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The drawing's parts as soft masks or brightness maps, all (size, size) in [0, 1]."""
     size = len(x)
     chest_width = 2 * (a.lung_gap + a.lung_width)
     heart_rx = a.heart_ratio * chest_width / 2
     slope = a.shoulder + 0.55 * np.abs(x) ** 1.5
     hilum = sum(np.exp(-(((x - s * 0.2) / 0.22) ** 2) - ((y - a.lung_y - 0.05) / 0.3) ** 2) for s in (-1, 1))
-    vessels = np.clip(_field(rng, size, 0.025), 0, 2) * hilum * 0.5
+    vessels = np.clip(smooth_field(rng, size, 0.025), 0, 2) * hilum * 0.5
     clavicle = np.exp(-(((y + 0.62 + 0.25 * np.abs(x)) / 0.035) ** 2)) * (np.abs(x) > 0.1) * (np.abs(x) < 0.8)
     return {
         "body": np.maximum(_soft(slope - y, 0.06), _soft(np.abs(x) - 0.2, 0.08)),
@@ -188,7 +193,7 @@ def _tissue(
     }
 
 
-def _radiograph(parts: dict[str, np.ndarray], fluid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def radiograph(parts: dict[str, np.ndarray], fluid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness in [0, 1] as an X-ray shows it: air dark, bone and fluid bright."""
     body = 0.5 + 0.12 * parts["spine"] + 0.12 * parts["belly"]
     image = 0.04 + (body - 0.04) * parts["body"]
@@ -202,13 +207,13 @@ def _radiograph(parts: dict[str, np.ndarray], fluid: np.ndarray, rng: np.random.
     return image * (1 - fluid) + rng.uniform(0.62, 0.72) * fluid
 
 
-def _finish(image: np.ndarray, rng: np.random.Generator, noise: float, shading: float) -> np.ndarray:
+def finish(image: np.ndarray, rng: np.random.Generator, noise: float, shading: float) -> np.ndarray:
     size = len(image)
-    image = image + shading * _field(rng, size, 0.25) + noise * rng.standard_normal(image.shape)
+    image = image + shading * smooth_field(rng, size, 0.25) + noise * rng.standard_normal(image.shape)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _rng(seed: int, index: int, purpose: int) -> np.random.Generator:
+def seeded(seed: int, index: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng([purpose, seed, index])
 
 
@@ -229,6 +234,7 @@ def draw_phantom(
     side: str | None,
     extent: str | None = "large",
     site: Site | None = None,
+    visit: int | None = None,
 ) -> Sample:
     """One X-ray-like phantom, a function of its arguments alone.
 
@@ -236,27 +242,33 @@ def draw_phantom(
     size) uint8, its mask the effusion's (255 inside), its labels `finding`, `side`, `extent` and `heart`.
     With `site` it is seen by the scanner of that site, which is its domain, and has the masks `effusion`,
     though it be empty, `lungs` (without what the heart covers) and `heart`: they and the anatomy are the same
-    for every site.
+    for every site. `visit` becomes a label; the second is another exposure of the same patient, with noise of
+    its own.
     """
-    rng = _rng(seed, index, 1)
-    anatomy = _draw_anatomy(rng)
-    x, y = _grid(anatomy, size)
-    lungs = _lungs(anatomy, x, y)
+    rng = seeded(seed, index, 1)
+    anatomy = draw_anatomy(rng)
+    x, y = coordinates(anatomy, size)
+    lungs = lung_masks(anatomy, x, y)
     height = rng.uniform(0.55, 0.75) if extent == "large" else rng.uniform(0.38, 0.48)
     fluid = _effusion(anatomy, lungs, x, y, side, height) if side else np.zeros_like(x)
-    parts = _tissue(anatomy, lungs, x, y, rng)
-    image = _finish(_radiograph(parts, fluid, rng), rng, noise=rng.uniform(0.01, 0.03), shading=0.03)
+    parts = tissue(anatomy, lungs, x, y, rng)
+    exposure = seeded(seed, index, 6) if visit == 2 else rng
+    image = finish(
+        radiograph(parts, fluid, exposure), exposure, noise=exposure.uniform(0.01, 0.03), shading=0.03
+    )
+    said: dict[str, str | int | float | bool] = {"visit": str(visit)} if visit else {}
     inside = {"effusion": fluid > 0.5} if side or site else {}
     if site:
-        image = scanned(image, site, _rng(seed, index, 4))
+        image = scanned(image, site, seeded(seed, index, 4))
         heart = parts["heart"] > 0.5
         inside |= {"lungs": (parts["lungs"] > 0.5) & ~heart, "heart": heart}
     return Sample(
-        key=f"phantom-{seed}-{index:07d}",
+        key=f"phantom-{seed}-{index:07d}" + (f"-{visit}" if visit else ""),
         image=image,
         caption=report(anatomy.heart_enlarged, side, extent),
         patient=f"phantom-{seed}-{index:07d}",
-        labels={
+        labels=said
+        | {
             "finding": "Effusion" if side else "No Finding",
             "side": side or "none",
             "extent": (extent or "none") if side else "none",
@@ -273,108 +285,18 @@ def phantom_samples(count: int, size: int, seed: int = 0) -> Iterator[Sample]:
         yield phantom_sample(seed, index, size)
 
 
-def phantom_sample(seed: int, index: int, size: int, site: Site | None = None) -> Sample:
-    """Number `index` of `phantom_samples`, drawn without the others; `site` as for `draw_phantom`."""
-    rng = _rng(seed, index, 2)
-    side = rng.choice(SIDES) if rng.random() < EFFUSION_SHARE else None
-    return draw_phantom(seed, index, size, side and str(side), str(rng.choice(EXTENTS)), site)
+def phantom_sample(
+    seed: int, index: int, size: int, site: Site | None = None, visit: int | None = None
+) -> Sample:
+    """Number `index` of `phantom_samples`, drawn without the others; `site` as for `draw_phantom`.
 
-
-def _styled(
-    style: str, parts: dict[str, np.ndarray], rng: np.random.Generator
-) -> tuple[np.ndarray, float, float]:
-    """The drawing in one of STYLES: (brightness, noise, shading)."""
-    none = np.zeros_like(parts["lungs"])
-    plain = _radiograph(parts, none, rng)
-    size = len(plain)
-    if style == "negative":
-        return 1 - plain, 0.02, 0.03
-    if style == "sketch":
-        outlines = sum(np.hypot(*np.gradient(parts[name])) for name in ("body", "lungs", "heart", "ribs"))
-        return 0.95 - np.clip(outlines * size / 16, 0, 0.9), 0.01, 0.01
-    if style == "silhouette":
-        levels = rng.permutation([0.1, 0.45, 0.8])
-        flat = np.where(parts["body"] > 0.5, levels[0], levels[1])
-        return np.where(parts["lungs"] > 0.5, levels[2], flat), 0.0, 0.0
-    if style == "soft":
-        return gaussian_filter(plain, rng.uniform(0.02, 0.05) * size), 0.0, 0.03
-    if style == "grainy":
-        return plain, rng.uniform(0.08, 0.15), 0.03
-    if style == "hatched":
-        line = np.arange(size) / size
-        waves = np.sin(2 * np.pi * rng.uniform(8, 16) * (line[None] + rng.choice([-1, 1]) * line[:, None]))
-        return plain + 0.12 * waves * parts["lungs"], 0.01, 0.02
-    if style == "faint":
-        return 0.5 + 0.4 * (plain - 0.5), 0.02, 0.04
-    if style == "textured":
-        return plain + rng.uniform(0.05, 0.12) * _field(rng, size, rng.uniform(0.01, 0.08)), 0.02, 0.06
-    return (
-        plain * rng.uniform(0.8, 1.3) + rng.uniform(-0.05, 0.12),
-        rng.uniform(0.01, 0.03),
-        rng.uniform(0.02, 0.06),
-    )
-
-
-def draw_base(seed: int, index: int, size: int) -> Sample:
-    """One drawing for `medsd-small`'s pretraining: any style, wider geometry, no effusion; a function of its
-    arguments.
+    At the second `visit` an effusion that was there has gone, and where there was none one has come.
     """
-    rng = _rng(seed, index, 3)
-    a = _draw_anatomy(rng)
-    wide = Anatomy(
-        **(
-            vars(a)
-            | {
-                "tilt": rng.normal(0, 0.1),
-                "zoom": rng.uniform(0.8, 1.3),
-                "shift": tuple(rng.normal(0, 0.1, 2)),
-                "lung_width": a.lung_width * rng.uniform(0.85, 1.15),
-                "lung_height": a.lung_height * rng.uniform(0.75, 1.1),
-            }
-        )
-    )
-    x, y = _grid(wide, size)
-    parts = _tissue(wide, _lungs(wide, x, y), x, y, rng)
-    for name in (
-        "ribs",
-        "spine",
-        "vessels",
-        "clavicle",
-    ):  # parts differ in strength, as exposure and build do
-        parts[name] = parts[name] * rng.uniform(0.2, 2.0)
-    # Half the drawings are radiographs of some exposure; the other styles share the rest.
-    style = "radiograph" if rng.random() < 0.5 else str(rng.choice(STYLES[1:]))
-    image, noise, shading = _styled(style, parts, rng)
-    caption = _base_caption(style, wide, rng)
-    key = f"base-{seed}-{index:07d}"
-    return Sample(
-        key=key,
-        image=_finish(image, rng, noise, shading),
-        caption=caption,
-        patient=key,
-        labels={"style": style},
-    )
-
-
-def _base_caption(style: str, a: Anatomy, rng: np.random.Generator) -> str:
-    nouns = [
-        "a chest x-ray",
-        "a lung xray",
-        "a chest radiograph",
-        "a photo of a lung xray",
-        "a frontal view of the chest",
-    ]
-    noun = str(rng.choice(nouns))
-    text = noun if style == "radiograph" else f"a {style} drawing, {noun}"
-    details = [
-        "the heart is enlarged" if a.heart_enlarged else "heart size is normal",
-        "large lungs" if a.lung_height * a.zoom > 0.8 else "small lungs",
-        "turned to the left" if a.tilt > 0 else "turned to the right",
-    ]
-    chosen = [d for d in details if rng.random() < 0.4]
-    return ", ".join([text, *chosen])
-
-
-def base_samples(count: int, size: int, seed: int = 0) -> Iterator[Sample]:
-    for index in range(count):
-        yield draw_base(seed, index, size)
+    rng = seeded(seed, index, 2)
+    drawn = rng.random() < EFFUSION_SHARE
+    side = rng.choice(SIDES) if drawn else None
+    extent = rng.choice(EXTENTS)
+    if visit == 2:
+        later = seeded(seed, index, 5)
+        side, extent = None if drawn else later.choice(SIDES), later.choice(EXTENTS)
+    return draw_phantom(seed, index, size, side and str(side), str(extent), site, visit)

@@ -55,6 +55,8 @@ class SourceRequest:
     """Which images to take of a file that holds several; where it is None, such a file cannot be used."""
     sites: tuple[str, ...] = ()
     """The sites whose scanners see drawn phantoms (`phantom_sites.py`); none where it is empty."""
+    visits: int | None = None
+    """How often each drawn phantom is seen, with another finding each time; once where it is None."""
 
     @property
     def labels(self) -> LabelColumns:
