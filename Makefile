@@ -17,12 +17,13 @@ PYTEST := $(BIN)/python -m pytest
 # Commands of the clone first: `medsd`, and `ninja`, which DeepSpeed looks for on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo paper test test-unit test-integration fuzz programs lint format crds crds-check test-cluster test-gpu test-image base-model
+.PHONY: help install demo paper test test-all test-unit test-integration fuzz programs lint format crds crds-check test-cluster test-gpu test-image base-model
 
 help:
 	@echo "make demo [DATA=dir] [OUT=dir]   the whole pipeline on two CPU workers, and one page with its results"
 	@echo "make paper NAME=chambon2022 [DATA=dir] [SIZE=small|full]  a paper's experiment (tuning/NAME.steps.yaml), and its page"
 	@echo "make test                        lint, types, unit and integration tests"
+	@echo "make test-all                    the same, and those that take longest"
 	@echo "make test-unit | test-integration | lint | format"
 	@echo "make test-unit-3.12 | test-unit-3.13  the unit tests on another Python, in .venv-3.12 or .venv-3.13"
 	@echo "make fuzz [MINUTES=30] [SEED=0]  strange inputs to every reader; REPLAY=dir runs one that failed again"
@@ -48,6 +49,9 @@ paper: install
 
 test: lint
 	$(BIN)/python scripts/run_tests.py
+
+test-all: lint
+	$(BIN)/python scripts/run_tests.py --all
 
 # Two processes; a file's tests stay in one, which makes their fixtures once.
 test-unit: install

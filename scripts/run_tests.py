@@ -1,12 +1,14 @@
-"""The unit tests, strange inputs and integration tests in two processes at once, as `make test` runs them.
+"""The unit tests, strange inputs and integration tests in two processes at once, as `make test` runs them;
+`--all`, as `make test-all` does, adds those that take longest.
 
 Tests that start a Ray of their own wait for processes much of the time: the other tests run beside them. The
-output of Ray's tests is printed when all have ended. Coverage is counted for the unit tests alone, which it
-slows by half.
+output of Ray's tests is printed when all have ended. With `--all` coverage is counted too, of the unit tests
+alone, which it slows by half.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -15,26 +17,38 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-STARTS_RAY = [
-    f"tests/integration/test_{name}.py"
-    for name in ("training_ray", "tune", "augment", "entrypoint", "submit_ray", "pipeline")
-]
+STARTS_RAY = ("training_ray", "tune", "pipeline")
+LONGEST = ("augment", "entrypoint", "submit_ray")
+"""Those of Ray's tests that `make test` has no time for: each takes minutes. What they show on a cluster,
+tests/cluster shows too.
+"""
 COVERAGE = {"PYTEST_ADDOPTS": "--cov=medsd_ray --cov-branch --cov-report="}
 
 
+def _paths(names: tuple[str, ...]) -> list[str]:
+    return [f"tests/integration/test_{name}.py" for name in names]
+
+
 def main() -> int:
-    """Runs all tests, and returns 1 where one failed."""
+    """Runs the tests, and returns 1 where one failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="those that take longest too")
+    rays, left, counted = _paths(STARTS_RAY), _paths(LONGEST), {}
+    if parser.parse_args().all:
+        rays, left, counted = rays + left, [], COVERAGE
     pytest = [sys.executable, "-m", "pytest"]
-    others = ["tests/integration", *(f"--ignore={path}" for path in STARTS_RAY)]
+    others = ["tests/integration", *(f"--ignore={path}" for path in [*rays, *left])]
     with tempfile.TemporaryFile("w+") as log:
-        print(f"Beside these tests, and printed after them: {' '.join(STARTS_RAY)}", flush=True)
+        print(f"Beside these tests, and printed after them: {' '.join(rays)}", flush=True)
+        if left:
+            print(f"Left to `make test-all`: {' '.join(left)}", flush=True)
         # A session of its own: Ctrl-C in the terminal would reach the processes that these tests interrupt.
         ray = subprocess.Popen(
-            [*pytest, *STARTS_RAY], cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
+            [*pytest, *rays], cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
         )
         try:
             codes = [
-                subprocess.call(["make", "test-unit"], cwd=REPOSITORY, env=os.environ | COVERAGE),
+                subprocess.call(["make", "test-unit"], cwd=REPOSITORY, env=os.environ | counted),
                 subprocess.call([*pytest, "tests/fuzz"], cwd=REPOSITORY),
                 subprocess.call([*pytest, *others], cwd=REPOSITORY),
                 ray.wait(),

@@ -10,6 +10,7 @@ import typer
 
 from medsd_ray.cli.options import (
     ClassifierLabel,
+    ModelArgument,
     OptionalGeneratedImages,
     Precision,
     RealImages,
@@ -152,6 +153,48 @@ def _evaluate_run(
     from medsd_ray.evaluation.evaluate_task import evaluate_task
 
     evaluate_task(TaskEvaluation(trained, real, out, split, seed, use_gpu, precision), run)
+
+
+def localize(
+    model: ModelArgument,
+    real: Annotated[str, typer.Option(help="Image shards with masks that prepare wrote")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// for report.html and report.json")],
+    mask: Annotated[
+        list[str] | None, typer.Option(help="A mask whose finding is looked for; all where absent")
+    ] = None,
+    word: Annotated[
+        list[str] | None,
+        typer.Option(help="MASK=WORDS: what a mask's finding is called in captions; its name where absent"),
+    ] = None,
+    split: Annotated[
+        JudgeName | None, typer.Option(help="The split that judges; test, else validation, if absent")
+    ] = None,
+    num_images: Annotated[
+        int | None, typer.Option(help="Of each mask, at most; all where absent", min=1)
+    ] = None,
+    use_gpu: UseGpu = None,
+    precision: Precision = None,
+    seed: Annotated[int, seed_option("Of the noise and the bootstrap")] = 0,
+) -> None:
+    """Measure whether a model's attention finds what real images' masks outline (Dombrowski et al. 2024).
+
+    Example: medsd localize runs/unet --real shards/ --out where/ --word effusion="pleural effusion"
+    """
+    stage(f"reading {real}")
+    words: list[tuple[str, str]] = []
+    for one in word or ():
+        name, _, said = one.partition("=")
+        if not name or not said.strip():
+            raise InputError(f"--word {one!r}: write it as effusion='pleural effusion'")
+        words.append((name, said.strip()))
+    from medsd_ray.evaluation.localize import LocalizeOptions
+    from medsd_ray.evaluation.localize import localize as run
+
+    run(
+        LocalizeOptions(
+            model, real, out, tuple(mask or ()), tuple(words), split, num_images, seed, use_gpu, precision
+        )
+    )
 
 
 def augment(

@@ -14,7 +14,7 @@ import typer
 from medsd_ray.cli.cluster import cancel, download, logs, status, submit
 from medsd_ray.cli.dashboard import dashboard
 from medsd_ray.cli.data import encode, prepare
-from medsd_ray.cli.evaluation import augment, evaluate, prompts
+from medsd_ray.cli.evaluation import augment, evaluate, localize, prompts
 from medsd_ray.cli.images import export, generate, insert, predict
 from medsd_ray.cli.packages import missing_package, with_packages
 from medsd_ray.cli.reader_study import reader_study
@@ -23,8 +23,8 @@ from medsd_ray.console import clear
 from medsd_ray.errors import InputError, Interrupted, RunError, in_one_line
 
 VERBS = (
-    prepare, encode, train, tune, generate, predict, evaluate, insert, augment, prompts, export, demo, paper,
-    submit, status, logs, cancel, download, dashboard,
+    prepare, encode, train, tune, generate, predict, evaluate, localize, insert, augment, prompts, export,
+    demo, paper, submit, status, logs, cancel, download, dashboard,
 )  # fmt: skip
 """In the order in which `medsd --help` lists them."""
 

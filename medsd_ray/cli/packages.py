@@ -11,7 +11,7 @@ from typing import Any
 
 NEEDED = {
     **dict.fromkeys(("encode", "train", "generate", "predict", "export"), "torch"),
-    **dict.fromkeys(("tune", "evaluate", "insert", "augment", "demo", "paper"), "torchmetrics"),
+    **dict.fromkeys(("tune", "evaluate", "localize", "insert", "augment", "demo", "paper"), "torchmetrics"),
     **dict.fromkeys(("reader-study new", "reader-study report"), "torchmetrics"),
     **dict.fromkeys(("dashboard", "reader-study serve"), "fastapi"),
 }

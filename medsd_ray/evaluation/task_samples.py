@@ -96,11 +96,9 @@ def _stacked(taken: list[tuple[Sample, np.ndarray | int]]) -> JudgedBatch:
     return JudgedBatch(pixels, np.stack([truth for _, truth in taken]), [sample for sample, _ in taken])
 
 
-def find_judges(run: TaskRun, real: str, split: str | None) -> JudgedSplit:
-    """The split that judges: `split`, else `test`, else `validation`. Only its index is read.
-
-    Raises:
-        InputError: There is none, its images have another size, or none has the label or mask.
+def judging_split(real: str, split: str | None) -> str:
+    """The split of real shards that judges: `split`, else `test`, else `validation`. Raises InputError where
+    it is not there.
     """
     there = list_splits(real)
     wanted = [split] if split else [name for name in JUDGES if name in there]
@@ -109,7 +107,17 @@ def find_judges(run: TaskRun, real: str, split: str | None) -> JudgedSplit:
             f"{real}: no {split or ' or '.join(JUDGES)} split here, only {', '.join(there)}; prepare with "
             "one, or choose another by --split"
         )
-    index = read_index(real, wanted[0])
+    return wanted[0]
+
+
+def find_judges(run: TaskRun, real: str, split: str | None) -> JudgedSplit:
+    """The split that judges: `split`, else `test`, else `validation`. Only its index is read.
+
+    Raises:
+        InputError: There is none, its images have another size, or none has the label or mask.
+    """
+    name = judging_split(real, split)
+    index = read_index(real, name)
     if index.kind != "image":
         raise InputError(f"{real}: {index.kind} shards; give the image shards that prepare wrote")
     if (size := index.meta.get("size")) != run.size:
@@ -118,7 +126,7 @@ def find_judges(run: TaskRun, real: str, split: str | None) -> JudgedSplit:
             f"--size {run.size}"
         )
     _check_subject(run, index, real)
-    return JudgedSplit(run, real, wanted[0], index)
+    return JudgedSplit(run, real, name, index)
 
 
 def _check_subject(run: TaskRun, index: Index, where: str) -> None:

@@ -95,7 +95,7 @@ def edit(
         for start in range(0, len(pixels), lanes):
             rows = list(range(start, min(start + lanes, len(pixels))))
             padded = rows + [start] * (lanes - len(rows))  # one shape of every pass, as in sampling.py
-            z0 = _latents(components, pixels[padded])
+            z0 = latents_of(components, pixels[padded])
             noise = initial_noise(seed, padded, tuple(z0.shape[1:]), "edit", sampling).to(z0.device)
             z = denoise(pipeline, z0, noise, text, sampling, strength, free)
             after.append(decode(components, z, len(rows)))
@@ -158,7 +158,7 @@ def editable(components: Components, mask: np.ndarray) -> np.ndarray:
     return pixel_mask(latent_mask(mask, vae_scale_factor(components.vae)), mask.shape)
 
 
-def _latents(components: Components, pixels: np.ndarray) -> Tensor:
+def latents_of(components: Components, pixels: np.ndarray) -> Tensor:
     """(N, H, W, C) uint8 -> (N, c, h, w): the posterior's means, scaled as the U-Net sees them."""
     vae: Any = components.vae
     x = to_unit_range(torch.from_numpy(pixels).to(vae.device).permute(0, 3, 1, 2))

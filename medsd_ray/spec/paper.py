@@ -18,7 +18,8 @@ from medsd_ray.spec.rules import SpecModel
 from medsd_ray.spec.types import Json
 
 VERBS = (
-    "prepare", "encode", "train", "tune", "generate", "predict", "evaluate", "insert", "augment", "export",
+    "prepare", "encode", "train", "tune", "generate", "predict", "evaluate", "localize", "insert", "augment",
+    "export",
 )  # fmt: skip
 """Of medsd, which a step may be: those that go on where they stopped, or do nothing where they are done."""
 Size = Literal["small", "full"]

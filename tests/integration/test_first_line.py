@@ -22,6 +22,7 @@ WORDS = {
     "generate": "absent/model --prompt x --out /dev/null/out",
     "predict": "absent absent --out /dev/null/out",
     "evaluate": "--real absent --generated absent --out out",
+    "localize": "absent/model --real absent --out out",
     "insert": "absent/model --real absent --prompt x --out /dev/null/out",
     "augment": "--real absent --generated absent --out out",
     "prompts": "roentgen --real absent --out out",

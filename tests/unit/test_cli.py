@@ -27,6 +27,7 @@ VERBS = [
     "generate",
     "predict",
     "evaluate",
+    "localize",
     "insert",
     "augment",
     "prompts",

@@ -78,12 +78,13 @@ def render(report: dict[str, Any], pictures: Mapping[str, bytes], curve: str | N
         report=report,
         figures=FIGURES[report["task"]],
         class_figures=CLASS_FIGURES[report["task"]],
-        pictures={name: _uri(data) for name, data in pictures.items()},
+        pictures={name: picture_uri(data) for name, data in pictures.items()},
         curve=curve,
     )
 
 
-def _uri(png: bytes) -> str:
+def picture_uri(png: bytes) -> str:
+    """A PNG as a data: URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 

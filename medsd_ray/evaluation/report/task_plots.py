@@ -5,9 +5,11 @@ dark pages.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from PIL import Image, ImageFilter
 
 from medsd_ray.evaluation.figures.classification import Decisions, roc_curve
@@ -39,7 +41,7 @@ def pictures(report: dict[str, Any], found: Judgement) -> dict[str, bytes]:
     for number, failure in enumerate(found.failures):
         picture = _enlarged(failure.pixels)
         if failure.truth is not None and failure.drawn is not None:
-            picture = _outlined(picture, failure.truth, failure.drawn)
+            picture = _outlined(picture, {TRUTH: failure.truth, DRAWN: failure.drawn})
         files[f"{FAILURES}/{number:02d}.png"] = png_bytes(picture, optimize=True)
     return files
 
@@ -109,10 +111,20 @@ def _enlarged(pixels: np.ndarray) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
 
 
-def _outlined(picture: Image.Image, truth: np.ndarray, drawn: np.ndarray) -> Image.Image:
-    """The picture with the outlines of two masks, (H, W) label maps: what was drawn over what is true."""
+def localization_picture(pixels: np.ndarray, attention: np.ndarray, truth: np.ndarray) -> bytes:
+    """A PNG of an image (H, W, C) uint8 under a map (H, W), bright where it is high, and a mask's outline."""
+    picture = _enlarged(pixels)
+    low, high = float(attention.min()), float(attention.max())
+    scaled = (attention - low) / max(high - low, 1e-12)
+    heat = Image.fromarray((255 * colormaps["inferno"](scaled)[..., :3]).astype(np.uint8))
+    mixed = Image.blend(picture, heat.resize(picture.size, Image.Resampling.BILINEAR), 0.5)
+    return png_bytes(_outlined(mixed, {TRUTH: truth}), optimize=True)
+
+
+def _outlined(picture: Image.Image, masks: Mapping[str, np.ndarray]) -> Image.Image:
+    """The picture with the outlines of masks, (H, W) label maps by colour, the last one uppermost."""
     shown = np.array(picture)
-    for mask, colour in ((truth, TRUTH), (drawn, DRAWN)):
+    for colour, mask in masks.items():
         labels = Image.fromarray(mask.astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
         inner = np.asarray(labels.filter(ImageFilter.MinFilter(LINE)))
         edge = (np.asarray(labels) > 0) & (np.asarray(labels) != inner)
