@@ -82,7 +82,7 @@ def run_paper(file: Path, out: Path, size: Size, data: Path | None) -> dict[str,
             {"command": _shown(words, given), "seconds": took}
             for words, took in zip(commands, seconds, strict=True)
         ],
-        "claims": [judged(store, one, size) for one in paper.claims],
+        "claims": [judged(store, one, size) for one in paper.claims_of(size)],
         "versions": versions(),
         "created": now(),
     }

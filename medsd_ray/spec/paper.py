@@ -58,7 +58,8 @@ class Measurement(SpecModel):
     """A figure of a study's combination, or of a report.
 
     Of a study: its folder in the output and the values that the combination has, each by its dimension; those
-    left out may have any. Of a report: the path of its JSON file in the output.
+    left out may have any, and {steps} is a setting of the size. Of a report: the path of its JSON file in the
+    output.
     """
 
     figure: Line = Field(description="a study's metric, or the dotted path of a number in the report")
@@ -126,7 +127,33 @@ class PaperSpec(SpecModel):
                             raise ValueError(
                                 f"step {number}: {{{word}}} is not among settings.{size}: {', '.join(known)}"
                             )
+            for claim in self.claims:
+                for side in (claim.of, claim.than):
+                    for value in side.where.values() if isinstance(side, Measurement) else ():
+                        if _is_word(value) and value[1:-1] not in settings:
+                            raise ValueError(
+                                f"claims: {value} is not among settings.{size}: {', '.join(settings)}"
+                            )
         return self
+
+    def claims_of(self, size: Size) -> list[Claim]:
+        """The claims with the settings of the size in the place of words in braces, as `where` may have."""
+        return [
+            claim.model_copy(
+                update={
+                    name: side.model_copy(update={"where": self._filled(side.where, size)})
+                    for name in ("of", "than")
+                    if isinstance(side := getattr(claim, name), Measurement)
+                }
+            )
+            for claim in self.claims
+        ]
+
+    def _filled(self, where: Mapping[str, Any], size: Size) -> dict[str, Any]:
+        return {
+            name: self.settings[size][value[1:-1]] if _is_word(value) else value
+            for name, value in where.items()
+        }
 
     def commands(self, size: Size, given: Mapping[str, str]) -> list[list[str]]:
         """The words of each step, without `medsd`. `given` has `here`, and `data` where a user gave
@@ -140,6 +167,10 @@ class PaperSpec(SpecModel):
 def words_in(line: str) -> list[str]:
     """The words in braces of a step. Raises ValueError where braces do not match."""
     return [name for _, name, _, _ in Formatter().parse(line) if name is not None]
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("{") and value.endswith("}")
 
 
 def _text(value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medsd_ray.spec.figures import DIRECTIONS, FIGURES, FigureName, Metric, metrics_of, usual
 from medsd_ray.spec.images import (
     BATCH_SIZE,
     DRIFT,
@@ -39,27 +40,6 @@ MOST_COMBINATIONS = 4096
 
 OWN = {"name": "the study's name", "output": "output", "data": "shards", "seed": "seeds"}
 """Fields of a run that the study itself gives, and by which of its own."""
-
-Metric = Literal[
-    "insertion_accuracy", "validation_loss", "fid", "kid", "precision", "recall", "density", "coverage",
-    "accuracy", "balanced_accuracy", "auroc", "f1", "ece", "brier", "dice", "iou", "hd95",
-    "worst_domain_accuracy", "worst_domain_dice",
-]  # fmt: skip
-
-METRICS: dict[str, tuple[str, ...]] = {
-    "components": (
-        *("insertion_accuracy", "fid", "kid", "validation_loss"),
-        *("precision", "recall", "density", "coverage"),
-    ),
-    "classifier": (
-        *("accuracy", "auroc", "validation_loss", "balanced_accuracy", "f1", "ece", "brier"),
-        "worst_domain_accuracy",
-    ),
-    "segmenter": ("dice", "iou", "validation_loss", "hd95", "ece", "worst_domain_dice"),
-}
-"""What a trial is judged by, by what its run trains; a table shows the first four."""
-
-LOWER_IS_BETTER = ("validation_loss", "fid", "kid", "ece", "brier", "hd95")
 
 LOSS_OF_ITS_OWN = (
     *("classifier.label", "classifier.classes", "classifier.loss", "classifier.class_weights"),
@@ -150,6 +130,15 @@ class Evaluation(SpecModel):
     label: Text = Field(
         default="finding", description="the field of the shards' labels that the detector learns"
     )
+    figures: Annotated[list[FigureName], Field(max_length=16)] = Field(
+        default=[], description="where empty, the usual ones of what is trained: all but localization"
+    )
+    words: Annotated[
+        dict[str, Annotated[list[Text], Field(min_length=1, max_length=16)]], Field(max_length=32)
+    ] = Field(
+        default={},
+        description="localization: mask -> what its finding is called in captions; the mask's name if absent",
+    )
     split: Literal["validation", "test"] = Field(
         default="test", description="of the study's shards, on which classifiers and segmenters are judged"
     )
@@ -221,7 +210,16 @@ class StudySpec(SpecModel):
                 )
         if wrong := [name for name in self.own if name in self.run]:
             raise ValueError(f"run.{wrong[0]}: the study gives this field; see {OWN[wrong[0]]}")
-        if self.metric not in (known := METRICS[self.subject]):
+        for name in self.evaluation.figures:
+            if name not in FIGURES or self.subject not in FIGURES[name].of:
+                known = [one for one, figure in FIGURES.items() if self.subject in figure.of]
+                raise ValueError(
+                    f"evaluation.figures: {name} is none of a study of {self.subject}; there are "
+                    f"{', '.join(known)}"
+                )
+        if self.evaluation.words and "localization" not in self.figures:
+            raise ValueError("evaluation.words: they are of localization; name it in evaluation.figures")
+        if self.metric not in (known := metrics_of(self.figures)):
             raise ValueError(
                 f"metric: a study of {self.subject} is judged by one of {', '.join(known)}, not by "
                 f"{self.metric}"
@@ -253,6 +251,11 @@ class StudySpec(SpecModel):
         return next((task for task in TASKS if self.run.get(task) is not None), "components")
 
     @property
+    def figures(self) -> list[str]:
+        """By which each trial is judged."""
+        return self.evaluation.figures or usual(self.subject)
+
+    @property
     def own(self) -> list[str]:
         """Fields of a run that the study gives, and the template does not have."""
         return [name for name in OWN if name != "data" or self.subject == "components"]
@@ -260,4 +263,4 @@ class StudySpec(SpecModel):
     @property
     def direction(self) -> Literal["min", "max"]:
         """Whether a lower or a higher metric is better."""
-        return self.mode or ("min" if self.metric in LOWER_IS_BETTER else "max")
+        return self.mode or DIRECTIONS[self.metric]

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from medsd_ray.runs.names import BEST_RUN
+from medsd_ray.spec.figures import shown_metrics
 from medsd_ray.spec.space import short
-from medsd_ray.spec.study import METRICS
 from medsd_ray.tuning.summary import Trial, combinations
 
 if TYPE_CHECKING:
     from medsd_ray.spec.study import StudySpec
-
-SHOWN = 4
-"""Of the metrics that a trial is judged by."""
 
 
 def table(study: StudySpec, trials: Sequence[Trial]) -> str:
@@ -24,8 +21,7 @@ def table(study: StudySpec, trials: Sequence[Trial]) -> str:
     every = {part: None for row in rows for part in row["components"]}
     parts = [part for part in every if any(row["components"][part] != "frozen" for row in rows)]
     others = [path for path in study.space if path.removeprefix("components.") not in parts]
-    shown_metrics = METRICS[study.subject][:SHOWN]
-    metrics = [study.metric, *(name for name in shown_metrics if name != study.metric)]
+    metrics = list(dict.fromkeys([study.metric, *shown_metrics(study.figures)]))
     lines = [[*parts, *others, *metrics, "trials", "steps", "minutes"]]
     for row in rows:
         group = [by_id[name] for name in row["trials"]]

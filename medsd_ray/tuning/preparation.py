@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from medsd_ray.data.shards import list_splits, open_split
 from medsd_ray.errors import InputError
+from medsd_ray.evaluation.localize import find_masks
 from medsd_ray.evaluation.messages import print_line
 from medsd_ray.generation.encode import encode
 from medsd_ray.models.resolve import resolve
 from medsd_ray.spec import plan
+from medsd_ray.spec.figures import FIGURES
 from medsd_ray.spec.space import Combination, combinations
 from medsd_ray.spec.study import StudySpec
 from medsd_ray.training.run import train
+from medsd_ray.tuning.localization_metrics import localization_options
 from medsd_ray.tuning.proposals import planned_combinations
 from medsd_ray.tuning.study_record import StudyRecord
 
 
 def check_shards(study: StudySpec) -> None:
-    """Raises InputError where the shards are no images, or lack a validation split that the study needs."""
+    """Raises InputError where the shards are no images, or lack a split or the masks that the study needs."""
     store, index = open_split(study.shards, "train")
     if index.kind != "image":
         raise InputError(
@@ -28,6 +31,8 @@ def check_shards(study: StudySpec) -> None:
             f"{study.shards}: no {split} split to judge a {study.subject} on; prepare with one, or set "
             "evaluation.split"
         )
+    if "localization" in study.figures:
+        find_masks(localization_options(study, model="", out="", use_gpu=None))
     if "validation" in splits:
         return
     if study.search.scheduler != "none":
@@ -55,7 +60,8 @@ def prepare(study: StudySpec, record: StudyRecord, together: int) -> bool:
     """
     if study.subject != "components":
         return True
-    judged = _train_detector(study, record)
+    images = any(FIGURES[name].needs == "images" for name in study.figures)
+    judged = not images or _train_detector(study, record)
     for combination, text_embeddings in latent_sets(study, planned_combinations(study)):
         stage = plan.vae_run(study, combination)
         if stage is not None:

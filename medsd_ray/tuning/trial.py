@@ -20,14 +20,16 @@ from typing import Any
 
 from medsd_ray.errors import InputError, Interrupted, RunError
 from medsd_ray.evaluation.evaluate_task import evaluate_task
+from medsd_ray.evaluation.localize import localize
 from medsd_ray.evaluation.networks import detector
 from medsd_ray.evaluation.task_metrics import task_metrics
 from medsd_ray.evaluation.task_options import TaskEvaluation
 from medsd_ray.generation.generate import generate
 from medsd_ray.models.networks.task_run import need_task_run
 from medsd_ray.runs.checkpoints import read_best, saved_steps
-from medsd_ray.runs.names import IMAGES, REPORT, STOP, TRIAL, checkpoint_folder, trial_file
+from medsd_ray.runs.names import IMAGES, LOCALIZATION, REPORT, STOP, TRIAL, checkpoint_folder, trial_file
 from medsd_ray.spec import plan
+from medsd_ray.spec.figures import FIGURES
 from medsd_ray.spec.load import parse_study
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.spec.space import Combination, within
@@ -35,6 +37,7 @@ from medsd_ray.spec.study import StudySpec
 from medsd_ray.storage import COMPLETE, Storage, open_storage
 from medsd_ray.training.run import train
 from medsd_ray.tuning.image_metrics import image_metrics
+from medsd_ray.tuning.localization_metrics import localization_metrics, localization_options
 from medsd_ray.tuning.population import NOTE, take_over_checkpoint
 
 LOOK_EVERY_S = 1.0
@@ -131,18 +134,31 @@ class TrialRunner:
             report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
     def _judge(self, run: RunSpec | None) -> dict[str, Any]:
-        """Images by the adapted model, or by the base model where nothing is trained, and their figures."""
+        """The figures of the adapted model, or of the base model where nothing is trained."""
+        model = run.output if run else plan.base_model(self.study, self.params)
+        needed = {FIGURES[name].needs for name in self.study.figures}
+        metrics = self._judge_images(model) if "images" in needed else {}
+        self._check_stop()
+        return metrics | (self._localize(model) if "localization" in self.study.figures else {})
+
+    def _judge_images(self, model: str) -> dict[str, Any]:
+        """Images that the model makes, and their figures."""
         how, resources = self.study.evaluation, plan.resources(self.study, self.params)
         images = f"{self.study.output}/{trial_file(self.name, IMAGES)}"
         generate(
-            run.output if run else plan.base_model(self.study, self.params), images, prompts=self.prompts,
-            num_images=how.num_images, seed=how.seed, sampling=how.sampling, batch_size=how.batch_size,
-            num_workers=resources.num_workers, use_gpu=resources.use_gpu,
+            model, images, prompts=self.prompts, num_images=how.num_images, seed=how.seed,
+            sampling=how.sampling, batch_size=how.batch_size, num_workers=resources.num_workers,
+            use_gpu=resources.use_gpu,
         )  # fmt: skip
         self._check_stop()
-        return image_metrics(
-            self.study.shards, images, detector.read(self.store.child(plan.DETECTOR)), how.label
-        )
+        judge = detector.read(self.store.child(plan.DETECTOR))
+        return image_metrics(self.study.shards, images, judge, how.label, self.study.figures)
+
+    def _localize(self, model: str) -> dict[str, float | None]:
+        """Whether the model looks at what real images' masks outline; the report stays in the trial."""
+        out = f"{self.study.output}/{trial_file(self.name, LOCALIZATION)}"
+        use_gpu = plan.resources(self.study, self.params).use_gpu
+        return localization_metrics(localize(localization_options(self.study, model, out, use_gpu)))
 
     def _judge_task(self, run: RunSpec) -> dict[str, float]:
         """The figures of a classifier or segmenter on real images, by its checkpoint with the lowest

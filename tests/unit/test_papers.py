@@ -80,6 +80,15 @@ def test_a_step_is_made_of_the_size_and_of_the_images(tmp_path: Path):
     ]
 
 
+def test_a_claim_speaks_of_the_settings_of_the_size(tmp_path: Path):
+    of = {"figure": "fid", "study": "study", "where": {"training.max_steps": "{count}", "a": "b"}}
+    claims = [PAPER["claims"][0] | {"of": of}]
+    paper = load_paper(written(tmp_path, claims=claims))
+    for size, count in (("small", 8), ("full", 80)):
+        (claim,) = paper.claims_of(size)
+        assert claim.of.where == {"training.max_steps": count, "a": "b"} and claim.than == 0.5
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -89,6 +98,10 @@ def test_a_step_is_made_of_the_size_and_of_the_images(tmp_path: Path):
         ({"steps": ["prepare 'shards"]}, "is no command"),
         ({"settings": {"small": {}}}, "give small and full"),
         ({"claims": []}, "claims"),
+        (
+            {"claims": [PAPER["claims"][0] | {"of": {"figure": "f", "study": "s", "where": {"a": "{x}"}}}]},
+            "{x} is not among settings.small",
+        ),
         ({"link": "ftp://x"}, "link"),
     ],
 )
