@@ -54,7 +54,12 @@ def study(root: Path, output: str) -> dict[str, Any]:
         "space": {"components": {"choice": TRIED}},
         "search": {"scheduler": "asha", "grace_steps": 2, "reduction_factor": 2},
         "metric": "fid",
-        "evaluation": {"num_images": 8, "steps": 2, "batch_size": 8},
+        "evaluation": {
+            "num_images": 8,
+            "steps": 2,
+            "batch_size": 8,
+            "figures": ["following", "distances", "localization"],
+        },
     }
 
 
@@ -197,6 +202,7 @@ def check_result(output: Storage, said: str) -> None:
     failed = found["trials"][2]
     assert "/no/such/encoder" in failed["error"] and "\n" not in failed["error"] and failed["metrics"] == {}
     assert found["trials"][0]["steps"] == STEPS and found["trials"][0]["metrics"]["fid"] > 0
+    assert 0 <= found["trials"][0]["metrics"]["localization_auroc"] <= 1
     assert len(output.read_json("trials/0003/images/generated.json")["images"]) == 8
     assert {path.split("/")[1] for path in output.list("latents/")} == {
         path.split("/")[1] for path in output.list("latents/")[:1]
