@@ -38,7 +38,7 @@ from medsd_ray.spec.images import (
     Sampling,
 )
 
-InsertionMethod = Literal["prompt", "sdedit", "inpaint"]
+InsertionMethod = Literal["prompt", "sdedit", "inpaint", "drift", "pair"]
 MaskFormat = Literal["png", "dicom"]
 
 
@@ -116,11 +116,17 @@ def predict(
 def insert(
     model: ModelArgument,
     real: RealImages,
-    prompt: Annotated[str, typer.Option(help="Words that ask for the finding")],
     out: Annotated[str, typer.Option(help="Folder or s3:// for insertion.json and the pictures")],
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Words that ask for the finding; pair: the second visit's caption where absent"),
+    ] = None,
     method: Annotated[
         InsertionMethod,
-        typer.Option(help="inpaint, sdedit: into real images; prompt: two prompts from the same noise"),
+        typer.Option(
+            help="inpaint, sdedit, drift: into real images; pair: into first visits, beside the real second; "
+            "prompt: two prompts from the same noise"
+        ),
     ] = "inpaint",
     mask: Annotated[
         Path | None,
@@ -128,7 +134,7 @@ def insert(
     ] = None,
     strength: Annotated[
         float | None,
-        typer.Option(help="0 keeps the image, 1 starts from noise; 0.6 for sdedit, 1 for inpaint"),
+        typer.Option(help="0 keeps the image, 1 starts from noise; 1 for inpaint, else 0.6"),
     ] = None,
     without: Annotated[
         str | None,

@@ -2,7 +2,8 @@
 and pictures.
 
 out/insertion.json   settings and figures
-out/pictures.png     before, reconstruction (of an edit), after, and where it changed, row by row
+out/pictures.png     before, reconstruction (of an edit), after, the real second visit (of a pair), and
+                     where it changed, row by row
 out/00000.png ...    the images after; out/COMPLETE is written last
 """
 
@@ -21,9 +22,11 @@ from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.evaluation.figures.prompt_labels import prompt_labels
 from medsd_ray.evaluation.inputs import ImageSet, check_real, decode, read_real, resized
+from medsd_ray.evaluation.insertion_page import sheet, summary
 from medsd_ray.evaluation.messages import Say, print_line
-from medsd_ray.evaluation.report.format import dumps, interval_words, number, percent, png_bytes
+from medsd_ray.evaluation.report.format import dumps
 from medsd_ray.evaluation.versions import versions
+from medsd_ray.evaluation.visit_pairs import read_visit_pairs
 from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.gpus import use_gpus
 from medsd_ray.models.drift import drift_notes, in_effect, recorded_drift
@@ -39,9 +42,9 @@ if TYPE_CHECKING:
     from medsd_ray.models.components import Components
 
 RESULT = "insertion.json"
-METHODS = ("prompt", "sdedit", "inpaint")
+METHODS = ("prompt", "sdedit", "inpaint", "drift", "pair")
+STRENGTHS = {"sdedit": 0.6, "inpaint": 1.0, "drift": 0.6, "pair": 0.6}
 EDITED = "research use only: a real image changed by a model, not as it was taken"
-SHOWN = 8  # rows of pictures.png
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Settings:
     model_fingerprint: str
     real: str
     method: str
-    prompt: str
+    prompt: str | None
     without: str | None
     target: str | None
     mask: str | None
@@ -69,7 +72,7 @@ def insert(
     real: str,
     out: str,
     *,
-    prompt: str,
+    prompt: str | None = None,
     method: str = "inpaint",
     without: str | None = None,
     target: str | None = None,
@@ -90,14 +93,16 @@ def insert(
         model: Pipeline folder, checkpoint, s3://, hub name, or medsd-small.
         real: Image shards that `prepare` wrote, or a folder of images.
         out: Where insertion.json and the pictures go.
-        prompt: The words that ask for the finding.
+        prompt: The words that ask for the finding; of `pair` the second visit's own caption where it is None.
         method: `prompt` makes pairs from the same noise, one by the prompt `without` the finding; `sdedit`
-            and `inpaint` change real images of the held-out split whose `label` is `normal`.
+            and `inpaint` change real images of the held-out split whose `label` is `normal`; `drift` is
+            `sdedit` along a reverse process that drifts; `pair` does the same, with the model's drift if any,
+            to the first of a patient's two visits, and compares it with the real second.
         without: Of `prompt`: the words without the finding; the commonest normal caption where it is None.
         target: The label that the prompt asks for; by the training images' captions where it is None.
         mask: An image that is white where the finding may be; by the shards' masks where it is None.
-        strength: From 0, which keeps the image, to 1, which starts from noise; 0.6 for `sdedit` and 1 for
-            `inpaint` where it is None.
+        strength: From 0, which keeps the image, to 1, which starts from noise; 1 for `inpaint` and 0.6 for
+            other edits where it is None.
         label: The field of the shards' labels that the classifier learns.
         normal: Its value of the images to insert into.
         num_images: Images to change, or pairs to make.
@@ -113,11 +118,13 @@ def insert(
     Raises:
         InputError: Settings do not fit, the model cannot be loaded, or images cannot be read.
     """
-    _check(method, without, mask, strength, num_images, seed)
+    _check(method, prompt, without, mask, strength, num_images, seed)
     own = recorded_drift(resolve(model))
     for note in drift_notes(sampling, own):
         say(note)
-    strength = {"sdedit": 0.6, "inpaint": 1.0}.get(method, 1.0) if strength is None else strength
+    if method == "drift" and not in_effect(sampling, own).drift:
+        raise InputError("--method drift: the model has no drift of its own; give --drift, such as 0.1")
+    strength = STRENGTHS.get(method, 1.0) if strength is None else strength
     settings = Settings(
         model,
         model_fingerprint(model),
@@ -151,26 +158,35 @@ def insert(
     splits = read_real(real, label, size)
     region = _region(components, method, mask, real, prompt, size)
     say(f"insert: {method}, {num_images} images")
-    images = _images(components, splits, region, settings)
-    classifier, wanted = _classifier(splits, settings, detector, say)
+    made = _made(components, splits, region, settings)
+    images = made.images
+    classifier, wanted = _classifier(splits, settings, made.shown, detector, say)
     figures, where = insertion.measure(images, region, classifier, wanted)
     found = {"format": "medsd-insertion/1", "settings": asdict(settings), **figures, "versions": versions()}
-    _write(store, found, images, where, settings)
+    _write(store, found, made, where, settings)
     say(summary(found))
     return found
 
 
 def _check(
-    method: str, without: str | None, mask: Path | None, strength: float | None, num_images: int, seed: int
+    method: str,
+    prompt: str | None,
+    without: str | None,
+    mask: Path | None,
+    strength: float | None,
+    num_images: int,
+    seed: int,
 ) -> None:
     if method not in METHODS:
         raise InputError(f"method {method!r} is not known; choose {', '.join(METHODS)}")
     NUM_INSERTED.check(num_images)
     SEED.check(seed)
+    if prompt is None and method != "pair":
+        raise InputError("--prompt is missing: words that ask for the finding")
     if without is not None and method != "prompt":
         raise InputError("--without is the other prompt of --method prompt; leave it out")
     if strength is not None and method == "prompt":
-        raise InputError("--strength is of --method sdedit and inpaint; leave it out")
+        raise InputError("--strength is of edits, not of --method prompt; leave it out")
     if strength is not None and not 0 <= strength <= 1:
         raise InputError(
             f"strength is {strength}; choose from 0 (the image stays) to 1 (nothing of it is kept)"
@@ -180,7 +196,12 @@ def _check(
 
 
 def _region(
-    components: Components, method: str, mask: Path | None, real: str, prompt: str, size: tuple[int, int]
+    components: Components,
+    method: str,
+    mask: Path | None,
+    real: str,
+    prompt: str | None,
+    size: tuple[int, int],
 ) -> Region:
     from medsd_ray.evaluation.figures import insertion
     from medsd_ray.generation.edit import editable
@@ -189,7 +210,7 @@ def _region(
         white = resized(decode(mask.read_bytes(), str(mask)), size).mean(-1) > 127
         region = insertion.Region(white, f"the mask {mask}")
     else:
-        region = insertion.masked_region(real, prompt, size)
+        region = insertion.masked_region(real, prompt, size) if prompt is not None else None
     if region is None and method == "inpaint":
         raise InputError(
             f"{real}: no training image with the caption {prompt!r} has a mask; give --mask, an image that "
@@ -203,9 +224,11 @@ def _region(
 
 
 def _classifier(
-    splits: dict[str, ImageSet], settings: Settings, detector: str | None, say: Say
+    splits: dict[str, ImageSet], settings: Settings, target: str | None, detector: str | None, say: Say
 ) -> tuple[Classifier | Missing, str | Missing]:
-    """The classifier of the real training images, and which of its classes the prompt asks for."""
+    """The classifier of the real training images, and which of its classes the prompt asks for: `target`
+    where that is known.
+    """
     from medsd_ray.evaluation.networks.classifier import train_classifier
     from medsd_ray.evaluation.networks.detector import read, train_once
 
@@ -221,8 +244,8 @@ def _classifier(
             classifier = read(kept)
     except ValueError as error:
         return Missing(str(error)), Missing("no classifier")
-    target = settings.target
-    wanted = target or prompt_labels(train.captions, train.labels, classifier.classes).get(settings.prompt)
+    asked = prompt_labels(train.captions, train.labels, classifier.classes).get(settings.prompt or "")
+    wanted = target or asked
     if wanted is None:
         return classifier, Missing(
             "the prompt is no caption of the training images; say with --target which label it asks for"
@@ -234,14 +257,23 @@ def _classifier(
     return classifier, wanted
 
 
-def _images(
-    components: Components, splits: dict[str, ImageSet], region: Region, settings: Settings
-) -> dict[str, np.ndarray]:
-    """`before`, `after` and, of an edit, `reconstruction`: (N, H, W, C) uint8."""
+@dataclass(frozen=True)
+class Made:
+    """`before`, `after`, of an edit `reconstruction` and of pairs `second`, (N, H, W, C) uint8; the prompt of
+    each; and the label that all of them are to show, where it is known.
+    """
+
+    images: dict[str, np.ndarray]
+    prompts: list[str]
+    shown: str | None
+
+
+def _made(components: Components, splits: dict[str, ImageSet], region: Region, settings: Settings) -> Made:
     from medsd_ray.generation.edit import edit
     from medsd_ray.generation.sampling import sample_images
 
     if settings.method == "prompt":
+        assert settings.prompt is not None
         without = settings.without or _normal_caption(splits, settings)
         indices = range(settings.num_images)
         pair = [
@@ -254,7 +286,11 @@ def _images(
             )
             for text in (without, settings.prompt)
         ]
-        return {"before": pair[0], "after": pair[1]}
+        prompts = [settings.prompt] * settings.num_images
+        return Made({"before": pair[0], "after": pair[1]}, prompts, settings.target)
+    if settings.method == "pair":
+        return _changed_first_visits(components, splits, settings)
+    assert settings.prompt is not None
     pixels = _normal_images(splits, settings)
     edited = edit(
         components,
@@ -265,7 +301,39 @@ def _images(
         strength=settings.strength,
         mask=region.mask if settings.method == "inpaint" else None,
     )
-    return {"before": pixels, "reconstruction": edited.reconstruction, "after": edited.after}
+    images = {"before": pixels, "reconstruction": edited.reconstruction, "after": edited.after}
+    return Made(images, [settings.prompt] * len(pixels), settings.target)
+
+
+def _changed_first_visits(components: Components, splits: dict[str, ImageSet], settings: Settings) -> Made:
+    """Each patient's first visit after the prompt of the second, which stands beside it."""
+    from medsd_ray.generation.edit import edit
+    from medsd_ray.generation.sampling import image_size
+
+    pairs = read_visit_pairs(
+        splits,
+        settings.real,
+        image_size(components),
+        normal=settings.normal,
+        target=settings.target,
+        count=settings.num_images,
+    )
+    prompts = pairs.captions if settings.prompt is None else [settings.prompt] * len(pairs.captions)
+    images = {"before": pairs.first, "second": pairs.second}
+    for prompt in dict.fromkeys(prompts):  # those of one prompt together
+        rows = [i for i, one in enumerate(prompts) if one == prompt]
+        edited = edit(
+            components,
+            pairs.first[rows],
+            prompt,
+            seed=settings.seed,
+            sampling=settings.sampling,
+            strength=settings.strength,
+        )
+        for name, part in (("reconstruction", edited.reconstruction), ("after", edited.after)):
+            images.setdefault(name, np.empty((len(prompts), *part.shape[1:]), np.uint8))[rows] = part
+    shown_at_second = set(pairs.labels)
+    return Made(images, prompts, settings.target or (pairs.labels[0] if len(shown_at_second) == 1 else None))
 
 
 def _normal_caption(splits: dict[str, ImageSet], settings: Settings) -> str:
@@ -303,58 +371,16 @@ def _normal_images(splits: dict[str, ImageSet], settings: Settings) -> np.ndarra
     return images.pixels[ordered[: settings.num_images]]
 
 
-def _write(
-    store: Storage, found: dict, images: dict[str, np.ndarray], where: np.ndarray, settings: Settings
-) -> None:
-    files = {"pictures.png": _sheet(images, where)}
+def _write(store: Storage, found: dict, made: Made, where: np.ndarray, settings: Settings) -> None:
+    files = {"pictures.png": sheet(made.images, where)}
     about = {
         "notice": NOTICE if settings.method == "prompt" else EDITED,
-        "prompt": settings.prompt,
         "method": settings.method,
+        "model": shown(settings.model),
+        "seed": str(settings.seed),
+        "drift": str(settings.sampling.drift),
+        "drift_where": str(settings.sampling.drift_where),
     }
-    for index, pixels in enumerate(images["after"]):
-        files[f"{index:05d}.png"] = encode_png(
-            pixels, about | {"model": shown(settings.model), "seed": str(settings.seed)}
-        )
+    for index, (pixels, prompt) in enumerate(zip(made.images["after"], made.prompts, strict=True)):
+        files[f"{index:05d}.png"] = encode_png(pixels, about | {"prompt": prompt})
     finish(store, files | {RESULT: dumps(found)})
-
-
-def _sheet(images: dict[str, np.ndarray], where: np.ndarray) -> bytes:
-    """The first images as a PNG: a row each of before, reconstruction, after, and the change with the
-    region's outline.
-    """
-    three = {name: np.broadcast_to(p[:SHOWN], (*p[:SHOWN].shape[:3], 3)) for name, p in images.items()}
-    change = np.abs(three["after"].astype(float) - three["before"].astype(float)).mean(-1)
-    change = np.repeat((255 * change / max(change.max(), 1.0)).astype(np.uint8)[..., None], 3, axis=-1)
-    some = where[:SHOWN]
-    inner = some & np.roll(some, 1, 1) & np.roll(some, -1, 1) & np.roll(some, 1, 2) & np.roll(some, -1, 2)
-    change[some & ~inner] = (255, 200, 87)
-    columns = [three[name] for name in ("before", "reconstruction", "after") if name in three] + [change]
-    gap = np.full((*columns[0].shape[:2], 4, 3), 255, np.uint8)
-    rows = np.concatenate([part for column in columns for part in (column, gap)][:-1], axis=2)
-    picture = np.concatenate([np.pad(row, ((0, 4), (0, 0), (0, 0)), constant_values=255) for row in rows])[
-        :-4
-    ]
-    scale = max(1, 192 // images["before"].shape[1])
-    return png_bytes(picture.repeat(scale, 0).repeat(scale, 1), optimize=True)
-
-
-def summary(found: dict) -> str:
-    """A few lines for the terminal."""
-    response = found["response"]
-    lines = [f"{found['settings']['method']}, {found['pairs']} images; region: {found['region']['source']}"]
-    for name in ("before", "reconstruction", "after"):
-        if response.get(name):
-            shown, beside = response[name]["shown"], interval_words(response[name], "shown", percent, "95%: ")
-            lines.append(f"{name:<16}{percent(shown):>7} show {response['target']} ({beside})")
-    if response["gain"] is None:
-        lines.append(f"response: not measured, {response['gain_reason']}")
-    for name in ("ssim_outside", "ssim_outside_of_reconstruction"):
-        if name in found:
-            said = (
-                found.get(f"{name}_reason")
-                or f"{number(found[name])} ({interval_words(found, name, before='95%: ')})"
-            )
-            words = "SSIM outside" if name == "ssim_outside" else "of it the VAE's own, without an edit"
-            lines.append(f"{words}: {said}")
-    return "\n".join(lines)

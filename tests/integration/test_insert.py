@@ -10,8 +10,10 @@ import pytest
 from command import assert_refused, medsd, medsd_here
 from PIL import Image
 
+from medsd_ray.data.prepare import prepare
 from medsd_ray.data.shards import ShardWriter
 from medsd_ray.data.sources.phantom import phantom_samples
+from medsd_ray.data.sources.request import SourceRequest
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.insert import insert
 from medsd_ray.evaluation.networks import classifier
@@ -156,6 +158,28 @@ def test_prompt_pairs_share_their_noise_and_a_mask_is_read(shards: Path, detecto
     assert "reconstruction" not in found["response"]
 
 
+def test_a_first_visit_is_changed_and_set_beside_the_second(tmp_path: Path):
+    root = str(tmp_path / "visits")
+    prepare(SourceRequest("40", "phantom", size=SIZE, visits=2), root, splits="0.6,0.1,0.3")
+    drifting = Sampling(steps=2, drift=0.1)
+    found = insert(
+        "medsd-small", root, str(tmp_path / "out"), method="pair", num_images=3, sampling=drifting, say=quiet
+    )
+    assert found["response"]["target"] == "Effusion" and found["settings"]["prompt"] is None
+    assert (found["settings"]["sampling"]["drift"], found["settings"]["sampling"]["drift_where"]) == (
+        0.1,
+        "per_step",
+    )
+    assert 0 <= found["second_visit"]["nearer"] <= 1 and found["second_visit"]["before"]["ssim"] > 0
+    assert {"psnr_outside", "perceptual_outside", "ssim_outside"} <= found.keys()
+    with Image.open(tmp_path / "out" / "pictures.png") as sheet:
+        assert sheet.width > 5 * SIZE  # the second visit is beside
+    with Image.open(tmp_path / "out" / "00000.png") as image:
+        assert "pleural effusion" in image.info["prompt"] and image.info["drift"] == "0.1"
+    with pytest.raises(InputError, match=r"only \d+ patients of the test split have a first visit"):
+        insert("medsd-small", root, str(tmp_path / "no"), method="pair", num_images=99, say=quiet)
+
+
 def test_what_insert_refuses(shards: Path, tmp_path: Path):
     words = (
         "insert",
@@ -174,6 +198,9 @@ def test_what_insert_refuses(shards: Path, tmp_path: Path):
         ({"without": "x"}, "--without"),
         ({"mask": tmp_path / "absent.png"}, "no such image"),
         ({"num_images": 0}, "num_images"),
+        ({"prompt": None}, "--prompt is missing"),
+        ({"method": "drift"}, "give --drift"),
+        ({"method": "pair", "num_images": 1}, "label 'visit' tells visits apart"),
         ({"prompt": PROMPT, "strength": 2.0}, "strength is 2"),
         ({"prompt": PROMPT, "normal": "Fine"}, "'Fine'"),
         ({"prompt": PROMPT, "num_images": 999}, "lower --num-images"),

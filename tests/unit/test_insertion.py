@@ -13,6 +13,7 @@ from medsd_ray.data.shards import Sample, ShardWriter
 from medsd_ray.data.sources.phantom import draw_phantom
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing
+from medsd_ray.evaluation.figures.identity import nearness, perceptual, psnr_outside
 from medsd_ray.evaluation.figures.insertion import (
     CHANGED,
     CHANGED_MOST,
@@ -23,6 +24,7 @@ from medsd_ray.evaluation.figures.insertion import (
     measure,
     ssim_outside,
 )
+from medsd_ray.evaluation.visit_pairs import visit_pairs
 from medsd_ray.storage import open_storage
 
 SIZE = 64
@@ -50,6 +52,9 @@ class Brightness:
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         p = pixels[:, SIZE // 2 :].mean((1, 2, 3)) / 255
         return np.stack([p, 1 - p], axis=1)
+
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels.astype(float).mean(-1).reshape(len(pixels), -1)
 
 
 def test_ssim_outside_is_1_where_only_the_inside_changed(pairs):
@@ -142,3 +147,47 @@ def test_masks_of_several_names_are_no_one_region(tmp_path: Path):
     assert region is not None and region.mask is not None and region.mask.all()  # a class is as good as 255
     with pytest.raises(InputError, match=r"'caption 1' have masks of lungs, tumour; give --mask"):
         masked_region(str(tmp_path), "caption 1", (SIZE, SIZE))
+
+
+def test_psnr_outside_is_that_of_the_pixels_outside_by_hand():
+    before = np.full((3, 4, 4, 1), 100, np.uint8)
+    after, region = before.copy(), np.zeros((3, 4, 4), bool)
+    region[:, :2] = True
+    after[:, :2] = 255  # inside: of no account
+    after[0, 2:] = 110  # an error of 10 everywhere outside
+    after[1, 2, 0] = 120  # of 20 at one pixel of eight
+    region[2] = True
+    found = psnr_outside(before, after, region)
+    wanted = 10 * np.log10(255**2 / np.array([100.0, 400 / 8]))
+    np.testing.assert_allclose(found[:2], wanted)
+    assert np.isnan(found[2]) and np.isinf(psnr_outside(before, before, region)[0])
+
+
+def test_identity_is_kept_where_the_inside_alone_changed(pairs):
+    before, after, masks = pairs
+    (classifier,) = (Brightness(),)
+    found, _ = measure({"before": before, "after": after}, Region(masks[0], "one"), classifier, "Effusion")  # type: ignore[arg-type]
+    assert found["psnr_outside"] > 15 and 0 < found["perceptual_outside"] < 0.1  # masks of others
+    np.testing.assert_allclose(perceptual(before, before, classifier), 0, atol=1e-9)  # type: ignore[arg-type]
+    without, _ = measure(
+        {"before": before, "after": after}, Region(masks[0], "one"), Missing("none"), "Effusion"
+    )  # type: ignore[arg-type]
+    assert without["perceptual_outside"] is None and without["perceptual_outside_reason"] == "none"
+    near = nearness({"before": before, "after": after, "second": after}, classifier)  # type: ignore[arg-type]
+    assert near["nearer"] == 1.0 and near["after"]["ssim"] == pytest.approx(1.0, abs=1e-6)
+    assert near["before"]["ssim"] < 0.97 and near["after"]["psnr"] is None  # equal: no finite PSNR
+    assert near["before"]["perceptual"] > near["after"]["perceptual"] == pytest.approx(0, abs=1e-9)
+
+
+def test_pairs_are_a_patients_first_visit_and_the_next():
+    rows = [
+        ("b", "2", "ill"), ("b", "1", "well"),
+        ("a", "10", "ill"), ("a", "9", "well"), ("a", "9", "ill"),  # numbers in their order; the first image
+        ("c", "1", "ill"), ("c", "2", "well"),  # ill at first
+        ("d", "1", "well"), ("d", "2", "well"),  # stays well
+        ("e", "1", "well"), ("f", None, "ill"),
+        ("g", "1", "well"), ("g", "2", "hurt"),
+    ]  # fmt: skip
+    patients, visits, labels = zip(*rows, strict=True)
+    assert visit_pairs(patients, visits, labels, "well", None) == [(3, 2), (1, 0), (11, 12)]
+    assert visit_pairs(patients, visits, labels, "well", "ill") == [(3, 2), (1, 0)]

@@ -18,6 +18,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from medsd_ray.data.shards import INDEX, iter_samples, list_splits
 from medsd_ray.errors import InputError
 from medsd_ray.evaluation.estimates import Missing, mean_t, put, wilson
+from medsd_ray.evaluation.figures.identity import identity_outside, nearness
 from medsd_ray.evaluation.inputs import resized
 from medsd_ray.evaluation.networks.classifier import Classifier
 from medsd_ray.storage import open_storage
@@ -107,8 +108,8 @@ def ssim_outside(before: np.ndarray, after: np.ndarray, region: np.ndarray) -> n
 def measure(
     images: dict[str, np.ndarray], region: Region, classifier: Classifier | Missing, target: str | Missing
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """The figures, and the region of each image. `images`: `before`, `after` and for an edit
-    `reconstruction`, (N, H, W, C).
+    """The figures, and the region of each image. `images`: `before`, `after`, for an edit
+    `reconstruction` and for pairs of visits the real `second`, (N, H, W, C).
     """
     where = region.of(images["before"], images["after"])
     found: dict[str, Any] = {
@@ -123,6 +124,9 @@ def measure(
     ):
         if first in images and second in images:
             put(found, name, _mean(ssim_outside(images[first], images[second], where)))
+    found |= identity_outside(images, where, classifier)
+    if "second" in images:
+        found["second_visit"] = nearness(images, classifier)
     return found, where
 
 
