@@ -19,12 +19,13 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.generation.edit import latents_of
-from medsd_ray.generation.sampling import lanes_for, one_thread
+from medsd_ray.generation.sampling import initial_noise, lanes_for, one_thread
 from medsd_ray.models.components import Components
+from medsd_ray.models.drift import in_effect
 from medsd_ray.models.schedulers import Ddim, sampling_scheduler
 from medsd_ray.models.tokens import token_ids
+from medsd_ray.spec.images import Sampling
 
 STEPS, LAST = 50, 40
 """DDIM's steps, of which the last, nearer to the image, are looked at. As in the paper's code."""
@@ -55,6 +56,7 @@ def attention_maps(
     """
     scheduler = sampling_scheduler(components.scheduler, Ddim)
     scheduler.set_timesteps(STEPS)
+    sampling = in_effect(Sampling(), components.drift)  # whose noise has the mean of the model's own drift
     unet: Any = components.unet
     lanes = lanes_for(unet.device, pixels.shape[1] * pixels.shape[2])
     maps = []
@@ -67,8 +69,8 @@ def attention_maps(
             weights = torch.from_numpy(tokens[padded]).to(z0.device)
             total = torch.zeros(lanes, *z0.shape[2:], device=z0.device)
             for t in scheduler.timesteps[-LAST:]:
-                noise = keyed_noise(
-                    seed, [indices[row] for row in padded], tuple(z0.shape[1:]), f"look-{int(t)}"
+                noise = initial_noise(
+                    seed, [indices[row] for row in padded], tuple(z0.shape[1:]), f"look-{int(t)}", sampling
                 )
                 z = scheduler.add_noise(z0, noise.to(z0.device, z0.dtype), t.expand(lanes).to(z0.device))
                 with recorded(unet, weights, z0.shape[2:]) as seen:

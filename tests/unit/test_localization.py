@@ -10,6 +10,7 @@ from tiny import tiny_components
 from medsd_ray.evaluation.figures.localization import Localizations, blurred, enlarged, thresholded
 from medsd_ray.generation.attention_maps import attention_maps, recorded, tokens_of
 from medsd_ray.generation.sampling import image_size
+from medsd_ray.models.drift import Drift
 
 
 def square(size: int, top: int, left: int, side: int) -> np.ndarray:
@@ -131,3 +132,6 @@ def test_the_map_of_an_image_is_the_same_among_others():
     assert together.shape == (3, *components.sample_size) and (together > 0).all()
     other = attention_maps(components, pixels[2:], captions[2:], tokens[2:], seed=5, indices=[2])
     assert (other != alone).any(), "the noise follows from the seed"
+    components.drift = Drift(0.1)
+    drifted = attention_maps(components, pixels[2:], captions[2:], tokens[2:], seed=4, indices=[2])
+    assert (drifted != alone).any(), "it has the mean that the model was trained with"
