@@ -15,6 +15,9 @@ LIMIT = 200
 Curve = dict[str, Any]
 """`steps` and `values`, equally long, and `of`: how many points there were."""
 
+NO_FIGURES = ("step", "validation")
+"""What a record has beside its figures."""
+
 
 def series(records: list[dict[str, Any]], names: tuple[str, ...] | None = None) -> dict[str, Curve]:
     """A curve, downsampled, for each figure in the records (or each of `names`); `learning_rates` become one
@@ -35,7 +38,7 @@ def series(records: list[dict[str, Any]], names: tuple[str, ...] | None = None) 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     rates = record.get("learning_rates")
     named = {f"learning_rate/{name}": rate for name, rate in rates.items()} if isinstance(rates, dict) else {}
-    return {name: value for name, value in record.items() if name != "step"} | named
+    return {name: value for name, value in record.items() if name not in NO_FIGURES} | named
 
 
 def downsample(steps: list[float], values: list[float], limit: int = LIMIT) -> Curve:

@@ -41,6 +41,7 @@ class Description(Schema):
     updates: Count = 0
     ema: bool = False
     validation_loss: float | None = None
+    validation: Count | None = None
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     drift: SampledDrift | None = None
     scaling_factor: Annotated[float, Field(gt=0)] | None = None

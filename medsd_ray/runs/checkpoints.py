@@ -23,6 +23,12 @@ Checkpoint = TypeVar("Checkpoint")
 FORMAT = "medsd-checkpoint/1"
 """The value of `format` in checkpoint.json. A reader refuses any other."""
 
+VALIDATION = 2
+"""How a validation loss was taken, the value of `validation` beside it. 1, which is not recorded, was of the
+weights as they were trained, at timesteps drawn by the run's seed; 2 is of the weights that generation uses,
+at timesteps that are the same in every run. Losses of two kinds are not compared.
+"""
+
 
 def saved_steps(output: Storage) -> tuple[list[int], list[int]]:
     """Steps of the complete checkpoints of a run, and of those that are not complete; both sorted."""

@@ -232,6 +232,14 @@ class RunSpec(SpecModel):
         name = network.name or "the network"
         return f"{name} of {network.library}{f', from {weights}' if weights else ''}"
 
+    def validates_after(self, step: int) -> bool:
+        """Whether the validation loss is taken after `step` steps, where there is a validation split."""
+        last, every = self.training.max_steps, self.training.validate_every
+        if every:
+            return step == last or step % every == 0
+        between = self.checkpoint.every_steps or last
+        return step == last or step % max(1, last // 10) == 0 or step % between == 0
+
     @property
     def other_models(self) -> dict[str, str]:
         """Addresses of models beside `model`, by their field: of a swapped encoder, of a task's weights."""

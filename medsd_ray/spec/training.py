@@ -72,7 +72,9 @@ class Training(SpecModel):
     ema: Ema | None = Ema()
     log_every: Positive = Field(default=10, description="steps between records of the loss")
     validate_every: Positive | None = Field(
-        default=None, description="steps between validations; null: at the end only"
+        default=None,
+        description="steps between validations, where there is a validation split; where absent, a tenth of "
+        "max_steps, and each checkpoint is validated too",
     )
     sample_every: Positive | None = Field(default=None, description="steps between sample images; null: none")
     sample_prompts: list[Text] = Field(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medsd_ray.retries import with_retries
-from medsd_ray.runs.checkpoints import read_best, saved_steps
+from medsd_ray.runs.checkpoints import VALIDATION, read_best, saved_steps
 from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, checkpoint_folder
 from medsd_ray.spec.training import Checkpoint
 from medsd_ray.storage import Storage, entry_of_file
@@ -104,8 +104,10 @@ class CheckpointWriter:
 
     def _keep(self, step: int, validation_loss: float | None) -> None:
         best = read_best(self.output)
+        if best and best.get("validation") != VALIDATION:
+            best = None  # of an earlier version: another figure
         if validation_loss is not None and (best is None or validation_loss < best["validation_loss"]):
-            best = {"step": step, "validation_loss": validation_loss}
+            best = {"step": step, "validation_loss": validation_loss, "validation": VALIDATION}
             self.output.write_json(BEST_CHECKPOINT, best)
         complete, _ = saved_steps(self.output)
         kept = set(complete[-self.keep.keep_last :]) | (

@@ -10,18 +10,19 @@ from medsd_ray.data.mixture import SourceMix, SourceSplit
 from medsd_ray.data.randomness import keyed_generator
 from medsd_ray.models.tokens import token_ids
 from medsd_ray.spec.run import RunSpec
-from medsd_ray.training.stages.stage import StageModule
+from medsd_ray.training.stages.stage import StageModule, seed_of
 
 
-def open_dataset(run: RunSpec, mix: SourceMix, stage: StageModule) -> Dataset:
-    """The samples of these sources, with what a stage reads of each."""
+def open_dataset(run: RunSpec, mix: SourceMix, stage: StageModule, purpose: str = "train") -> Dataset:
+    """The samples of these sources, with what a stage reads of each, in the order of a purpose's seed."""
+    seed = seed_of(run, purpose)
     # Of its own: each data set is read by a thread of its own, and tokenizers are not made for several.
     tokenize = partial(token_ids, copy.deepcopy(stage.tokenizer)) if stage.tokenizer is not None else None
     datasets = [
         ShardedDataset(
             source.address,
             source.split,
-            seed=_seed(run.seed, number),
+            seed=_seed(seed, number),
             cache_dir=run.data.cache,
             tokenize=tokenize,
             targets=stage.targets,
@@ -29,7 +30,7 @@ def open_dataset(run: RunSpec, mix: SourceMix, stage: StageModule) -> Dataset:
         )
         for number, source in enumerate(mix.sources)
     ]
-    return datasets[0] if len(datasets) == 1 and not mix.domains else MixedDataset(datasets, mix, run.seed)
+    return datasets[0] if len(datasets) == 1 and not mix.domains else MixedDataset(datasets, mix, seed)
 
 
 def _seed(seed: int, number: int) -> int:

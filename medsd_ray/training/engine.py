@@ -159,6 +159,13 @@ class Engine(ABC):
                 owned_ranges.append((Piece(part.name, share.start, share.length, self.rank), share))
         return owned_ranges
 
+    @torch.no_grad()
+    def put(self, name: str, values: Tensor) -> None:
+        """Makes a parameter compute with `values`, float32 and of its shape, in the run's precision; all
+        workers call it with the same. In fp32 at stages 0 and 3 the parameter is its own master.
+        """
+        self.module.get_parameter(name).copy_(values)
+
     def moments(self, owned: ParameterRange) -> dict[str, Tensor]:
         """Live views of Adam's first and second moment for one range. They exist after the first update."""
         state = self.adam.state[owned.tensor]

@@ -16,6 +16,7 @@ from typing import Any
 
 from medsd_ray.errors import RefusedError
 from medsd_ray.retries import with_retries
+from medsd_ray.runs.checkpoints import VALIDATION
 from medsd_ray.runs.names import METRICS, PROGRESS, STOP, TENSORBOARD
 from medsd_ray.runs.progress import read_metrics, read_progress
 from medsd_ray.storage import Storage
@@ -40,7 +41,7 @@ class Reporter:
         self.output, self.total, self.say = output, total, say
         damage: list[str] = []
         records = with_retries(lambda: read_metrics(output, damage.append))
-        self.records = [record for record in records if record["step"] <= first_step]
+        self.records = [_taken_over(record) for record in records if record["step"] <= first_step]
         before = with_retries(lambda: read_progress(output)).get("warnings", [])
         warnings = [*before, *(w for w in dict.fromkeys([*warnings, *damage]) if w not in before)]
         self.progress: dict[str, Any] = {
@@ -61,7 +62,9 @@ class Reporter:
         self._thread.start()
 
     def log(self, record: dict[str, Any]) -> None:
-        """One line of metrics.jsonl: `step`, `loss`, `grad_norm`, ... or `step` and `validation_loss`."""
+        """One line of metrics.jsonl: `step`, `loss`, `grad_norm`, ... or `step`, `validation_loss` and
+        `validation`, which says how that was taken.
+        """
         shown = {
             k: record[k]
             for k in ("step", "loss", "images_per_second", "eta_seconds", "validation_loss")
@@ -145,8 +148,17 @@ class Reporter:
             if name == "learning_rates":
                 for component, rate in value.items():
                     self._tensorboard.add_scalar(f"learning_rate/{component}", rate, record["step"])
-            elif name not in ("step", "eta_seconds"):
+            elif name not in ("step", "eta_seconds", "validation"):
                 self._tensorboard.add_scalar(name, value, record["step"])
+
+
+def _taken_over(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of before. The validation loss of an earlier version gets a name of its own, as it is another
+    figure.
+    """
+    if "validation_loss" not in record or record.get("validation") == VALIDATION:
+        return record
+    return {"validation_loss_1" if name == "validation_loss" else name: v for name, v in record.items()}
 
 
 def add_warning(output: Storage, total: int, text: str) -> None:

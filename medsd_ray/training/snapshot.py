@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medsd_ray.addresses import shown
 from medsd_ray.models.drift import drift_of
-from medsd_ray.runs.checkpoints import FORMAT
+from medsd_ray.runs.checkpoints import FORMAT, VALIDATION
 from medsd_ray.runs.fragments import Piece
 from medsd_ray.runs.names import optimizer_file, weights_file
 from medsd_ray.spec.shown_addresses import without_local_paths
@@ -83,6 +83,7 @@ def checkpoint_description(
         "loss_scale": list(engine.loss_scale.state()),
         "ema": ema,
         "validation_loss": validation_loss,
+        "validation": None if validation_loss is None else VALIDATION,
         "model": shown(checked.model),
         "prediction_type": prediction_type,
         "drift": asdict(drift_of(run.objective.drift)) if checked.latents else None,

@@ -11,6 +11,19 @@ from torch import Tensor
 
 from medsd_ray.spec.objective import Drift
 
+VALIDATION_TIMESTEPS = 8
+"""Timesteps at which validation looks."""
+
+
+def validation_timesteps(positions: Tensor, timesteps: int) -> Tensor:
+    """floor((k mod 8 + 0.5) T / 8) of the samples at `positions` (B,) k, for T `timesteps`; int64 (B,).
+
+    The middles of eight equal parts, the same in every run, so that losses of two runs can be compared, as
+    MLPerf Training does for text-to-image models.
+    """
+    n = VALIDATION_TIMESTEPS
+    return (2 * (positions % n) + 1) * timesteps // (2 * n)
+
 
 def _per_sample(values: Tensor, timesteps: Tensor) -> Tensor:
     return values.to(timesteps.device)[timesteps].view(-1, 1, 1, 1)

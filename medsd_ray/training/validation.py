@@ -1,13 +1,17 @@
-"""Validation loss on fixed samples, noise and timesteps: the same figure for the same weights on any number
-of workers.
+"""Validation loss on fixed samples, noise and timesteps: the same figure for the same weights in every run,
+on any number of workers.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
 from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.loader import batches
+from medsd_ray.runs.checkpoints import VALIDATION
+from medsd_ray.training.averaged_weights import AveragedWeights
 from medsd_ray.training.collectives import Collectives
 from medsd_ray.training.device_batches import to_device
 from medsd_ray.training.engine import Engine
@@ -17,8 +21,8 @@ SAMPLES_AT_MOST = 256
 
 
 class Validation:
-    """The loss of the weights as they are (not their average) over the first samples of the validation
-    split.
+    """The loss of the weights that generation uses, which are their moving average where the run has one,
+    over the first samples of the validation split.
     """
 
     def __init__(
@@ -26,16 +30,30 @@ class Validation:
         dataset: Dataset,
         stage: StageModule,
         engine: Engine,
+        weights: AveragedWeights,
         collectives: Collectives,
         micro_batch_size: int,
     ):
         self.dataset, self.stage, self.engine, self.collectives = dataset, stage, engine, collectives
-        self.micro = micro_batch_size
+        self.weights, self.micro = weights, micro_batch_size
         self.count = min(dataset.samples, SAMPLES_AT_MOST)
 
-    @torch.no_grad()
+    def about(self) -> dict[str, Any]:
+        """What the loss is of, as result.json has it."""
+        return {
+            "kind": VALIDATION,
+            "samples": self.count,
+            "weights": "moving average" if self.weights.ema else "as trained",
+            "objective": self.stage.validated,
+        }
+
     def loss(self) -> float:
         """The mean loss over the samples; all workers call it."""
+        with self.weights.in_place():
+            return self._mean_loss()
+
+    @torch.no_grad()
+    def _mean_loss(self) -> float:
         modes = {module: module.training for module in self.stage.modules()}
         self.stage.eval()
         total = torch.zeros(2, dtype=torch.float64)

@@ -18,9 +18,11 @@ from medsd_ray.data.loader import batches
 from medsd_ray.data.randomness import keyed_generator
 from medsd_ray.errors import RunError
 from medsd_ray.retries import with_retries
+from medsd_ray.runs.checkpoints import VALIDATION
 from medsd_ray.runs.fragments import by_name
 from medsd_ray.runs.names import RESULT
 from medsd_ray.storage import open_storage
+from medsd_ray.training.averaged_weights import AveragedWeights
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.checkpoint_writer import CheckpointWriter
 from medsd_ray.training.collectives import Collectives
@@ -116,9 +118,14 @@ class Trainer:
         )  # fmt: skip
 
         # What happens once in many steps: validation and samples.
-        held_out = open_dataset(run, checked.validation, self.stage) if checked.validation else None
+        held_out = (
+            open_dataset(run, checked.validation, self.stage, "validation") if checked.validation else None
+        )
+        averages = AveragedWeights(self.engine, self.owned_ranges, self.ema, self.pieces)
         self.validation = (
-            Validation(held_out, self.stage, self.engine, self.collectives, self.micro) if held_out else None
+            Validation(held_out, self.stage, self.engine, averages, self.collectives, self.micro)
+            if held_out
+            else None
         )
         self.sampler = SampleWriter(
             checked, self.engine, self.owned_ranges, self.ema, self.pieces, self.collectives
@@ -170,8 +177,9 @@ class Trainer:
 
     def interludes(self, done: int, last: bool) -> bool:
         """Whether something other than training comes after a step."""
-        training, every = self.training, self.run.checkpoint.every_steps
-        return last or any(is_due(done, n) for n in (training.validate_every, training.sample_every, every))
+        every = (self.training.sample_every, self.run.checkpoint.every_steps)
+        validated = self.validation is not None and self.run.validates_after(done)
+        return last or validated or any(is_due(done, n) for n in every)
 
     def step(self, step: int, micro_batches: list[dict[str, Tensor]]) -> None:
         """Forward and backward on each micro batch, then one update. On a GPU it is only set going: nothing
@@ -233,13 +241,11 @@ class Trainer:
             self.reported = time.monotonic()
 
     def validate(self, done: int) -> float | None:
-        if not self.validation or not (
-            done == self.training.max_steps or is_due(done, self.training.validate_every)
-        ):
+        if not self.validation or not self.run.validates_after(done):
             return None
         loss = self.validation.loss()
         if self.reporter:
-            self.reporter.log({"step": done, "validation_loss": loss})
+            self.reporter.log({"step": done, "validation_loss": loss, "validation": VALIDATION})
         return loss
 
     def draw(self, done: int) -> None:
@@ -292,6 +298,7 @@ class Trainer:
             for name in ("loss", "validation_loss")
         }
         result = losses | {
+            "validation": self.validation.about() if self.validation else None,
             "step": self.reporter.progress["step"],
             "images_per_second": self.throughput.steady(),
             "optimizer_bytes_per_worker": max(m["optimizer_bytes"] for m in memory),

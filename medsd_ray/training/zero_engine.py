@@ -205,6 +205,14 @@ class ZeroEngine(Engine):
             self.loss_scale.update(torch.tensor(float(not applied)))
         return torch.stack(losses)
 
+    def put(self, name: str, values: Tensor) -> None:
+        if self.stage < 3:
+            return super().put(name, values)
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([self.module.get_parameter(name)], modifier_rank=0):
+            super().put(name, values)
+
     def updates(self) -> int:
         return self._updates
 

@@ -5,6 +5,7 @@ from.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from run_records import half_of, losses, records
 from small_latents import write_latents
 from tiny import tiny_components
 
+from medsd_ray.data.dataset import ShardedDataset
+from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.data.shards import Sample, ShardWriter
 from medsd_ray.errors import InputError, RunError
 from medsd_ray.models.load import load_components
 from medsd_ray.models.save import save_pipeline
+from medsd_ray.models.tokens import token_ids
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import FolderStorage
@@ -100,6 +104,48 @@ def test_world_size_micro_batches_and_stage_do_not_change_the_losses(
     for run in (f"one-{stage}", f"two-{stage}"):
         torch.testing.assert_close(losses(root, run), reference, atol=1e-5, rtol=0)
         assert validation_losses(root, run) == pytest.approx(validation_losses(root, "one-0"), abs=1e-5)
+
+
+def test_validation_is_of_the_averages_at_fixed_timesteps(root: Path, whole_runs: None):
+    """By hand, with diffusers alone, over the last checkpoint's moving average."""
+    model = load_components(str(root / "one-0"))
+    dataset = ShardedDataset(
+        str(root / "latents"), "validation", seed=0, tokenize=partial(token_ids, model.tokenizer)
+    )
+    middles = [62, 187, 312, 437, 562, 687, 812, 937]
+    scheduler, each = model.scheduler, []
+    for k in range(18):
+        sample = dataset.batch(range(k, k + 1))
+        shape = tuple(sample["mean"].shape[1:])
+        drawn = keyed_noise(0, [k], shape, "validation-posterior")
+        x = 0.5 * (sample["mean"] + (sample["logvar"] / 2).exp() * drawn)
+        noise = keyed_noise(0, [k], shape, "validation-noise")
+        t = torch.tensor([middles[k % 8]], dtype=torch.int32)
+        with torch.no_grad():
+            text = model.text_encoder(sample["input_ids"])[0]
+            guess = model.unet(scheduler.add_noise(x, noise, t), t, text).sample  # type: ignore[arg-type]
+        snr = scheduler.alphas_cumprod[t] / (1 - scheduler.alphas_cumprod[t])
+        each.append(float(min(snr, 5.0) / snr) * float((guess - noise).square().mean()))
+    assert validation_losses(root, "one-0")[-1] == pytest.approx(sum(each) / 18, rel=1e-4)
+    about = result(root, "one-0")["validation"]
+    assert (about["kind"], about["samples"], about["weights"]) == (2, 18, "moving average")
+    assert about["objective"] == {
+        "prediction_type": "epsilon",
+        "snr_gamma": 5.0,
+        "noise_offset": 0.0,
+        "drift": {"delta": 0.0, "target": "shifted"},
+    }
+
+
+@pytest.mark.parametrize("stage", (1, 3))
+def test_how_often_is_validated_does_not_change_training(
+    root: Path, whole_runs: None, two_workers: Pool, stage: int
+):
+    two_workers.train(spec(root, f"often-{stage}", 2, zero_stage=stage, micro_batch_size=2, validate_every=2))
+    torch.testing.assert_close(
+        losses(root, f"often-{stage}"), losses(root, f"two-{stage}"), atol=1e-6, rtol=0
+    )
+    assert len(validation_losses(root, f"often-{stage}")) == STEPS // 2
 
 
 def test_optimizer_memory_is_sharded(root: Path, whole_runs: None):

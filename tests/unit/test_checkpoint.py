@@ -16,7 +16,7 @@ from medsd_ray import retries
 from medsd_ray.data.mixture import SourceMix
 from medsd_ray.errors import InputError, RefusedError, UnreachableError
 from medsd_ray.runs.checkpoint_reader import CheckpointReader, choose_checkpoint, load_weights
-from medsd_ray.runs.checkpoints import FORMAT, newest_complete, read_best, saved_steps
+from medsd_ray.runs.checkpoints import FORMAT, VALIDATION, newest_complete, read_best, saved_steps
 from medsd_ray.spec.load import parse_run
 from medsd_ray.spec.training import Checkpoint
 from medsd_ray.storage import COMPLETE, FolderStorage
@@ -106,7 +106,7 @@ def test_last_ones_and_best_are_kept(output: FolderStorage, collectives: Collect
     for step, loss in enumerate([0.5, 0.2, 0.4, None, 0.3], start=1):
         save(writer, step, loss)
     assert saved_steps(output) == ([2, 4, 5], [])
-    assert read_best(output) == {"step": 2, "validation_loss": 0.2}
+    assert read_best(output) == {"step": 2, "validation_loss": 0.2, "validation": VALIDATION}
     writer = writer_for(output, collectives, keep_last=1, keep_best=False)
     save(writer, 6, 0.9)
     assert saved_steps(output) == ([6], [])

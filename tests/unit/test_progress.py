@@ -15,7 +15,8 @@ import pytest
 from terminals import on_a_terminal
 
 from medsd_ray.errors import RefusedError
-from medsd_ray.runs.names import STOP
+from medsd_ray.runs.checkpoints import VALIDATION
+from medsd_ray.runs.names import METRICS, STOP
 from medsd_ray.runs.progress import read_metrics, read_progress
 from medsd_ray.runs.record import read_run
 from medsd_ray.storage import FolderStorage, Storage
@@ -57,6 +58,19 @@ def test_a_restart_keeps_warnings_and_drops_later_records(tmp_path: Path):
     assert said["warnings"] == ["a damaged checkpoint", "the checkpoint of step 3 was not saved", LOST]
     assert [r["step"] for r in read_metrics(output)] == [1, 2, 3]
     assert said["loss"] == pytest.approx(1 / 3) and said["total"] == 10
+
+
+def test_a_validation_loss_of_an_earlier_version_is_not_mixed_with_new_ones(tmp_path: Path):
+    before = [
+        {"step": 2, "validation_loss": 0.5},
+        {"step": 4, "validation_loss": 0.7, "validation": VALIDATION},
+        {"step": 4, "loss": 0.9},
+    ]
+    (tmp_path / METRICS).write_text("".join(json.dumps(record) + "\n" for record in before))
+    reporter = Reporter(FolderStorage(tmp_path), 8, 4, [])
+    reporter.close("finished")
+    kept = read_metrics(FolderStorage(tmp_path))
+    assert kept == [{"step": 2, "validation_loss_1": 0.5}, *before[1:]]
 
 
 def test_a_truncated_record_loses_no_more_than_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

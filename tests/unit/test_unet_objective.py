@@ -7,7 +7,14 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from medsd_ray.training.unet_objective import add_noise, offset_noise, snr_weights, target, weighted_mse
+from medsd_ray.training.unet_objective import (
+    add_noise,
+    offset_noise,
+    snr_weights,
+    target,
+    validation_timesteps,
+    weighted_mse,
+)
 
 
 @pytest.fixture
@@ -91,3 +98,16 @@ def test_loss_of_micro_batches_is_the_loss_of_the_batch():
     ]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
     torch.testing.assert_close(whole, (weights[:, None, None, None] * (prediction - wanted) ** 2).mean())
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "wanted"),
+    [
+        (1000, [62, 187, 312, 437, 562, 687, 812, 937]),
+        (8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (4, [0, 0, 1, 1, 2, 2, 3, 3]),
+    ],
+)
+def test_validation_looks_at_the_middles_of_eight_parts(timesteps: int, wanted: list[int]):
+    found = validation_timesteps(torch.arange(16), timesteps)
+    assert found.tolist() == wanted * 2 and found.dtype == torch.int64

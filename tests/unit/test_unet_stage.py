@@ -71,3 +71,12 @@ def test_dropped_captions_are_one_too(stage: UnetStage, sample: dict[str, Tensor
     batch = dropping.prepare(sample, "train")
     assert torch.equal(batch["input_ids"], token_ids(stage.tokenizer, [""]))
     assert batch["caption"].tolist() == [0] * len(CAPTIONS)
+
+
+def test_validation_is_the_same_in_runs_of_other_seeds(stage: UnetStage, sample: dict[str, Tensor]):
+    other = UnetStage(build_small(0), stage.run.model_copy(update={"seed": 7}), None, scaling_factor=1.0)
+    one, two = (s.prepare(sample, "validation") for s in (stage, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert one["timesteps"].tolist() == [62, 187, 312, 437, 562]
+    one, two = (s.prepare(sample, "train") for s in (stage, other))
+    assert not torch.equal(one["noisy"], two["noisy"])

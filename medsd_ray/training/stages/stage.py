@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.targets import Targets
+from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages.kinds import Kind
 
@@ -46,6 +47,13 @@ class Stage(Protocol):
     def scaling_factor(self) -> float | None:
         """What brings the VAE's latents to unit variance, as a checkpoint records it; None where the run does
         not know or change it.
+        """
+        ...
+
+    @property
+    def validated(self) -> dict[str, Any]:
+        """The settings, by name, that change what the validation loss measures: losses of runs that differ in
+        one are not compared.
         """
         ...
 
@@ -85,7 +93,8 @@ class Stage(Protocol):
 
     def prepare(self, sample: dict[str, Tensor], purpose: str) -> dict[str, Tensor]:
         """A batch from what the loader gives, on the CPU, in the loader's thread. All that is random in it is
-        a function of the run's seed, `purpose` (`train` or `validation`) and each sample's position alone.
+        a function of `purpose` (`train` or `validation`), the seed of that (`seed_of`) and each sample's
+        position alone.
         """
         ...
 
@@ -98,6 +107,11 @@ class Stage(Protocol):
         goes into a component is brought to its dtype here, and the loss is taken in float32.
         """
         ...
+
+
+def seed_of(run: RunSpec, purpose: str) -> int:
+    """What is random in training follows from the run's seed; validation is the same in every run."""
+    return 0 if purpose == "validation" else run.seed
 
 
 class StageModule(nn.Module, Stage):

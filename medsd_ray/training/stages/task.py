@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ class TaskStage(StageModule):
         assert checked.run.task and checked.task
         self.settings, self.meta, self.seed = checked.run.task, checked.task, checked.run.seed
         self.add_module(self.name, model.network)
+
+    @property
+    def validated(self) -> dict[str, Any]:
+        """See `Stage.validated`."""
+        return self.settings.model_dump(include={"loss", "class_weights", "label_smoothing"})
 
     @property
     def scaling_factor(self) -> None:

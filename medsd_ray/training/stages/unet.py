@@ -6,7 +6,7 @@ the run, so that it does not depend on which worker draws it, in which batch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -19,12 +19,14 @@ from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages import kinds
 from medsd_ray.training.stages.diffusion import DiffusionStage
+from medsd_ray.training.stages.stage import seed_of
 from medsd_ray.training.unet_objective import (
     add_noise,
     drifted,
     offset_noise,
     snr_weights,
     target,
+    validation_timesteps,
     weighted_mse,
 )
 
@@ -82,13 +84,24 @@ class UnetStage(DiffusionStage):
         return sample_images(model, prompts, range(len(prompts)), seed=checked.run.seed), prompts
 
     @property
+    def validated(self) -> dict[str, Any]:
+        """See `Stage.validated`."""
+        objective = self.run.objective
+        return {
+            "prediction_type": self.prediction_type,
+            "snr_gamma": objective.snr_gamma,
+            "noise_offset": objective.noise_offset,
+            "drift": objective.drift.model_dump(include={"delta", "target"}),
+        }
+
+    @property
     def scaling_factor(self) -> float:
         """The VAE's, which the run does not change."""
         return self._scaling_factor
 
     def prepare(self, sample: dict[str, Tensor], purpose: str) -> dict[str, Tensor]:
-        """A micro batch from the loader, noised. `purpose` "train" draws anew at each position; others drop
-        no caption.
+        """A micro batch from the loader, noised. `purpose` "train" draws anew at each position; "validation"
+        has fixed timesteps and drops no caption.
 
         From mean and logvar (B, C, h, w), input_ids (B, L) or text_embeddings (B, L, D) and positions (B,) to
         noisy, wanted (B, C, h, w), timesteps, weights (B,) and text_embeddings, or input_ids (K, L) of the K
@@ -107,7 +120,7 @@ class UnetStage(DiffusionStage):
         return batch
 
     def _noised(self, sample: dict[str, Tensor], purpose: str) -> dict[str, Tensor]:
-        seed, objective, positions = self.run.seed, self.run.objective, sample["positions"]
+        seed, objective, positions = seed_of(self.run, purpose), self.run.objective, sample["positions"]
         mean = sample["mean"].float()
         shape = tuple(mean.shape[1:])
         std = (0.5 * sample["logvar"].float().clamp(-30, 20)).exp()
@@ -117,7 +130,10 @@ class UnetStage(DiffusionStage):
             offset = keyed_noise(seed, positions, (shape[0], 1, 1), f"{purpose}-offset")
             noise = offset_noise(noise, offset, objective.noise_offset)
         moved, aimed_at = drifted(noise, objective.drift)
-        timesteps = keyed_integers(seed, positions, len(self.alphas_cumprod), f"{purpose}-timestep")
+        if purpose == "validation":
+            timesteps = validation_timesteps(positions, len(self.alphas_cumprod))
+        else:
+            timesteps = keyed_integers(seed, positions, len(self.alphas_cumprod), f"{purpose}-timestep")
         batch = {
             "noisy": add_noise(x, moved, timesteps, self.alphas_cumprod),
             "wanted": target(x, aimed_at, timesteps, self.alphas_cumprod, self.prediction_type),

@@ -16,6 +16,7 @@ from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages import kinds
 from medsd_ray.training.stages.diffusion import DiffusionStage
+from medsd_ray.training.stages.stage import seed_of
 from medsd_ray.training.vae_objective import vae_loss
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class VaeStage(DiffusionStage):
         return images, ["an image and its reconstruction"] * RECONSTRUCTIONS
 
     @property
+    def validated(self) -> dict[str, Any]:
+        """See `Stage.validated`."""
+        return self.run.vae_objective.model_dump()
+
+    @property
     def scaling_factor(self) -> float | None:
         """What brings this VAE's latents to unit variance, from the last batches; None where its encoder is
         unchanged.
@@ -74,7 +80,7 @@ class VaeStage(DiffusionStage):
         pixels = sample["pixel_values"].float()
         factor = vae_scale_factor(self.vae)
         shape = (self.vae.config.latent_channels, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
-        noise = keyed_noise(self.run.seed, sample["positions"], shape, f"{purpose}-posterior")
+        noise = keyed_noise(seed_of(self.run, purpose), sample["positions"], shape, f"{purpose}-posterior")
         return {"pixels": pixels, "noise": noise}
 
     def largest(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
