@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from medsd_ray.cli.options import (
+    CheckpointStep,
     ClassifierLabel,
+    LastCheckpoint,
     ModelArgument,
     OptionalGeneratedImages,
     Precision,
@@ -19,6 +21,7 @@ from medsd_ray.cli.options import (
 )
 from medsd_ray.console import stage
 from medsd_ray.errors import InputError
+from medsd_ray.runs.chosen import checkpoint_address
 
 ProtocolName = Literal["roentgen", "chexgenbench"]
 
@@ -78,6 +81,8 @@ def evaluate(
     ] = None,
     use_gpu: UseGpu = None,
     precision: Precision = None,
+    last: LastCheckpoint = False,
+    step: CheckpointStep = None,
     seed: Annotated[int, seed_option("Of the classifier and the bootstrap")] = 0,
 ) -> None:
     """Measure generated images against real ones, or a task run on real ones; write report.html and
@@ -95,8 +100,12 @@ def evaluate(
             "--siamese": siamese, "--reidentify": reidentify,
         }  # fmt: skip
         _refuse(of_images, f"the evaluation of generated images, and {trained} is a run; leave it out")
-        return _evaluate_run(trained, real, out, split, seed, use_gpu, precision)
-    of_runs = {"--split": split, "--use-gpu": use_gpu, "--precision": precision}
+        checkpoint = checkpoint_address(trained, last, step)
+        return _evaluate_run(checkpoint, real, out, split, seed, use_gpu, precision)
+    of_runs = {
+        "--split": split, "--use-gpu": use_gpu, "--precision": precision, "--last": last or None,
+        "--step": step,
+    }  # fmt: skip
     _refuse(of_runs, "the evaluation of a task run; name the run, or leave it out")
     if generated is None or out is None:
         raise InputError(

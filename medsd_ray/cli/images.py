@@ -10,11 +10,13 @@ from typing import Annotated, Literal
 import typer
 
 from medsd_ray.cli.options import (
+    CheckpointStep,
     ClassifierLabel,
     CompileModel,
     DriftDelta,
     DriftPlace,
     GuidanceScale,
+    LastCheckpoint,
     ModelArgument,
     Precision,
     RealImages,
@@ -24,6 +26,7 @@ from medsd_ray.cli.options import (
     seed_option,
 )
 from medsd_ray.console import stage
+from medsd_ray.runs.chosen import checkpoint_address
 from medsd_ray.spec.images import (
     BATCH_SIZE,
     DRIFT,
@@ -60,6 +63,8 @@ def generate(
     use_gpu: UseGpu = None,
     precision: Precision = None,
     compile: CompileModel = None,
+    last: LastCheckpoint = False,
+    step: CheckpointStep = None,
 ) -> None:
     """Make images from prompts.
 
@@ -73,7 +78,7 @@ def generate(
     from medsd_ray.generation.prompts import read_prompts
 
     run(
-        model,
+        checkpoint_address(model, last, step),
         out,
         prompts=read_prompts(prompt, prompts),
         num_images=num_images,
@@ -100,6 +105,8 @@ def predict(
     ] = "png",
     use_gpu: UseGpu = None,
     precision: Precision = None,
+    last: LastCheckpoint = False,
+    step: CheckpointStep = None,
 ) -> None:
     """Say what a trained classifier or segmenter sees in images; masks come in the images' own size.
 
@@ -110,7 +117,8 @@ def predict(
     stage(f"checking the run {trained} and the images {images}")
     from medsd_ray.generation.predict import predict as run
 
-    run(trained, images, out, mask_format=mask_format, use_gpu=use_gpu, precision=precision)
+    checkpoint = checkpoint_address(trained, last, step)
+    run(checkpoint, images, out, mask_format=mask_format, use_gpu=use_gpu, precision=precision)
 
 
 def insert(
@@ -159,6 +167,8 @@ def insert(
             help="Folder or s3:// that keeps the classifier, to be trained once for many insertions"
         ),
     ] = None,
+    last: LastCheckpoint = False,
+    step: CheckpointStep = None,
 ) -> None:
     """Put a finding into images, and measure whether it shows and whether the rest stays.
 
@@ -172,7 +182,7 @@ def insert(
     from medsd_ray.evaluation.insert import insert as run
 
     run(
-        model,
+        checkpoint_address(model, last, step),
         real,
         out,
         prompt=prompt,
@@ -205,6 +215,8 @@ def export(
         typer.Option(metavar="REASON", help="Why no check is needed, in words; kept in the model card"),
     ] = None,
     raw: Annotated[bool, typer.Option(help="The trained weights instead of their moving average")] = False,
+    last: LastCheckpoint = False,
+    step: CheckpointStep = None,
 ) -> None:
     """Write a checkpoint as a plain diffusers folder; of a task run, as its library's network with a card
     that loads it.
@@ -216,4 +228,5 @@ def export(
     stage(f"checking the checkpoint {checkpoint}")
     from medsd_ray.models.export import export as run
 
-    run(checkpoint, dest, report=report, without_memorisation_check=without_memorisation_check, raw=raw)
+    source = checkpoint_address(checkpoint, last, step)
+    run(source, dest, report=report, without_memorisation_check=without_memorisation_check, raw=raw)

@@ -42,6 +42,12 @@ def port_option(help: str) -> Any:
 MODEL_HELP = "Pipeline folder, checkpoint, s3://, hub name, or medsd-small"
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
 ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
+LastCheckpoint = Annotated[
+    bool, typer.Option("--last", help="Of a run's output: its last checkpoint in place of the chosen one")
+]
+CheckpointStep = Annotated[
+    int | None, typer.Option("--step", help="Of a run's output: the checkpoint of this step")
+]
 GuidanceScale = Annotated[float, typer.Option(help=GUIDANCE_SCALE.help)]
 Scheduler = Annotated[str, typer.Option(help=SCHEDULER.help)]
 DriftDelta = Annotated[float | None, typer.Option("--drift", help=DRIFT.help)]

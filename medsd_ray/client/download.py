@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medsd_ray.addresses import path_of
 from medsd_ray.errors import InputError, RunError
-from medsd_ray.runs.checkpoints import newest_complete
+from medsd_ray.runs.chosen import chosen_checkpoint
 from medsd_ray.runs.names import REPORT, REPORT_DATA
 from medsd_ray.storage import COMPLETE, Storage, open_storage
 from medsd_ray.storage.folder import make_folder
@@ -40,10 +40,10 @@ def download(
             raise InputError(f"{source.url}: no complete report; was one asked for, and is the run done?")
         fetch(source, dest)
     elif what == "checkpoint":
-        newest = newest_complete(store)
-        if newest is None:
+        chosen = chosen_checkpoint(store)
+        if chosen is None:
             raise InputError(f"{store.url}: no complete checkpoint yet")
-        fetch(newest, dest)
+        fetch(chosen, dest)
     else:
         from medsd_ray.models.export import export
         from medsd_ray.models.networks.task_run import find_task_run

@@ -31,7 +31,7 @@ from medsd_ray.generation.png import NOTICE, encode_png
 from medsd_ray.gpus import use_gpus
 from medsd_ray.models.drift import drift_notes, in_effect, recorded_drift
 from medsd_ray.models.inference import Inference
-from medsd_ray.models.resolve import model_fingerprint, resolve
+from medsd_ray.models.resolve import model_fingerprint, resolve, used_checkpoint
 from medsd_ray.spec.images import NUM_INSERTED, SEED, Sampling
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import finish, read_finished
@@ -162,7 +162,13 @@ def insert(
     images = made.images
     classifier, wanted = _classifier(splits, settings, made.shown, detector, say)
     figures, where = insertion.measure(images, region, classifier, wanted)
-    found = {"format": "medsd-insertion/1", "settings": asdict(settings), **figures, "versions": versions()}
+    found = {
+        "format": "medsd-insertion/1",
+        "settings": asdict(settings),
+        "checkpoint": used_checkpoint(model),
+        **figures,
+        "versions": versions(),
+    }
     _write(store, found, made, where, settings)
     say(summary(found))
     return found

@@ -88,6 +88,7 @@ def report_on(
         "inputs_sha256": checksum,
         "model": inputs.manifest.get("model"),
         "model_fingerprint": inputs.manifest.get("model_fingerprint"),
+        "checkpoint": inputs.manifest.get("checkpoint"),
         "generation": inputs.manifest,
         "reference": sets.reference,
         "notes": inputs.notes,

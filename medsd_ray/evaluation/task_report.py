@@ -30,6 +30,7 @@ from medsd_ray.models.inference import Inference
 from medsd_ray.models.networks.load import load_predictor
 from medsd_ray.models.networks.task_run import TaskRun
 from medsd_ray.runs.checkpoints import run_of
+from medsd_ray.runs.chosen import about_checkpoint
 from medsd_ray.runs.names import REPORT_DATA, REPORT_PAGE
 from medsd_ray.runs.record import RunRecord, read_run
 from medsd_ray.storage import Storage
@@ -88,6 +89,7 @@ def _about(options: TaskEvaluation, judges: JudgedSplit, how: Inference, checksu
         "model": shown(options.run),
         "model_fingerprint": run.fingerprint,
         "step": run.description["step"],
+        "checkpoint": about_checkpoint(run.checkpoint, options.run),
         "task": run.task,
         "subject": run.subject,
         "classes": list(run.classes),

@@ -23,7 +23,7 @@ from medsd_ray.generation.png import NOTICE
 from medsd_ray.gpus import use_gpus
 from medsd_ray.models.drift import drift_notes, in_effect, recorded_drift
 from medsd_ray.models.inference import Inference, inference_settings
-from medsd_ray.models.resolve import model_fingerprint, resolve
+from medsd_ray.models.resolve import model_fingerprint, resolve, used_checkpoint
 from medsd_ray.ray_cluster import check_address
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.runs.names import GENERATED
@@ -88,6 +88,7 @@ def generate(
         print(note)
     sampling = in_effect(sampling, own)
     plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling, how)
+    plan["checkpoint"] = used_checkpoint(model)
     if not _begin(store, plan):
         print(f"{out}: complete, nothing to do")
         return
@@ -154,9 +155,11 @@ def _table(plan: dict[str, Any]) -> bytes:
 
 def _begin(store: Storage, plan: dict[str, Any]) -> bool:
     """Makes the output this plan's own; False where it is complete already."""
-    # An earlier version wrote a model's whole path, and knew one precision, nothing compiled and no drift.
+    # An earlier version wrote a model's whole path, knew one precision, nothing compiled and no drift, and did
+    # not say which checkpoint, which the fingerprint tells too.
     earlier = {"precision": "fp32", "compile": False, "drift": 0.0, "drift_where": None}
-    settings_of = lambda value: earlier | value | {"model": shown(value["model"])}
+    told = {"checkpoint": plan["checkpoint"]}
+    settings_of = lambda value: earlier | value | told | {"model": shown(value["model"])}
     existing = claim(store, plan, GENERATED, settings_of=settings_of)
     if isinstance(existing, New):
         store.write_json(GENERATED, plan)

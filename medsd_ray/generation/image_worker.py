@@ -20,7 +20,10 @@ def write_images(components: Components, plan: dict[str, Any], indices: list[int
     images = sample_images(
         components, [entry["prompt"] for entry in entries], indices, seed=plan["seed"], sampling=sampling
     )
-    common = {name: str(value) for name, value in plan.items() if name not in ("images", "format")}
+    apart = ("images", "format", "checkpoint")
+    common = {name: str(value) for name, value in plan.items() if name not in apart}
+    if used := plan.get("checkpoint"):
+        common |= {"step": str(used["step"]), "why_this_step": used["why"]}
     for entry, image in zip(entries, images, strict=True):
         store.write(
             entry["file"],

@@ -27,6 +27,7 @@ from medsd_ray.generation.prediction_images import PredictionImage, PredictionIm
 from medsd_ray.gpus import use_gpus
 from medsd_ray.models.inference import inference_settings
 from medsd_ray.models.networks.task_run import TaskRun, need_task_run
+from medsd_ray.runs.chosen import about_checkpoint
 from medsd_ray.storage import Storage, absolute, entry_of_bytes, open_storage
 from medsd_ray.storage.outputs import Complete, Foreign, claim
 
@@ -90,8 +91,10 @@ def predict(
     }
     if mask_format != "png":
         settings["mask_format"] = mask_format
+    told = {"checkpoint": about_checkpoint(run.checkpoint, trained)}
+    settings |= told
     store = absolute(open_storage(out))
-    existing = claim(store, settings, RECORD)
+    existing = claim(store, settings, RECORD, settings_of=lambda value: value | told)
     if isinstance(existing, Complete):
         print(f"{out}: complete, nothing to do")
         return

@@ -22,6 +22,7 @@ from medsd_ray.models.drift_card import drift_section
 from medsd_ray.models.networks.task_run import find_task_run
 from medsd_ray.models.resolve import find_checkpoint, model_fingerprint, resolve
 from medsd_ray.runs.checkpoints import describe_checkpoint, trained
+from medsd_ray.runs.chosen import about_checkpoint
 from medsd_ray.runs.names import REPORT_DATA
 from medsd_ray.spec.shown_addresses import without_local_paths
 from medsd_ray.storage import Storage, open_storage
@@ -44,7 +45,7 @@ def export(
     """Writes a checkpoint as a plain folder with its model card, the COMPLETE mark last.
 
     Args:
-        checkpoint: A run's output (its newest complete checkpoint) or one checkpoint.
+        checkpoint: A run's output (its chosen checkpoint) or one checkpoint.
         dest: An empty folder or `s3://` address.
         report: The report.json of an evaluation of this model, whose memorisation check passed.
         without_memorisation_check: In place of a report, why none is needed, in a few words for the card.
@@ -85,7 +86,7 @@ def export(
     from medsd_ray.models.save import save_pipeline
     from medsd_ray.models.swapped_encoder import SwappedEncoder
 
-    components = load_components(checkpoint, raw=raw)
+    components, used = load_components(checkpoint, raw=raw), about_checkpoint(source, checkpoint)
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
         save_pipeline(components, Path(folder))
         files = method_files(source, raw)
@@ -96,7 +97,7 @@ def export(
                 metadata={"format": "pt"},
             )
         command = f"medsd export {shown(checkpoint)} {shown(dest)}" + (" --raw" if raw else "")
-        card = model_card(descriptions, manifest_of(source), fingerprint, check, raw, command)
+        card = model_card(descriptions, manifest_of(source), fingerprint, check, raw, command, used["why"])
         swapped = isinstance(components.text_encoder, SwappedEncoder)
         card += usage(swapped, sorted(files), descriptions[-1]["model"])
         latents = (components.unet.config["in_channels"], *components.sample_size)
@@ -104,7 +105,8 @@ def export(
         card += drift_section(components.drift, predicted, latents, swapped)
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         store.upload_tree(Path(folder))
-    print(f"{dest}: exported the checkpoint of step {descriptions[-1]['step']}; memorisation check: {check}")
+    which = f"the checkpoint of step {used['step']} ({used['why']})"
+    print(f"{dest}: exported {which}; memorisation check: {check}")
 
 
 def _refuse_for_tasks(task: str, report: str | None, reason: str | None, raw: bool) -> None:
@@ -180,9 +182,10 @@ def model_card(
     check: str,
     raw: bool,
     command: str,
+    why: str,
 ) -> str:
     """README.md of an exported folder; `descriptions` are the checkpoint.json of each run, the first one's
-    base first.
+    base first. `why` says why that checkpoint.
     """
     last = descriptions[-1]
     spec = last.get("spec", {})
@@ -201,6 +204,7 @@ tags: [medsd, research-use-only]
 **Research use only.** Its images are generated: they show no patient and serve no diagnosis.
 
 - Base model: {named(descriptions[0])}
+- Checkpoint: of step {last["step"]}, {why}
 - Weights: {"as trained" if raw or not last.get("ema") else "their moving average (EMA)"}
 - Memorisation check: {check}
 - Model fingerprint: `{fingerprint}`

@@ -15,11 +15,13 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medsd_ray.addresses import path_of
 from medsd_ray.errors import InputError
 from medsd_ray.models.layout import CARD, check_layout
-from medsd_ray.runs.checkpoints import describe_checkpoint, newest_complete, task_of, trained
+from medsd_ray.runs.checkpoints import describe_checkpoint, task_of, trained
+from medsd_ray.runs.chosen import about_checkpoint, chosen_checkpoint
 from medsd_ray.runs.names import CHECKPOINT, RUN_SPEC
 from medsd_ray.spec.run import RANDOM, SMALL
 from medsd_ray.spec.tasks import TASKS
@@ -195,12 +197,16 @@ def _check_weights(store: Storage, where: str) -> None:
 
 
 def find_checkpoint(address: str) -> Storage | None:
-    """The checkpoint that an address names (a run's output: its newest complete one), or None for any other
-    model.
-    """
+    """The checkpoint that an address names (a run's output: its chosen one), or None for any other model."""
     if address == SMALL or (store := _find(address, None)) is None:
         return None
     return _checkpoint(store)
+
+
+def used_checkpoint(address: str) -> dict[str, Any] | None:
+    """The `step` of the checkpoint that an address names, and `why` that one; None for any other model."""
+    checkpoint = find_checkpoint(address)
+    return checkpoint and about_checkpoint(checkpoint, address)
 
 
 def model_fingerprint(model: str, *, raw: bool = False, only: tuple[str, ...] = FOLDERS) -> str:
@@ -279,9 +285,7 @@ def _find(model: str, near: Storage | None) -> Storage | None:
 
 
 def _checkpoint(store: Storage) -> Storage | None:
-    """The checkpoint at `store`: itself, or the newest complete one of a run's output; None where it is no
-    run.
-    """
+    """The checkpoint at `store`: itself, or the chosen one of a run's output; None where it is no run."""
     if store.exists(CHECKPOINT):
         if store.complete() is None:
             raise InputError(
@@ -290,12 +294,12 @@ def _checkpoint(store: Storage) -> Storage | None:
         return store
     if store.exists(CARD) or not store.exists(RUN_SPEC):
         return None
-    newest = newest_complete(store)
-    if newest is None:
+    chosen = chosen_checkpoint(store)
+    if chosen is None:
         raise InputError(
             f"{store.url}: this run has no complete checkpoint yet; train it further with --resume"
         )
-    return newest
+    return chosen
 
 
 def _local_pipeline(store: Storage) -> Path:

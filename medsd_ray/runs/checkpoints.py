@@ -80,7 +80,7 @@ def newest_complete(output: Storage) -> Storage | None:
     """
     damage: list[str] = []
     try:
-        found = newest_usable(output, _check_files, damage.append)
+        found = newest_usable(output, check_files, damage.append)
     except (RefusedError, UnreachableError):
         raise
     except InputError:
@@ -90,7 +90,7 @@ def newest_complete(output: Storage) -> Storage | None:
     return found
 
 
-def _check_files(checkpoint: Storage) -> Storage:
+def check_files(checkpoint: Storage) -> Storage:
     """The same checkpoint. Raises InputError where its mark or description is damaged, or a file is gone or
     of another size than the mark says; these are what a power cut leaves.
     """
@@ -108,7 +108,9 @@ def _check_files(checkpoint: Storage) -> Storage:
 
 
 def read_best(output: Storage) -> dict | None:
-    """What best.json says: `step` and `validation_loss`; None where there is none, or it is no JSON."""
+    """What best.json says of the chosen checkpoint: `step`, `why` and more; None where there is none, or it
+    is no JSON.
+    """
     try:
         return output.read_json(BEST_CHECKPOINT)
     except (FileNotFoundError, ValueError):

@@ -103,11 +103,24 @@ class Training(SpecModel):
     )
 
 
+class Select(SpecModel):
+    """Which checkpoint of a run is used."""
+
+    figure: Literal["validation_loss", "last"] = Field(
+        description="validation_loss: the one with the lowest, of those that were validated; last: the last"
+    )
+
+
 class Checkpoint(SpecModel):
-    """When a checkpoint is written, and which stay."""
+    """When a checkpoint is written, which stay, and which is used."""
 
     every_steps: Positive | None = Field(
         default=None, description="steps between checkpoints; null: at the end only"
     )
     keep_last: Positive = Field(default=2, description="how many of the newest stay")
-    keep_best: bool = Field(default=True, description="also keep the one with the lowest validation loss")
+    keep_best: bool = Field(default=True, description="also keep the one that is chosen by select")
+    select: Select | None = Field(
+        default=None,
+        description="which one generate, export and all else use; where absent, by validation_loss where "
+        "there is a validation split, else the last",
+    )

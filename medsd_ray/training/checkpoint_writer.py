@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medsd_ray.retries import with_retries
-from medsd_ray.runs.checkpoints import VALIDATION, read_best, saved_steps
+from medsd_ray.runs.checkpoints import read_best, saved_steps
+from medsd_ray.runs.chosen import Choice, choose, figures_of, read_figures, write_choice
 from medsd_ray.runs.names import BEST_CHECKPOINT, CHECKPOINT, checkpoint_folder
 from medsd_ray.spec.training import Checkpoint
 from medsd_ray.storage import Storage, entry_of_file
@@ -32,6 +33,9 @@ class CheckpointWriter:
         self.before_complete = before_complete
         self.last_step: int | None = None
         """Worker 0: the newest step whose checkpoint is complete."""
+        self.choice: Choice | None = None
+        """Worker 0: which of the checkpoints is used, by what was measured so far."""
+        self._figures: dict[int, dict[str, float]] | None = None
         self._group = collectives.new_group()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[str | None] | None = None
@@ -98,23 +102,24 @@ class CheckpointWriter:
         with_retries(lambda: store.mark_complete(files))
         self.last_step = step
         try:
-            self._keep(step, description.get("validation_loss"))
+            self._keep(step, figures_of(description))
         except Exception as error:  # what was to be deleted stays; the checkpoint itself is complete
             self.warn(f"older checkpoints were not deleted: {error}")
 
-    def _keep(self, step: int, validation_loss: float | None) -> None:
-        best = read_best(self.output)
-        if best and best.get("validation") != VALIDATION:
-            best = None  # of an earlier version: another figure
-        if validation_loss is not None and (best is None or validation_loss < best["validation_loss"]):
-            best = {"step": step, "validation_loss": validation_loss, "validation": VALIDATION}
-            self.output.write_json(BEST_CHECKPOINT, best)
+    def _keep(self, step: int, figures: dict[str, float]) -> None:
+        """Chooses among the checkpoints that are there, and deletes those that are neither among the newest
+        nor chosen.
+        """
         complete, _ = saved_steps(self.output)
-        kept = set(complete[-self.keep.keep_last :]) | (
-            {best["step"]} if best and self.keep.keep_best else set()
-        )
+        if self._figures is None:  # once in a process: what the checkpoints of before say
+            self._figures = read_figures(self.output, complete)
+        self._figures[step] = figures
+        newest = complete[-self.keep.keep_last :]
+        there = {s: self._figures.get(s, {}) for s in (complete if self.keep.keep_best else newest)}
+        self.choice = choose(there, self.keep.select)
+        write_choice(self.output, self.choice, there[self.choice.step])
         for old in complete:
-            if old not in kept:
+            if old not in newest and old != self.choice.step:
                 self.output.delete_tree(checkpoint_folder(old))
 
 

@@ -118,6 +118,10 @@ def check_data(run: RunSpec) -> CheckedRun:
     kind = kind_of(run)
     sources = find_sources(run, kind)
     validation = find_validation(run, kind)
+    if not validation and run.checkpoint.select and run.checkpoint.select.figure == "validation_loss":
+        raise InputError(
+            "checkpoint.select: validation_loss needs a validation split; prepare with one, or leave it out"
+        )
     fingerprints = {"data": data_fingerprint(run, sources)}
     if run.components:
         fingerprints["model"] = model_fingerprint(run.model)

@@ -120,11 +120,13 @@ def _result(output: Storage) -> dict[str, Any]:
 def summary(result: dict[str, Any]) -> str:
     """The line that a finished run ends with."""
     speed, validation_loss = result["images_per_second"], result["validation_loss"]
+    chosen = result.get("chosen_checkpoint")
     parts = [
         f"{result['step']} steps",
         f"loss {result['loss']:.4f}",
         *([f"validation loss {validation_loss:.5f}"] if validation_loss is not None else []),
         *([f"{speed:.1f} images/s"] if speed else []),
+        *([f"checkpoint of step {chosen['step']} chosen ({chosen['why']})"] if chosen else []),
     ]
     return (
         f"done: {', '.join(parts)}; Adam's moments: {result['optimizer_bytes_per_worker'] / 1e6:.2f} MB a "

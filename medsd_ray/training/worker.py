@@ -8,6 +8,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,7 @@ class Trainer:
             "micro_batch_size": self.micro,
             "global_batch_size": self.training.global_batch_size,
             "last_checkpoint_step": self.writer.last_step,
+            "chosen_checkpoint": asdict(self.writer.choice) if self.writer.choice else None,
         }
         if not interrupted:
             with_retries(lambda: self.output.write_json(RESULT, result))

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from medsd_ray.errors import InputError, RefusedError, UnreachableError
 from medsd_ray.runs.checkpoints import saved_steps
-from medsd_ray.runs.names import CHECKPOINT, CHECKPOINTS, RESULT, checkpoint_folder, trial_folder
+from medsd_ray.runs.names import (
+    BEST_CHECKPOINT,
+    CHECKPOINT,
+    CHECKPOINTS,
+    RESULT,
+    checkpoint_folder,
+    trial_folder,
+)
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.spec.shown_addresses import without_local_paths
 from medsd_ray.storage import COMPLETE, Storage, entry_of_bytes, open_storage
@@ -49,6 +56,7 @@ def copy_checkpoint(source: Storage, step: int, output: Storage) -> None:
         except (InputError, FileNotFoundError):
             return
         output.delete(RESULT)
+        output.delete(BEST_CHECKPOINT)
         output.delete_tree(CHECKPOINTS)
         output.child(checkpoint_folder(step)).upload_tree(Path(folder))
 

@@ -26,7 +26,6 @@ from medsd_ray.evaluation.task_metrics import task_metrics
 from medsd_ray.evaluation.task_options import TaskEvaluation
 from medsd_ray.generation.generate import generate
 from medsd_ray.models.networks.task_run import need_task_run
-from medsd_ray.runs.checkpoints import read_best, saved_steps
 from medsd_ray.runs.names import IMAGES, LOCALIZATION, REPORT, STOP, TRIAL, checkpoint_folder, trial_file
 from medsd_ray.spec import plan
 from medsd_ray.spec.figures import FIGURES
@@ -112,9 +111,11 @@ class TrialRunner:
                 self._report_checkpoint(run, metrics, report)
 
         result = train(run, auto_resume=True, stop=self.stop, on_record=on_record)
+        chosen = result.get("chosen_checkpoint") or {"figure": None}
+        by_loss = chosen["figure"] == "validation_loss"
         return {
             "steps": result["step"],
-            "validation_loss": result["validation_loss"],
+            "validation_loss": chosen["value"] if by_loss else result["validation_loss"],
             "training_loss": result["loss"],
         }
 
@@ -161,18 +162,14 @@ class TrialRunner:
         return localization_metrics(localize(localization_options(self.study, model, out, use_gpu)))
 
     def _judge_task(self, run: RunSpec) -> dict[str, float]:
-        """The figures of a classifier or segmenter on real images, by its checkpoint with the lowest
-        validation loss; the report stays in the trial's output.
+        """The figures of a classifier or segmenter on real images, by the run's chosen checkpoint; the report
+        stays in the trial's output.
         """
-        output = open_storage(run.output)
-        best, there = read_best(output), saved_steps(output)[0]
-        step = best["step"] if best and best["step"] in there else there[-1]
-        checkpoint = f"{run.output}/{checkpoint_folder(step)}"
         options = TaskEvaluation(
-            checkpoint, self.study.shards, out=f"{run.output}/{REPORT}", split=self.study.evaluation.split,
+            run.output, self.study.shards, out=f"{run.output}/{REPORT}", split=self.study.evaluation.split,
             use_gpu=run.resources.use_gpu,
         )  # fmt: skip
-        return task_metrics(evaluate_task(options, need_task_run(checkpoint)))
+        return task_metrics(evaluate_task(options, need_task_run(run.output)))
 
     def _check_stop(self) -> None:
         """Raises Interrupted where the study is asked to stop."""

@@ -64,7 +64,7 @@ def save(
     }
     description = {
         "format": FORMAT, "step": step, "ema": ema, "validation_loss": validation_loss,
-        "fragments": fragments,
+        "validation": VALIDATION, "fragments": fragments,
     }  # fmt: skip
     files = {"rank-00000.safetensors": tensors, "rank-00000.optimizer.safetensors": moments}
     writer.save(step, lambda: files, description)
@@ -106,7 +106,8 @@ def test_last_ones_and_best_are_kept(output: FolderStorage, collectives: Collect
     for step, loss in enumerate([0.5, 0.2, 0.4, None, 0.3], start=1):
         save(writer, step, loss)
     assert saved_steps(output) == ([2, 4, 5], [])
-    assert read_best(output) == {"step": 2, "validation_loss": 0.2, "validation": VALIDATION}
+    best = read_best(output)
+    assert best and (best["step"], best["validation_loss"], best["figure"]) == (2, 0.2, "validation_loss")
     writer = writer_for(output, collectives, keep_last=1, keep_best=False)
     save(writer, 6, 0.9)
     assert saved_steps(output) == ([6], [])

@@ -58,7 +58,7 @@ class TaskRun:
 
 
 def find_task_run(address: str) -> TaskRun | None:
-    """The task run at an address: a run's output (its newest complete checkpoint) or one checkpoint of it, a
+    """The task run at an address: a run's output (its chosen checkpoint) or one checkpoint of it, a
     folder or `s3://`; None for any other model.
 
     Raises:
