@@ -155,8 +155,8 @@ def _table(plan: dict[str, Any]) -> bytes:
 
 def _begin(store: Storage, plan: dict[str, Any]) -> bool:
     """Makes the output this plan's own; False where it is complete already."""
-    # An earlier version wrote a model's whole path, knew one precision, nothing compiled and no drift, and did
-    # not say which checkpoint, which the fingerprint tells too.
+    # An earlier version wrote a model's whole path, knew one precision, nothing compiled and no drift, and
+    # did not say which checkpoint, which the fingerprint tells too.
     earlier = {"precision": "fp32", "compile": False, "drift": 0.0, "drift_where": None}
     told = {"checkpoint": plan["checkpoint"]}
     settings_of = lambda value: earlier | value | told | {"model": shown(value["model"])}
