@@ -29,6 +29,7 @@ from medsd_ray.evaluation.report import page, plots
 from medsd_ray.evaluation.report.format import dumps
 from medsd_ray.evaluation.versions import own_code, versions
 from medsd_ray.runs.names import REPORT_DATA, REPORT_PAGE
+from medsd_ray.runs.overfitting import overfitting
 from medsd_ray.runs.record import RunRecord
 from medsd_ray.storage import open_storage
 from medsd_ray.storage.outputs import Complete, claim, finish
@@ -80,6 +81,7 @@ def report_on(
         say(f"{options.out}: this report is already there\n{page.summary(existing.record)}")
         return existing.record
     say(f"evaluate: {len(sets.generated)} generated images against {sets.reference}")
+    risen = overfitting(record.metrics)
     report: dict[str, Any] = {
         "format": page.FORMAT,
         "title": options.title,
@@ -91,7 +93,7 @@ def report_on(
         "checkpoint": inputs.manifest.get("checkpoint"),
         "generation": inputs.manifest,
         "reference": sets.reference,
-        "notes": inputs.notes,
+        "notes": [*inputs.notes, *([f"In training {risen}."] if risen else [])],
     }
     sections, checks = measure(sets, networks, options, say)
     report |= sections

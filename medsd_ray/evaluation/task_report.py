@@ -32,6 +32,7 @@ from medsd_ray.models.networks.task_run import TaskRun
 from medsd_ray.runs.checkpoints import run_of
 from medsd_ray.runs.chosen import about_checkpoint
 from medsd_ray.runs.names import REPORT_DATA, REPORT_PAGE
+from medsd_ray.runs.overfitting import overfitting
 from medsd_ray.runs.record import RunRecord, read_run
 from medsd_ray.storage import Storage
 from medsd_ray.storage.outputs import finish
@@ -68,7 +69,9 @@ def write_report(
     report["run"] = {"output": run_of(run.checkpoint).url, "spec": record.spec, "manifest": record.manifest}
     for row in report["by_domain"]:
         row["learnt"] = None if row["domain"] == UNKNOWN else learnt.has(row["domain"])
-    report["versions"], report["notes"] = versions(), [learnt.said]
+    said = overfitting(record.metrics)
+    report["versions"] = versions()
+    report["notes"] = [learnt.said, *([f"In training {said}."] if said else [])]
     report["cautions"] = task_page.cautions(report)
     report["seconds"] = round(time.monotonic() - started, 1)
     pictures = task_plots.pictures(report, found)

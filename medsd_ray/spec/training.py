@@ -76,6 +76,11 @@ class Training(SpecModel):
         description="steps between validations, where there is a validation split; where absent, a tenth of "
         "max_steps, and each checkpoint is validated too",
     )
+    patience: Positive | None = Field(
+        default=None,
+        description="validations in a row without a lower loss, after which the run ends; null: it goes on "
+        "to max_steps",
+    )
     sample_every: Positive | None = Field(default=None, description="steps between sample images; null: none")
     sample_prompts: list[Text] = Field(
         default=[], max_length=16, description="prompts of the sample images, one image each"

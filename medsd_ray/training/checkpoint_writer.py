@@ -59,6 +59,12 @@ class CheckpointWriter:
         result, self._pending = self._pending.result(), None
         return result
 
+    def chosen(self) -> Choice | None:
+        """Worker 0: which checkpoint is used; None where none is complete. Not while one is on its way."""
+        if self.choice is None and (complete := saved_steps(self.output)[0]):
+            self.choice = choose(read_figures(self.output, complete), self.keep.select)
+        return self.choice
+
     def _write(
         self, step: int, tensors: dict[str, dict[str, Tensor]], description: dict[str, Any]
     ) -> str | None:

@@ -122,6 +122,11 @@ def check_data(run: RunSpec) -> CheckedRun:
         raise InputError(
             "checkpoint.select: validation_loss needs a validation split; prepare with one, or leave it out"
         )
+    if not validation and run.training.patience:
+        raise InputError(
+            "training.patience counts validations, and there is no validation split; prepare with one, or "
+            "leave it out"
+        )
     fingerprints = {"data": data_fingerprint(run, sources)}
     if run.components:
         fingerprints["model"] = model_fingerprint(run.model)

@@ -30,6 +30,7 @@ MAY_CHANGE = {
     "training.compile",
     "training.log_every",
     "training.validate_every",
+    "training.patience",
     "training.sample_every",
     "training.sample_prompts",
 }

@@ -120,9 +120,9 @@ def _result(output: Storage) -> dict[str, Any]:
 def summary(result: dict[str, Any]) -> str:
     """The line that a finished run ends with."""
     speed, validation_loss = result["images_per_second"], result["validation_loss"]
-    chosen = result.get("chosen_checkpoint")
+    chosen, early = result.get("chosen_checkpoint"), result.get("ended_early")
     parts = [
-        f"{result['step']} steps",
+        f"{result['step']} steps" + (f": {early}" if early else ""),
         f"loss {result['loss']:.4f}",
         *([f"validation loss {validation_loss:.5f}"] if validation_loss is not None else []),
         *([f"{speed:.1f} images/s"] if speed else []),

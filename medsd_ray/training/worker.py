@@ -22,6 +22,7 @@ from medsd_ray.retries import with_retries
 from medsd_ray.runs.checkpoints import VALIDATION
 from medsd_ray.runs.fragments import by_name
 from medsd_ray.runs.names import RESULT
+from medsd_ray.runs.overfitting import lowest, out_of_patience, overfitting, validations
 from medsd_ray.storage import open_storage
 from medsd_ray.training.averaged_weights import AveragedWeights
 from medsd_ray.training.checked_run import CheckedRun
@@ -138,6 +139,9 @@ class Trainer:
             ThroughputMeter(self.training.global_batch_size, device),
             LossWindow(device),
         )
+        # Of the whole run, as its records up to the checkpoint have them.
+        told = self.reporter and [loss for _, loss in validations(self.reporter.records)]
+        self.validation_losses: list[float] = self.collectives.broadcast(told)
         self.compute_dtypes: dict[str, str] | None = None
         self.reported = time.monotonic()
 
@@ -146,7 +150,8 @@ class Trainer:
         checkpoint.
         """
         stop = False
-        for step, micro_batches in enumerate(self.steps(), start=self.first):
+        steps = enumerate(self.steps(), start=self.first) if not self.patience_is_out() else ()
+        for step, micro_batches in steps:
             self.step(step, micro_batches)
             done = step + 1
             stop, to_ray = self.signals()
@@ -155,12 +160,17 @@ class Trainer:
                 self.log(done, to_ray or last)
             with self.throughput.paused_if(self.interludes(done, last)):
                 validation_loss = self.validate(done)
+                last = last or self.patience_is_out()
                 self.draw(done)
                 if last or is_due(done, self.run.checkpoint.every_steps):
                     self.save(done, validation_loss)
-            if stop:
+            if stop or self.patience_is_out():
                 break
-        self.finish(interrupted=stop)
+        self.finish(interrupted=stop and not self.patience_is_out())
+
+    def patience_is_out(self) -> bool:
+        """Whether the run ends as validation got no better: the same at all workers."""
+        return out_of_patience(self.validation_losses, self.training.patience)
 
     def steps(self) -> Iterator[list[dict[str, Tensor]]]:
         """The micro batches of each step to come, on the device. The loader's thread draws noise and
@@ -245,6 +255,7 @@ class Trainer:
         if not self.validation or not self.run.validates_after(done):
             return None
         loss = self.validation.loss()
+        self.validation_losses.append(loss)
         if self.reporter:
             self.reporter.log({"step": done, "validation_loss": loss, "validation": VALIDATION})
         return loss
@@ -298,6 +309,8 @@ class Trainer:
             name: next((r[name] for r in reversed(self.reporter.records) if name in r), None)
             for name in ("loss", "validation_loss")
         }
+        if said := overfitting(self.reporter.records):
+            self.reporter.warn(said)
         result = losses | {
             "validation": self.validation.about() if self.validation else None,
             "step": self.reporter.progress["step"],
@@ -316,12 +329,21 @@ class Trainer:
             "micro_batch_size": self.micro,
             "global_batch_size": self.training.global_batch_size,
             "last_checkpoint_step": self.writer.last_step,
-            "chosen_checkpoint": asdict(self.writer.choice) if self.writer.choice else None,
+            "chosen_checkpoint": asdict(choice) if (choice := self.writer.chosen()) else None,
+            "ended_early": self.ended_early(self.reporter),
         }
         if not interrupted:
             with_retries(lambda: self.output.write_json(RESULT, result))
             self.output.sync([RESULT])
         self.reporter.close("interrupted" if interrupted else "finished")
+
+    def ended_early(self, reporter: Reporter) -> str | None:
+        """Why the run ended before its last step; None where it did not."""
+        if not self.patience_is_out() or reporter.progress["step"] == self.training.max_steps:
+            return None
+        found = validations(reporter.records)
+        step, loss = found[lowest([loss for _, loss in found])]
+        return f"no validation after step {step} was below its {loss:.5g} (patience {self.training.patience})"
 
     def abandon(self) -> None:
         """After an error: the records as far as they got."""

@@ -379,3 +379,19 @@ def test_what_does_not_fit_is_refused_before_any_worker_starts(root: Path, image
     store.write("run.yaml", b"")
     with pytest.raises(InputError, match="go on with --resume"):
         check_output(store, resume=False)
+
+
+def test_patience_ends_a_run_and_one_that_is_gone_on_with_at_the_same_step(
+    root: Path, one_worker: Pool, two_workers: Pool
+):
+    """At this learning rate the tiny model is soon worse than it was."""
+    settings = {"validate_every": 1, "patience": 2, "learning_rate": 0.3, "warmup_steps": 0, "max_steps": 40}
+    one_worker.train(spec(root, "patient", 1, zero_stage=0, **settings))
+    whole = result(root, "patient")
+    validated = [r["validation_loss"] for r in records(root, "patient") if "validation" in r]
+    assert whole["step"] == len(validated) < 40 and min(validated) == validated[-3]
+    assert f"after step {len(validated) - 2} was below" in whole["ended_early"]
+    half_of(root, "patient", "patient-again", whole["step"])
+    two_workers.train(spec(root, "patient-again", 2, zero_stage=0, **settings))
+    again = result(root, "patient-again")
+    assert (again["step"], again["ended_early"]) == (whole["step"], whole["ended_early"])
