@@ -63,7 +63,8 @@ def _checkpoints(files: CachedFiles, at: str, here: dict[str, FileInfo]) -> dict
 
     stamp = here[PROGRESS].stamp if PROGRESS in here else None
     found = files.get(join(at, PROGRESS), stamp, look, CHECKPOINTS) or {"complete": [], "incomplete": []}
-    return found | {"best": files.json(at, BEST_CHECKPOINT, here).get("step")}
+    best = files.json(at, BEST_CHECKPOINT, here)
+    return found | {"best": best.get("step"), "why": _text(best.get("why"))}
 
 
 def run_view(files: CachedFiles, at: str) -> dict[str, Any] | None:

@@ -89,6 +89,18 @@ def test_prepare_to_report_through_s3(bucket: Storage, tmp_path: Path):
     assert image.size == (64, 64)
     assert image.info["prompt"] == PROMPTS[1] and image.info["seed"] == "1"
 
+    # the checkpoint that the run chose made them, and the other one is to be had
+    chosen = result["chosen_checkpoint"]
+    why = f"the lowest validation loss, {chosen['value']:.5g}"
+    assert chosen["step"] in (2, 4) and chosen["why"] == why
+    assert images.read_json("generated.json")["checkpoint"] == {"step": chosen["step"], "why": why}
+    assert (image.info["step"], image.info["why_this_step"]) == (str(chosen["step"]), why)
+    other = 6 - chosen["step"]
+    done("generate", f"{url}/run", "--prompt", PROMPTS[0], "--steps", 2, "--step", other, "--out", f"{url}/o")
+    of_other, of_chosen = (bucket.child(name).read_json("generated.json") for name in ("o", "images"))
+    assert of_other["checkpoint"] == {"step": other, "why": "asked for by name"}
+    assert of_other["model_fingerprint"] != of_chosen["model_fingerprint"]
+
     # evaluate: every figure is there, or null with its reason
     done("evaluate", "--real", f"{url}/shards", "--generated", f"{url}/images", "--base", f"{url}/base",
          "--run", f"{url}/run", "--out", f"{url}/report")  # fmt: skip
@@ -97,7 +109,8 @@ def test_prepare_to_report_through_s3(bucket: Storage, tmp_path: Path):
     assert report["train"]["optimizer_bytes_per_worker"] == result["optimizer_bytes_per_worker"]
     assert report["train"]["compute_dtype"] == "text_encoder: float32, unet: float32"
     assert_figures_or_reasons(report)
-    assert b"<img" in bucket.child("report").read("report.html")
+    page = bucket.child("report").read("report.html").decode()
+    assert "<img" in page and f"checkpoint of step <b>{chosen['step']}</b>: {why}" in page
 
     # export: diffusers itself loads the folder and samples from it
     reason = "a test on drawn images"

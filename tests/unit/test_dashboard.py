@@ -248,7 +248,12 @@ def test_a_run(tmp_path: Path, files: CachedFiles):
         600,
         96.4,
     )
-    assert view["checkpoints"] == {"complete": [200, 400, 600], "incomplete": [700], "best": None}
+    assert view["checkpoints"] == {
+        "complete": [200, 400, 600],
+        "incomplete": [700],
+        "best": None,
+        "why": None,
+    }
     names = {"loss", "validation_loss", "grad_norm", "images_per_second", "eta_seconds"}
     assert set(view["curves"]) == names | {"learning_rate/unet", "learning_rate/text_encoder"}
     assert view["curves"]["loss"]["of"] == 1000 and len(view["curves"]["loss"]["steps"]) <= LIMIT

@@ -73,8 +73,8 @@ export class Run {
     fill(this.note, longest > 200 ? `Curves of ${number(longest)} points are drawn with the lowest and highest of each few neighbours, 200 points at most.` : "");
   }
 
-  #checkpoints({ complete, incomplete, best }) {
-    const chips = complete.map((step) => h("span", { class: "chip" }, `step ${number(step)}`, step === best && h("b", {}, " best")));
+  #checkpoints({ complete, incomplete, best, why }) {
+    const chips = complete.map((step) => h("span", { class: "chip" }, `step ${number(step)}`, step === best && h("b", {}, why ? ` chosen: ${why}` : " best")));
     const half = incomplete.map((step) => h("span", { class: "chip soft" }, `step ${number(step)}, not complete`));
     fill(this.checkpoints, chips.length + half.length ? h("p", { class: "chips" }, chips, half) : h("p", { class: "soft" }, "None yet."));
   }
