@@ -82,6 +82,14 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda root: {"data": {"train": str(root / "others")}}, "the data is not the one"),
         (lambda root: {"data": {"train": str(root / "nowhere")}}, "no finished 'train' split"),
         (lambda root: {"resources": {"use_gpu": True}}, "this machine has 0; set use_gpu to false"),
+        (
+            lambda root: {"training": {"patience": 2}},
+            "patience counts validations, and there is no validation",
+        ),
+        (
+            lambda root: {"checkpoint": {"select": {"figure": "validation_loss"}}},
+            "validation_loss needs a validation split",
+        ),
     ],
 )
 def test_a_refused_resume_changes_nothing(
