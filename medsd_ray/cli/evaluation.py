@@ -183,6 +183,8 @@ def localize(
     ] = None,
     use_gpu: UseGpu = None,
     precision: Precision = None,
+    last: LastCheckpoint = False,
+    step: CheckpointStep = None,
     seed: Annotated[int, seed_option("Of the noise and the bootstrap")] = 0,
 ) -> None:
     """Measure whether a model's attention finds what real images' masks outline (Dombrowski et al. 2024).
@@ -199,11 +201,8 @@ def localize(
     from medsd_ray.evaluation.localize import LocalizeOptions
     from medsd_ray.evaluation.localize import localize as run
 
-    run(
-        LocalizeOptions(
-            model, real, out, tuple(mask or ()), tuple(words), split, num_images, seed, use_gpu, precision
-        )
-    )
+    given, masks = checkpoint_address(model, last, step), tuple(mask or ())
+    run(LocalizeOptions(given, real, out, masks, tuple(words), split, num_images, seed, use_gpu, precision))
 
 
 def augment(

@@ -25,7 +25,7 @@ from medsd_ray.evaluation.task_samples import judging_split
 from medsd_ray.evaluation.versions import own_code, versions
 from medsd_ray.gpus import use_gpus
 from medsd_ray.models.inference import inference_settings
-from medsd_ray.models.resolve import model_fingerprint
+from medsd_ray.models.resolve import model_fingerprint, used_checkpoint
 from medsd_ray.runs.names import REPORT_DATA, REPORT_PAGE
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import Complete, claim, finish
@@ -271,6 +271,7 @@ def _about(
         "inputs_sha256": checksum,
         "model": shown(options.model),
         "model_fingerprint": fingerprint,
+        "checkpoint": used_checkpoint(options.model),
         "split": split,
         "words": {mask: options.phrases(mask) for mask in masks},
     }
