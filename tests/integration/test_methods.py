@@ -27,6 +27,7 @@ from medsd_ray.errors import InputError
 from medsd_ray.generation.encode import encode
 from medsd_ray.generation.sampling import sample_images
 from medsd_ray.models.components import Components
+from medsd_ray.models.drift import Drift
 from medsd_ray.models.export import export
 from medsd_ray.models.load import load_components
 from medsd_ray.models.methods.lora import TARGETS
@@ -55,6 +56,8 @@ SWAP = {
     "text_encoder": {"method": "swap", "swap": {"model": str(MODEL_DIR), "max_length": 12}},
     "unet": "cross_attention",
 }
+DRIFT = 0.2
+"""Of textual inversion's runs, `init_only`: what a plain pipeline takes as the mean of its noise."""
 REASON = "weights of a test, from random numbers"
 
 
@@ -101,6 +104,8 @@ def spec(root: Path, output: str, components: dict, workers: int = 2, stage: int
         "resources": {"num_workers": workers},
         "output": str(root / output),
     }
+    if components is INVERSION:
+        values["objective"] = {"drift": {"delta": DRIFT, "where": "init_only"}}
     return parse_run(values | more)
 
 
@@ -241,12 +246,12 @@ def medsd_images(model: Path) -> np.ndarray:
     return sample_images(load_components(str(model)), PROMPTS, range(len(PROMPTS)), seed=3, sampling=SAMPLING)
 
 
-def diffusers_images(pipeline: StableDiffusionPipeline, **prompts: Any) -> np.ndarray:
+def diffusers_images(pipeline: StableDiffusionPipeline, drift: float = 0.0, **prompts: Any) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     noise = keyed_noise(3, range(len(PROMPTS)), (4, 8, 8), "sample")
     out: Any = pipeline(
         **prompts or {"prompt": PROMPTS},
-        latents=noise,
+        latents=noise + drift,
         guidance_scale=3.0,
         num_inference_steps=4,
         output_type="np",
@@ -269,11 +274,18 @@ def exports(root: Path, runs: dict[str, Path]) -> dict[str, Path]:
 def test_the_exported_pipeline_makes_the_same_images(root: Path, runs, exports, name: str):
     wanted = medsd_images(runs[name])
     assert not same(wanted, medsd_images(root / "model"))
-    assert same(
-        diffusers_images(StableDiffusionPipeline.from_pretrained(exports[name], local_files_only=True)),
-        wanted,
-    )
+    pipeline = StableDiffusionPipeline.from_pretrained(exports[name], local_files_only=True)
+    assert same(diffusers_images(pipeline, DRIFT if name == "inversion" else 0.0), wanted)
     assert same(medsd_images(exports[name]), wanted)
+
+
+def test_a_runs_drift_is_recorded_and_drifts_its_images(root: Path, runs, exports):
+    plain, own = Drift(), Drift(DRIFT, "init_only", 25)
+    assert [load_components(str(runs[name])).drift for name in runs] == [plain, own, plain]
+    pipeline = StableDiffusionPipeline.from_pretrained(exports["inversion"], local_files_only=True)
+    assert not same(diffusers_images(pipeline), medsd_images(runs["inversion"]))
+    assert "## Drift" in (exports["inversion"] / "README.md").read_text()
+    assert "## Drift" not in (exports["lora"] / "README.md").read_text()
 
 
 def test_the_lora_file_over_the_base_makes_the_same_images(root: Path, runs, exports):
@@ -288,7 +300,7 @@ def test_the_embedding_files_over_the_base_make_the_same_images(root: Path, runs
         pipeline.load_textual_inversion(
             exports["inversion"], weight_name=f"learned_embeds-{word}.safetensors"
         )
-    assert same(diffusers_images(pipeline), medsd_images(runs["inversion"]))
+    assert same(diffusers_images(pipeline, DRIFT), medsd_images(runs["inversion"]))
 
 
 def test_a_swapped_encoders_pipeline_takes_prompt_embeddings_as_its_card_says(runs, exports, monkeypatch):

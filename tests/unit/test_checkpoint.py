@@ -308,6 +308,8 @@ def description_of(values: dict[str, Any], fingerprints: dict[str, str]) -> dict
         ({"seed": 1}, "seed"),
         ({"components": {"unet": "full", "text_encoder": "full"}}, "components.text_encoder.method"),
         ({"objective": {"snr_gamma": None}}, "objective.snr_gamma"),
+        ({"objective": {"drift": {"delta": 0.1}}}, "objective.drift.delta"),
+        ({"objective": {"drift": {"where": "init_only"}}}, "objective.drift.where"),
         (run_values(global_batch_size=16), "training.global_batch_size"),
         (run_values(max_steps=9), "training.max_steps"),
         (run_values(zero_stage=3, micro_batch_size=2, precision="bf16", log_every=3), None),
