@@ -73,6 +73,15 @@ GOOD: tuple[dict[str, Any], ...] = (
     {"prior": {"data": "s3://bucket/class-latents", "weight": 0.5}, "components.unet.method": "lora"},
     {"objective.drift": {"delta": -0.1, "target": "plain", "where": "scaled_by_sigma", "steps": 50}},
     {"objective.drift.delta": 1},
+    {
+        "conditions": {
+            "lung": {"kind": "mask"},
+            "nodule": {"kind": "mask", "field": "nodule_boxes"},
+            "age": {"kind": "number", "range": [0, 100]},
+            "sex": {"kind": "category", "values": ["F", "M"]},
+        },
+        "objective.conditioning_dropout": 0.5,
+    },
     {"training.warmup_steps": 99},
     {
         "training.ema": None,
@@ -185,6 +194,20 @@ BAD: tuple[tuple[dict[str, Any], str], ...] = (
     ),
     ({"prior": {"data": "s3://b/c", "weight": 0}}, "prior.weight"),
     ({"components.unet.learning_rate": 0}, "components.unet.learning_rate"),
+    ({"conditions": {"age": {"kind": "number"}}}, "is needed by a number, and by no other condition"),
+    ({"conditions": {"lung": {"kind": "mask", "range": [0.0, 1.0]}}}, "is needed by a number, and by no"),
+    ({"conditions": {"age": {"kind": "number", "range": [9, 9]}}}, "the lowest value comes first"),
+    ({"conditions": {"age": {"kind": "number", "range": [9]}}}, "conditions.age.range"),
+    ({"conditions": {"lung": {"kind": "mask", "values": ["a"]}}}, "values are of a category alone"),
+    ({"conditions": {"lung": {"kind": "picture"}}}, "conditions.lung.kind"),
+    (
+        {"conditions": {"lung": {"kind": "mask"}}, "components": {"text_encoder": {"method": "full"}}},
+        "conditions are trained with the unet",
+    ),
+    (
+        {"conditions": {"lung": {"kind": "mask"}}, "objective.conditioning_dropout": 0.6},
+        "objective.conditioning_dropout is at most 0.5 with conditions",
+    ),
     ({"training.warmup_steps": 100}, "must be below max_steps"),
     (
         {"training.offload": {"optimizer": True}, "training.zero_stage": 0},

@@ -26,11 +26,13 @@ from medsd_ray.cli.options import (
     seed_option,
 )
 from medsd_ray.console import stage
+from medsd_ray.errors import InputError
 from medsd_ray.runs.chosen import checkpoint_address
 from medsd_ray.spec.images import (
     BATCH_SIZE,
     DRIFT,
     DRIFT_WHERE,
+    GUIDANCE,
     GUIDANCE_SCALE,
     NEGATIVE_PROMPT,
     NUM_IMAGES,
@@ -38,6 +40,8 @@ from medsd_ray.spec.images import (
     SCHEDULER,
     SEED,
     STEPS,
+    WEIGHT,
+    Guidance,
     Sampling,
 )
 
@@ -50,7 +54,25 @@ def generate(
     out: Annotated[str, typer.Option(help="Folder or s3:// for the images")],
     prompt: Annotated[str | None, typer.Option(help="One prompt for all images")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line")] = None,
-    num_images: Annotated[int, typer.Option(help=NUM_IMAGES.help)] = 1,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="A CSV with the column prompt, and maybe conditions (age=63; sex=F) and count"),
+    ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A number or category of the model, such as age=63; repeat"),
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(help="Masks to follow: image shards, or a folder or s3:// of KEY.mask.NAME.png"),
+    ] = None,
+    guidance: Annotated[str, typer.Option(help=GUIDANCE.help)] = GUIDANCE.default,
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=WEIGHT", help=f"{WEIGHT.help}; repeat")
+    ] = None,
+    num_images: Annotated[
+        int | None, typer.Option(help=f"{NUM_IMAGES.help}; as many as table asks for, or 1, where absent")
+    ] = None,
     seed: Annotated[int, seed_option(SEED.help)] = SEED.default,
     negative_prompt: Annotated[str, typer.Option(help=NEGATIVE_PROMPT.help)] = NEGATIVE_PROMPT.default,
     guidance_scale: GuidanceScale = GUIDANCE_SCALE.default,
@@ -76,12 +98,20 @@ def generate(
     )
     from medsd_ray.generation.generate import generate as run
     from medsd_ray.generation.prompts import read_prompts
+    from medsd_ray.generation.wishes import Wish, parse_weights, read_wishes, with_conditions
 
+    how = Guidance(guidance, parse_weights(weight or []))
+    if table and (prompt or prompts):
+        raise InputError("give either --table, --prompt or --prompts")
+    rows = read_wishes(table) if table else [Wish(text) for text in read_prompts(prompt, prompts)]
     run(
         checkpoint_address(model, last, step),
         out,
-        prompts=read_prompts(prompt, prompts),
-        num_images=num_images,
+        prompts=[],
+        wishes=with_conditions(rows, condition or []),
+        guidance=how,
+        masks=masks,
+        num_images=(len(rows) if table else 1) if num_images is None else num_images,
         seed=seed,
         sampling=sampling,
         batch_size=batch_size,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medsd_ray.data.cache import ShardCache
+from medsd_ray.data.conditions import ConditionTargets
 from medsd_ray.data.domains import of_domain
 from medsd_ray.data.images import ImageReader
 from medsd_ray.data.latents import LatentReader, Tokenize
@@ -43,7 +44,7 @@ class ShardedDataset:
 
     def __init__(
         self, url: str, split: str, seed: int, cache_dir: str | None = None, tokenize: Tokenize | None = None,
-        targets: Targets | None = None, domain: str | None = None,
+        targets: Targets | None = None, conditions: ConditionTargets | None = None, domain: str | None = None,
     ):  # fmt: skip
         """Reads the split's index; shards are fetched when they are needed.
 
@@ -55,6 +56,7 @@ class ShardedDataset:
                 it is None.
             tokenize: Makes `input_ids` of the captions of latents.
             targets: What is read beside the pixels of images.
+            conditions: What is read beside latents.
             domain: The samples of this domain alone are read (see `of_domain`); None: all.
 
         Raises:
@@ -71,7 +73,9 @@ class ShardedDataset:
             )
         self.order = Order(tuple(shard.samples for shard in self.index.shards), seed)
         self.cache = ShardCache(self.store, self.index, cache_dir)
-        self._reader = ImageReader(targets) if self.index.kind == "image" else LatentReader(tokenize)
+        self._reader = (
+            ImageReader(targets) if self.index.kind == "image" else LatentReader(tokenize, conditions)
+        )
 
     @property
     def samples(self) -> int:

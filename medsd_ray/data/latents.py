@@ -16,9 +16,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +37,8 @@ OPEN_SHARDS = 32
 """Shards that a reader keeps open; of more, the one that was read longest ago is closed."""
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from medsd_ray.data.conditions import ConditionTargets
 
 Tokenize = Callable[[list[str]], "Tensor"]
 """From captions to token ids (B, L), int64."""
@@ -90,41 +91,70 @@ def read_notes(path: Path) -> list[LatentNote]:
     """
     try:
         file: Any = safe_open(path, framework="pt")
-        header = file.metadata() or {}
-        if "notes" not in header:
-            raise ValueError("of an earlier version, without labels and masks")
         names = [name.removeprefix(_MASK) for name in _names(file) if name.startswith(_MASK)]
-        masks = {name: _masks_of(file, name) for name in names}
-        notes, rows = parse_json(header["notes"]), file.get_slice("mean").get_shape()[0]
-        if not isinstance(notes, list) or {len(notes), *map(len, masks.values())} != {rows}:
-            raise ValueError("not as many notes as rows")
-        for note in notes:
-            if fault := first_fault(LatentSampleNote, note):
-                raise ValueError(f"notes: {fault}")
+        known = _KnownOfRows.read(file, names)
+        return [
+            LatentNote(note["labels"], note["domain"], known.masks_of(row))
+            for row, note in enumerate(_notes_of(file))
+        ]
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not a latent shard with notes ({error}); run encode again") from error
-    return [
-        LatentNote(
-            note["labels"],
-            note["domain"],
-            {name: mask for name, of_rows in masks.items() if (mask := of_rows[row]) is not None},
-        )
-        for row, note in enumerate(notes)
-    ]
+
+
+@dataclass(frozen=True)
+class _KnownOfRows:
+    """Of a shard's samples: the labels, and the masks of some names, as PNG."""
+
+    labels: list[dict[str, str | int | float | bool]]
+    masks: dict[str, tuple[Any, list[int]]]
+    """Name -> the bytes of all rows, and where each row's begin and the last one's end."""
+
+    @classmethod
+    def read(cls, file: Any, names: Collection[str]) -> _KnownOfRows:
+        """Raises ValueError where the shard knows nothing of its samples, or something else."""
+        notes = _notes_of(file)
+        found = {name: _png_of(file, name) for name in names if _MASK + name in _names(file)}
+        if {len(ends) - 1 for _, ends in found.values()} - {len(notes)}:
+            raise ValueError("not as many notes as rows")
+        return cls([note["labels"] for note in notes], found)
+
+    def masks_of(self, row: int) -> dict[str, np.ndarray]:
+        """The masks that a row has, (height, width) uint8."""
+        found = {}
+        for name, (data, ends) in self.masks.items():
+            if ends[row + 1] > ends[row]:
+                found[name] = read_mask(data[ends[row] : ends[row + 1]].numpy().tobytes())
+        return found
+
+
+def _notes_of(file: Any) -> list[dict[str, Any]]:
+    """What the header says of each row. Raises ValueError where it does not, or says something else."""
+    header = file.metadata() or {}
+    if "notes" not in header:
+        raise ValueError("of an earlier version, without labels and masks")
+    notes, rows = parse_json(header["notes"]), file.get_slice("mean").get_shape()[0]
+    if not isinstance(notes, list) or len(notes) != rows:
+        raise ValueError("not as many notes as rows")
+    for note in notes:
+        if fault := first_fault(LatentSampleNote, note):
+            raise ValueError(f"notes: {fault}")
+    return notes
+
+
+def _png_of(file: Any, name: str) -> tuple[Any, list[int]]:
+    """The masks of one name, as PNG one after the other, and where each row's begin and the last one's end.
+    Raises ValueError where they are none.
+    """
+    data = file.get_tensor(_MASK + name)
+    ends = [0, *file.get_tensor(_MASK_ENDS + name).tolist()]
+    if sorted(ends) != ends or ends[-1] != len(data):
+        raise ValueError(f"{name} with ends that are none")
+    return data, ends
 
 
 def _names(file: Any) -> list[str]:
     """The names of a safetensors file's tensors."""
     return file.keys()
-
-
-def _masks_of(file: Any, name: str) -> list[np.ndarray | None]:
-    """The masks of one name, a row each. Raises ValueError where they are none."""
-    data = file.get_tensor(_MASK + name).numpy().tobytes()
-    ends = [0, *file.get_tensor(_MASK_ENDS + name).tolist()]
-    if sorted(ends) != ends or ends[-1] != len(data):
-        raise ValueError(f"{name} with ends that are none")
-    return [read_mask(data[start:end]) if end > start else None for start, end in pairwise(ends)]
 
 
 def sample_size(store: Storage, index: Index) -> tuple[int, int]:
@@ -161,14 +191,37 @@ def read_captions(store: Storage, shard: str) -> list[str]:
     """
     where = f"{store.url}/{shard}"
     try:
-        # safetensors: eight bytes with the header's length, then the header, then the tensors.
-        length = int.from_bytes(store.read(shard, 7), "little")
-        if length > MOST_JSON_BYTES:
-            raise ValueError(f"a header of {length} bytes")
-        header = json_object(store.read(shard, 7 + length)[8:])
-        return _texts(header["__metadata__"]["captions"])
+        return _texts(_header(store, shard)["captions"])
     except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not a latent shard ({error}); run encode again") from error
+
+
+def read_labels(store: Storage, shard: str) -> list[dict[str, str | int | float | bool]]:
+    """The labels of a latent shard's samples, from its header alone. Raises InputError where it is missing,
+    no latent shard, or one of an earlier version.
+    """
+    where = f"{store.url}/{shard}"
+    try:
+        notes = parse_json(_header(store, shard)["notes"])
+        if not isinstance(notes, list):
+            raise ValueError("notes that are no list")
+        for note in notes:
+            if fault := first_fault(LatentSampleNote, note):
+                raise ValueError(f"notes: {fault}")
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: not a latent shard with labels ({error}); run encode again") from error
+    return [note["labels"] for note in notes]
+
+
+def _header(store: Storage, shard: str) -> dict[str, str]:
+    """What the header of a latent shard holds beside its tensors. Raises ValueError, KeyError or TypeError
+    for what is none.
+    """
+    # safetensors: eight bytes with the header's length, then the header, then the tensors.
+    length = int.from_bytes(store.read(shard, 7), "little")
+    if length > MOST_JSON_BYTES:
+        raise ValueError(f"a header of {length} bytes")
+    return json_object(store.read(shard, 7 + length)[8:])["__metadata__"]
 
 
 def _texts(data: str) -> list[str]:
@@ -182,13 +235,13 @@ def _texts(data: str) -> list[str]:
 class LatentReader:
     """Rows of latent shards. Files are memory-mapped and read a row at a time, so that memory stays flat.
 
-    With `tokenize` a row has the caption's `input_ids` (L,), and no text embeddings. Raises InputError where
-    a file is no latent shard.
+    With `tokenize` a row has the caption's `input_ids` (L,), and no text embeddings; with `conditions` it has
+    those of the sample's labels and masks. Raises InputError where a file is no latent shard.
     """
 
-    def __init__(self, tokenize: Tokenize | None = None) -> None:
-        self.tokenize = tokenize
-        self._open: OrderedDict[Path, tuple[dict[str, Any], list[str]]] = OrderedDict()
+    def __init__(self, tokenize: Tokenize | None = None, conditions: ConditionTargets | None = None) -> None:
+        self.tokenize, self.conditions = tokenize, conditions
+        self._open: OrderedDict[Path, tuple[dict[str, Any], list[str], _KnownOfRows | None]] = OrderedDict()
 
     def row(self, path: Path, row: int) -> dict[str, Tensor]:
         """The tensors of row number `row`, without the first dimension. Raises InputError where the file is
@@ -200,14 +253,18 @@ class LatentReader:
                 if len(self._open) > OPEN_SHARDS:
                     self._open.popitem(last=False)
             self._open.move_to_end(path)
-            parts, captions = self._open[path]
+            parts, captions, known = self._open[path]
             tensors = {name: part[row] for name, part in parts.items()}
+            if self.conditions and known:
+                tensors |= self.conditions.row(known.labels[row], known.masks_of(row))
         except (SafetensorError, KeyError, IndexError, ValueError) as error:
             raise InputError(f"{path}: not a latent shard ({error}); run encode again") from error
         return tensors | ({"input_ids": self.tokenize([captions[row]])[0]} if self.tokenize else {})
 
-    def _read(self, path: Path) -> tuple[dict[str, Any], list[str]]:
-        """The shard's tensors and captions. Raises ValueError or SafetensorError for no shard."""
+    def _read(self, path: Path) -> tuple[dict[str, Any], list[str], _KnownOfRows | None]:
+        """The shard's tensors and captions, and what conditions are taken from. Raises ValueError or
+        SafetensorError for no shard.
+        """
         file: Any = safe_open(path, framework="pt")
         unwanted = {"text_embeddings"} if self.tokenize else set()
         unwanted |= {name for name in _names(file) if name.startswith((_MASK, _MASK_ENDS))}
@@ -223,4 +280,5 @@ class LatentReader:
         captions = _texts((file.metadata() or {})["captions"]) if self.tokenize else []
         if len({*map(len, parts.values()), *([len(captions)] if self.tokenize else [])}) != 1:
             raise ValueError("not as many captions as rows")
-        return parts, captions
+        known = _KnownOfRows.read(file, self.conditions.masks) if self.conditions else None
+        return parts, captions, known

@@ -22,6 +22,7 @@ from torch.nn import functional
 from medsd_ray.generation.edit import latents_of
 from medsd_ray.generation.sampling import initial_noise, lanes_for, one_thread
 from medsd_ray.models.components import Components
+from medsd_ray.models.conditions import predict
 from medsd_ray.models.drift import in_effect
 from medsd_ray.models.schedulers import Ddim, sampling_scheduler
 from medsd_ray.models.tokens import token_ids
@@ -59,7 +60,8 @@ def attention_maps(
     sampling = in_effect(Sampling(), components.drift)  # whose noise has the mean of the model's own drift
     unet: Any = components.unet
     lanes = lanes_for(unet.device, pixels.shape[1] * pixels.shape[2])
-    maps = []
+    conditions, maps = components.conditions, []
+    null = conditions.null(lanes, unet.device) if conditions else {}  # the caption alone is looked at
     with one_thread(unet.device), torch.inference_mode():
         for start in range(0, len(pixels), lanes):
             rows = list(range(start, min(start + lanes, len(pixels))))
@@ -74,7 +76,7 @@ def attention_maps(
                 )
                 z = scheduler.add_noise(z0, noise.to(z0.device, z0.dtype), t.expand(lanes).to(z0.device))
                 with recorded(unet, weights, z0.shape[2:]) as seen:
-                    unet(z, t.to(z0.device), encoder_hidden_states=text)
+                    predict(unet, conditions, z, t.to(z0.device), text, null)
                 total += torch.stack(seen).mean(0)
             maps.append((total / LAST)[: len(rows)].float().cpu().numpy())
     return np.concatenate(maps)

@@ -35,6 +35,7 @@ from medsd_ray.generation.sampling import (
     one_thread,
 )
 from medsd_ray.models.components import Components
+from medsd_ray.models.conditions import ConditionModule, predict
 from medsd_ray.models.drift import in_effect
 from medsd_ray.models.pixels import to_unit_range, vae_scale_factor
 from medsd_ray.spec.images import Sampling
@@ -97,7 +98,7 @@ def edit(
             padded = rows + [start] * (lanes - len(rows))  # one shape of every pass, as in sampling.py
             z0 = latents_of(components, pixels[padded])
             noise = initial_noise(seed, padded, tuple(z0.shape[1:]), "edit", sampling).to(z0.device)
-            z = denoise(pipeline, z0, noise, text, sampling, strength, free)
+            z = denoise(pipeline, z0, noise, text, sampling, strength, free, components.conditions)
             after.append(decode(components, z, len(rows)))
             before.append(decode(components, z0, len(rows)))
     made, again = np.concatenate(after), np.concatenate(before)
@@ -114,9 +115,11 @@ def denoise(
     sampling: Sampling,
     strength: float,
     free: Tensor | None,
+    conditions: ConditionModule | None = None,
 ) -> Tensor:
     """Latents (B, C, h, w) after the edit. `text` (1 or 2, L, D): the prompt's embedding, before it the
-    negative prompt's where there is guidance; `free` (h, w) is 1 where latents may change.
+    negative prompt's where there is guidance; `free` (h, w) is 1 where latents may change; of
+    `conditions` none is known.
     """
     scheduler: Any = pipeline.scheduler
     unet: Any = pipeline.unet
@@ -127,11 +130,11 @@ def denoise(
     scheduler.set_begin_index(first)
     timesteps = scheduler.timesteps[first:]
     context = text.repeat_interleave(len(z0), dim=0)
+    null = conditions.null(len(context), z0.device) if conditions else {}
     z = scheduler.add_noise(z0, noise, timesteps[:1].expand(len(z0)))
     for index, t in enumerate(timesteps):
-        predicted = unet(
-            scheduler.scale_model_input(torch.cat([z] * len(text)), t), t, encoder_hidden_states=context
-        ).sample
+        noisy = scheduler.scale_model_input(torch.cat([z] * len(text)), t)
+        predicted = predict(unet, conditions, noisy, t, context, null)
         if len(text) == 2:
             without, wanted = predicted.chunk(2)
             predicted = without + sampling.guidance_scale * (wanted - without)

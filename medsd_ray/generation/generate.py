@@ -3,8 +3,9 @@ goes on.
 
 out/generated.json   the plan, written first: model, settings, and each image's file, prompt, seed and index
 out/00000.png ...    the images, each whole or not there; image i has prompt i modulo the number of prompts
-out/metadata.csv     the prompts as `prepare` reads them, so that the images can be trained on: each a
-                     patient of its own
+out/00000.mask.lung.png ...   the masks that an image follows, where the model takes some
+out/metadata.csv     prompts and conditions as `prepare` reads them, so that the images can be trained on:
+                     each a patient of its own
 out/COMPLETE         written last
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +21,9 @@ from medsd_ray.addresses import shown
 from medsd_ray.console import ProgressLine, stage
 from medsd_ray.data.sources.table import TABLE
 from medsd_ray.errors import InputError
+from medsd_ray.generation.asked import Asked, what_is_asked
 from medsd_ray.generation.png import NOTICE
+from medsd_ray.generation.wishes import Wish
 from medsd_ray.gpus import use_gpus
 from medsd_ray.models.drift import drift_notes, in_effect, recorded_drift
 from medsd_ray.models.inference import Inference, inference_settings
@@ -27,7 +31,7 @@ from medsd_ray.models.resolve import model_fingerprint, resolve, used_checkpoint
 from medsd_ray.ray_cluster import check_address
 from medsd_ray.ray_tasks import run_tasks
 from medsd_ray.runs.names import GENERATED
-from medsd_ray.spec.images import BATCH_SIZE, NUM_IMAGES, SEED, Sampling
+from medsd_ray.spec.images import BATCH_SIZE, NUM_IMAGES, SEED, Guidance, Sampling
 from medsd_ray.storage import Storage, absolute, entry_of_bytes, open_storage
 from medsd_ray.storage.outputs import Complete, Foreign, New, claim
 
@@ -48,6 +52,9 @@ def generate(
     use_gpu: bool | None = None,
     precision: str | None = None,
     compile: bool | None = None,
+    wishes: Sequence[Wish] = (),
+    guidance: Guidance = Guidance(),
+    masks: str | None = None,
 ) -> None:
     """Makes images from prompts. An output of the same call is completed, or left as it is where complete.
 
@@ -64,6 +71,10 @@ def generate(
         precision: fp32, bf16 or fp16; where None, bf16 on a GPU and fp32 on a CPU. Images differ with it.
         compile: Compiles the model; where None, on a GPU for COMPILE_FROM images or more. Images differ with
             it by rounding.
+        wishes: In the place of `prompts`: prompts with the values of conditions beside them; image i is of
+            wish i modulo their number.
+        guidance: How conditions guide images.
+        masks: What images follow where the model takes masks, as `mask_sets.read_mask_sets` takes it.
 
     A drift that `sampling` leaves to the model is the model's own; the plan says which was in effect.
 
@@ -76,7 +87,8 @@ def generate(
     SEED.check(seed)
     if num_workers < 1:
         raise InputError(f"num_workers is {num_workers}; choose 1 or more")
-    if not prompts:
+    wishes = wishes or [Wish(prompt) for prompt in prompts]
+    if not wishes:
         raise InputError("there is no prompt; give --prompt TEXT or --prompts FILE")
     if num_workers > 1:
         check_address()
@@ -87,7 +99,8 @@ def generate(
     for note in drift_notes(sampling, own):
         print(note)
     sampling = in_effect(sampling, own)
-    plan = make_plan(model, model_fingerprint(model), prompts, num_images, seed, sampling, how)
+    asked = what_is_asked(model, wishes, guidance, masks, num_images)
+    plan = make_plan(model, model_fingerprint(model), asked, num_images, seed, sampling, how)
     plan["checkpoint"] = used_checkpoint(model)
     if not _begin(store, plan):
         print(f"{out}: complete, nothing to do")
@@ -97,24 +110,25 @@ def generate(
     from medsd_ray.models.load import load_components
 
     components = load_components(model)
-    warn_of_cut_prompts(components, prompts, sampling.negative_prompt)
+    warn_of_cut_prompts(components, asked.prompts, sampling.negative_prompt)
     present = set(store.list())
     todo = [image["index"] for image in plan["images"] if image["file"] not in present]
     chunks = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    worker = ImageWorker(components, plan, store, how)
+    worker = ImageWorker(components, plan, store, how, asked)
     with ProgressLine(num_images, "images") as progress:
         progress.skip(num_images - len(todo))
         for _, count in run_tasks(worker, chunks, num_workers, how.use_gpu):
             progress.add(count)
-    store.write(TABLE, _table(plan))
-    files = [GENERATED, TABLE, *(image["file"] for image in plan["images"])]
+    store.write(TABLE, _table(plan, asked))
+    images = [name for image in plan["images"] for name in (image["file"], *asked.mask_files(image).values())]
+    files = [GENERATED, TABLE, *images]
     store.mark_complete({name: entry_of_bytes(store.read(name)) for name in files})
 
 
 def make_plan(
     model: str,
     fingerprint: str,
-    prompts: list[str],
+    asked: Asked,
     num_images: int,
     seed: int,
     sampling: Sampling,
@@ -131,25 +145,30 @@ def make_plan(
         "precision": how.precision,
         "compile": how.compile,
         **asdict(sampling),
+        **asked.settings_of_plan(),
         "images": [
             {
                 "file": f"{index:0{width}d}.png",
-                "prompt": prompts[index % len(prompts)],
+                "prompt": asked.prompts[index % len(asked.prompts)],
                 "seed": seed,
                 "index": index,
+                **asked.of_image(index),
             }
             for index in range(num_images)
         ],
     }
 
 
-def _table(plan: dict[str, Any]) -> bytes:
+def _table(plan: dict[str, Any], asked: Asked) -> bytes:
+    """The images as `prepare` reads them, with their conditions and masks in columns of their own."""
     text = io.StringIO()
     rows = csv.writer(text)
-    rows.writerow(("image", "report", "patient_id"))
-    rows.writerows(
-        (image["file"], image["prompt"], f"generated-{image['index']}") for image in plan["images"]
-    )
+    columns = asked.columns()
+    rows.writerow(("image", "report", "patient_id", *columns))
+    for image in plan["images"]:
+        cells = asked.cells(image)
+        own = (cells.get(column, "") for column in columns)
+        rows.writerow((image["file"], image["prompt"], f"generated-{image['index']}", *own))
     return text.getvalue().encode()
 
 

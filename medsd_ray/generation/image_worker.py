@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from medsd_ray.data.shard_png import write_png
+from medsd_ray.generation.asked import Asked
 from medsd_ray.generation.png import encode_png
 from medsd_ray.generation.sampling import sample_images
 from medsd_ray.models.components import Components
@@ -13,23 +18,38 @@ from medsd_ray.spec.images import Sampling
 from medsd_ray.storage import Storage
 
 
-def write_images(components: Components, plan: dict[str, Any], indices: list[int], store: Storage) -> int:
-    """Makes and stores the images of `plan` with these indices; returns how many."""
+def write_images(
+    components: Components, plan: dict[str, Any], indices: list[int], store: Storage, asked: Asked
+) -> int:
+    """Makes and stores the images of `plan` with these indices, and the masks that they follow; returns how
+    many.
+    """
     sampling = Sampling(**{name: plan[name] for name in Sampling.__dataclass_fields__})
     entries = [plan["images"][index] for index in indices]
     images = sample_images(
-        components, [entry["prompt"] for entry in entries], indices, seed=plan["seed"], sampling=sampling
+        components,
+        [entry["prompt"] for entry in entries],
+        indices,
+        seed=plan["seed"],
+        sampling=sampling,
+        conditions=[asked.given(entry) for entry in entries],
+        guidance=asked.guidance,
     )
     apart = ("images", "format", "checkpoint")
-    common = {name: str(value) for name, value in plan.items() if name not in apart}
+    common = {name: _as_text(value) for name, value in plan.items() if name not in apart}
     if used := plan.get("checkpoint"):
         common |= {"step": str(used["step"]), "why_this_step": used["why"]}
     for entry, image in zip(entries, images, strict=True):
-        store.write(
-            entry["file"],
-            encode_png(image, common | {"prompt": entry["prompt"], "index": str(entry["index"])}),
-        )
+        masks = asked.masks_of(entry)
+        for name, file in asked.mask_files(entry).items():
+            store.write(file, write_png(np.where(masks[name] > 0, 255, 0).astype(np.uint8)))
+        own = {name: _as_text(value) for name, value in entry.items() if name not in ("file", "seed")}
+        store.write(entry["file"], encode_png(image, common | own))
     return len(indices)
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
 
 
 @dataclass
@@ -40,10 +60,11 @@ class ImageWorker:
     plan: dict[str, Any]
     store: Storage
     how: Inference
+    asked: Asked
 
     def run(self, indices: list[int]) -> int:
         self.components.for_inference(self.how)
-        return write_images(self.components, self.plan, indices, self.store)
+        return write_images(self.components, self.plan, indices, self.store, self.asked)
 
 
 def warn_of_cut_prompts(components: Components, prompts: list[str], negative_prompt: str) -> None:

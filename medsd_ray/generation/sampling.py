@@ -10,20 +10,22 @@ the first, and on a CPU one thread.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
+from medsd_ray.data.conditions import Given
 from medsd_ray.data.randomness import keyed_noise
 from medsd_ray.errors import RunError
+from medsd_ray.generation.guidance import denoise_with_conditions
 from medsd_ray.models.components import Components
 from medsd_ray.models.drift import in_effect
 from medsd_ray.models.pixels import to_uint8, vae_scale_factor
 from medsd_ray.models.schedulers import Ddim, DpmSolver, sampling_scheduler
-from medsd_ray.spec.images import Sampling
+from medsd_ray.spec.images import Guidance, Sampling
 
 SCHEDULERS = {"dpm-solver++": DpmSolver, "ddim": Ddim}
 """The sampler of each name of spec.images."""
@@ -46,8 +48,12 @@ def sample_images(
     *,
     seed: int,
     sampling: Sampling | None = None,
+    conditions: Sequence[Mapping[str, Given]] | None = None,
+    guidance: Guidance = Guidance(),
 ) -> np.ndarray:
     """Makes image `indices[i]` from `prompts[i]`, on the device that the components are on.
+
+    Of a model with conditions, `conditions[i]` are its image's by name; one that is not given is null.
 
     Returns (N, H, W, 3) uint8. Raises RunError where the model gives values that are not numbers.
     """
@@ -62,7 +68,14 @@ def sample_images(
             rows = list(range(start, min(start + lanes, len(indices))))
             padded = rows + [start] * (lanes - len(rows))
             noise = initial_noise(seed, [indices[row] for row in padded], shape, "sample", sampling)
-            latents = _denoise(pipeline, [prompts[row] for row in padded], noise, sampling)
+            texts = [prompts[row] for row in padded]
+            if components.conditions is None:
+                latents = _denoise(pipeline, texts, noise, sampling)
+            else:
+                given = [conditions[row] if conditions else {} for row in padded]
+                latents = denoise_with_conditions(
+                    pipeline, components.conditions, texts, given, noise, sampling, guidance
+                )
             images[rows] = decode(components, latents, len(rows))
     return images
 

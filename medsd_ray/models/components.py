@@ -11,11 +11,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.compilation import compile_module
+from medsd_ray.models.conditions import ConditionModule
 from medsd_ray.models.drift import NONE, Drift
 from medsd_ray.models.inference import Inference
 from medsd_ray.models.precision import DTYPES
 from medsd_ray.models.swapped_encoder import SwappedEncoder
 from medsd_ray.spec.components import COMPONENTS
+from medsd_ray.spec.conditions import CONDITIONS
 
 
 @dataclass
@@ -31,10 +33,14 @@ class Components:
     scheduler: DDPMScheduler
     drift: Drift = NONE
     """What images are sampled with unless they are asked for otherwise."""
+    conditions: ConditionModule | None = None
+    """What brings conditions beside the prompt to the U-Net; None where the model has none."""
 
     def modules(self) -> dict[str, nn.Module]:
         """The parts that have weights and were loaded, by name."""
-        return {name: module for name in COMPONENTS if (module := getattr(self, name)) is not None}
+        return {
+            name: module for name in (*COMPONENTS, CONDITIONS) if (module := getattr(self, name)) is not None
+        }
 
     @property
     def sample_size(self) -> tuple[int, int]:
@@ -59,5 +65,5 @@ class Components:
         device, dtype = "cuda" if how.use_gpu else None, DTYPES[how.precision]
         for name, module in self.modules().items():
             module.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            if how.compile and name != "text_encoder":  # which takes no time beside them
+            if how.compile and name in ("vae", "unet"):  # the others take no time beside them
                 compile_module(module, whole=how.use_gpu)

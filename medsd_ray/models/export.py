@@ -82,6 +82,7 @@ def export(
     stage(f"loading {checkpoint}")
     from safetensors.torch import save_file
 
+    from medsd_ray.models.conditions_card import conditions_section
     from medsd_ray.models.load import load_components
     from medsd_ray.models.save import save_pipeline
     from medsd_ray.models.swapped_encoder import SwappedEncoder
@@ -89,7 +90,8 @@ def export(
     components, used = load_components(checkpoint, raw=raw), about_checkpoint(source, checkpoint)
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
         save_pipeline(components, Path(folder))
-        files = method_files(source, raw)
+        # A method's own file says nothing of the conditions that it was trained with.
+        files = method_files(source, raw) if components.conditions is None else {}
         for name, tensors in files.items():
             save_file(
                 {key: value.contiguous() for key, value in tensors.items()},
@@ -99,10 +101,13 @@ def export(
         command = f"medsd export {shown(checkpoint)} {shown(dest)}" + (" --raw" if raw else "")
         card = model_card(descriptions, manifest_of(source), fingerprint, check, raw, command, used["why"])
         swapped = isinstance(components.text_encoder, SwappedEncoder)
-        card += usage(swapped, sorted(files), descriptions[-1]["model"])
         latents = (components.unet.config["in_channels"], *components.sample_size)
-        predicted = components.scheduler.config["prediction_type"]
-        card += drift_section(components.drift, predicted, latents, swapped)
+        if components.conditions is not None:
+            card += conditions_section(components.conditions.settings, latents)
+        else:
+            card += usage(swapped, sorted(files), descriptions[-1]["model"])
+            predicted = components.scheduler.config["prediction_type"]
+            card += drift_section(components.drift, predicted, latents, swapped)
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         store.upload_tree(Path(folder))
     which = f"the checkpoint of step {used['step']} ({used['why']})"

@@ -12,10 +12,13 @@ from typing import Any
 
 from medsd_ray.documents import json_object
 from medsd_ray.errors import InputError
+from medsd_ray.spec.conditions import CONDITIONS, parse_settings
 
 CARD = "model_index.json"
 PROJECTION = "projection.safetensors"
 """In the folder of a text encoder that an earlier run has swapped, which diffusers knows no class for."""
+CONDITIONS_FILE = f"{CONDITIONS}/config.json"
+"""Says which conditions the U-Net of a pipeline takes, where it takes some."""
 
 FAMILIES = {
     r"StableDiffusionXL": "Stable Diffusion XL",
@@ -78,7 +81,9 @@ def check_layout(read: Callable[[str], bytes], where: str) -> None:
         raise InputError(f"{where}: no {CARD} here; give a pipeline folder in diffusers' layout") from error
     except (ValueError, IndexError) as error:
         raise InputError(f"{where}/{CARD} is damaged; copy it anew") from error
-    if reason := _of_card(card, found) or _of_unet(_config(read, "unet"), _config(read, "vae")):
+    given = _json(read, CONDITIONS_FILE)
+    beside = parse_settings(given, f"{where}/{CONDITIONS_FILE}").mask_channels if given else 0
+    if reason := _of_card(card, found) or _of_unet(_config(read, "unet"), _config(read, "vae"), beside):
         raise InputError(f"{where}: {reason}; {MEND}")
     for name, expected in CLASSES.items():
         if (
@@ -99,20 +104,25 @@ def _of_card(card: dict[str, Any], found: dict[str, Any]) -> str | None:
     return next(extra, None)
 
 
-def _of_unet(unet: dict[str, Any], vae: dict[str, Any]) -> str | None:
-    """Why a U-Net takes more than latents, a timestep and one text."""
+def _of_unet(unet: dict[str, Any], vae: dict[str, Any], beside: int) -> str | None:
+    """Why a U-Net takes more than latents, a timestep, one text and `beside` channels of conditions."""
     if kind := unet.get("addition_embed_type"):
         return f"its U-Net takes more than text (addition_embed_type {kind}), as Stable Diffusion XL's does"
     takes, makes = unet.get("in_channels"), vae.get("latent_channels")
-    if takes is not None and makes is not None and takes != makes:
+    if takes is not None and makes is not None and takes != makes + beside:
         return f"its U-Net takes {takes} channels where its VAE makes {makes}, as one for inpainting does"
     return None
 
 
 def _config(read: Callable[[str], bytes], part: str) -> dict[str, Any]:
-    """A part's config.json; empty where it is absent or damaged, of which loading says more."""
+    """A part's config.json, as `_json` reads it."""
+    return _json(read, f"{part}/config.json")
+
+
+def _json(read: Callable[[str], bytes], name: str) -> dict[str, Any]:
+    """A JSON file; empty where it is absent or damaged, of which loading says more."""
     try:
-        return json_object(read(f"{part}/config.json"))
+        return json_object(read(name))
     except (FileNotFoundError, ValueError):
         return {}
 

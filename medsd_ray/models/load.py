@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from medsd_ray.errors import InputError
 from medsd_ray.models import swapped_encoder
 from medsd_ray.models.components import Components
+from medsd_ray.models.conditions_folder import load_conditions
 from medsd_ray.models.drift import recorded_drift
 from medsd_ray.models.layout import PROJECTION
 from medsd_ray.models.methods.registry import adaptation, recorded_settings
@@ -22,6 +23,7 @@ from medsd_ray.models.resolve import FOLDERS, check_bases, resolve
 from medsd_ray.models.schedulers import load_scheduler
 from medsd_ray.models.weights import load_module, quiet_libraries
 from medsd_ray.runs.checkpoints import describe_checkpoint
+from medsd_ray.spec.conditions import CONDITIONS
 from medsd_ray.storage import Storage
 
 
@@ -82,6 +84,8 @@ def _load_folder(folder: Path, only: tuple[str, ...]) -> Components:
             raise InputError(
                 f"{path}: cannot be loaded, is it damaged? copy it anew ({type(error).__name__}: {reason})"
             ) from error
+    if parts["unet"] is not None:
+        parts[CONDITIONS] = load_conditions(folder, parts["unet"])
     return Components(**parts)
 
 
@@ -95,9 +99,9 @@ def _merge_checkpoint(components: Components, store: Storage, raw: bool) -> None
     for name, weights in load_weights(store, raw=raw).items():
         settings = recorded_settings(description, name)
         method = adaptation(name, settings)
-        if getattr(components, name) is None and not (
-            name == "text_encoder" and components.tokenizer is not None
-        ):
+        # New words are the tokenizer's too, and conditions are made by their checkpoint.
+        needs = {"text_encoder": ("text_encoder", "tokenizer"), CONDITIONS: ("unet",)}.get(name, (name,))
+        if all(getattr(components, part) is None for part in needs):
             continue
         recorded = description.get("fingerprints", {}).get(name)
         if method.source_fingerprint and recorded not in (None, method.source_fingerprint(settings)):

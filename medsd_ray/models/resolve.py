@@ -23,13 +23,15 @@ from medsd_ray.models.layout import CARD, check_layout
 from medsd_ray.runs.checkpoints import describe_checkpoint, task_of, trained
 from medsd_ray.runs.chosen import about_checkpoint, chosen_checkpoint
 from medsd_ray.runs.names import CHECKPOINT, RUN_SPEC
+from medsd_ray.spec.conditions import CONDITIONS
 from medsd_ray.spec.run import RANDOM, SMALL
 from medsd_ray.spec.tasks import TASKS
 from medsd_ray.storage import FolderStorage, S3Storage, Storage, open_storage, sha256_file
 
 SMALL_FOLDER = Path(__file__).parents[1] / "base_model" / "medsd_small"
 FOLDERS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-_NEEDED = re.compile(rf"{CARD}|({'|'.join(FOLDERS)})/[^/]+\.(json|txt|safetensors)")
+_PARTS = (*FOLDERS, CONDITIONS)
+_NEEDED = re.compile(rf"{CARD}|({'|'.join(_PARTS)})/[^/]+\.(json|txt|safetensors)")
 _WEIGHTS = re.compile(r"(?!.*\.optimizer\.).*\.safetensors")
 ENCODER_FILES = re.compile(r"[^/]+\.(json|txt|model|safetensors)")
 """What a transformers encoder with its tokenizer is made of, in one folder."""
@@ -83,7 +85,7 @@ def resolve(model: str, near: Storage | None = None) -> Resolved:
     if store is None:
         patterns = [
             CARD,
-            *(f"{part}/*{suffix}" for part in FOLDERS for suffix in (".json", ".txt", ".safetensors")),
+            *(f"{part}/*{suffix}" for part in _PARTS for suffix in (".json", ".txt", ".safetensors")),
         ]
         return Resolved(_from_hub(model, near, patterns, check_card=True))
     checkpoint = _checkpoint(store)
@@ -254,10 +256,9 @@ def _digest(layers: list[object] | dict[str, str]) -> str:
 
 
 def _weight_sums(folder: Path, only: tuple[str, ...]) -> dict[str, str]:
-    names = (
-        f"{part}/{path.name}" for part in only for path in sorted(folder.joinpath(part).glob("*.safetensors"))
-    )
-    return {name: sha256_file(folder / name) for name in names}
+    parts = (*only, CONDITIONS) if "unet" in only else only  # which no U-Net is without that has some
+    files = (path for part in parts for path in sorted(folder.joinpath(part).glob("*.safetensors")))
+    return {f"{path.parent.name}/{path.name}": sha256_file(path) for path in files}
 
 
 def _checkpoint_sums(store: Storage) -> dict[str, str]:

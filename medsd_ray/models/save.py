@@ -14,6 +14,7 @@ from medsd_ray.addresses import shown
 from medsd_ray.documents import json_object
 from medsd_ray.models import swapped_encoder
 from medsd_ray.models.components import Components
+from medsd_ray.models.conditions_folder import save_conditions, widened
 from medsd_ray.models.drift import IN_CONFIG
 from medsd_ray.models.schedulers import sampling_scheduler
 from medsd_ray.models.swapped_encoder import SwappedEncoder
@@ -24,7 +25,8 @@ def save_pipeline(components: Components, folder: Path) -> None:
     """Writes a plain StableDiffusionPipeline folder (safetensors) whose scheduler samples with DPM-Solver++,
     and a drift beside its schedule.
 
-    One with a swapped text encoder has it beside the pipeline, see swapped_encoder.py.
+    One with a swapped text encoder has it beside the pipeline, see swapped_encoder.py; one with conditions
+    has what its U-Net is given, see conditions_folder.py.
     """
     folder = Path(folder)
     quiet_libraries()
@@ -32,16 +34,19 @@ def save_pipeline(components: Components, folder: Path) -> None:
     if components.drift.delta:
         scheduler.register_to_config(**{IN_CONFIG: asdict(components.drift)})
     is_swapped = isinstance(components.text_encoder, SwappedEncoder)
+    conditions = components.conditions
     StableDiffusionPipeline(
         vae=components.vae,
         text_encoder=None if is_swapped else components.text_encoder,  # type: ignore[arg-type]
         tokenizer=None if is_swapped else components.tokenizer,  # type: ignore[arg-type]
-        unet=components.unet,
+        unet=components.unet if conditions is None else widened(components.unet, conditions),
         scheduler=scheduler,
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     ).save_pretrained(folder, safe_serialization=True)
+    if conditions is not None:
+        save_conditions(conditions, folder)
     if isinstance(components.text_encoder, SwappedEncoder):
         swapped_encoder.save(components.text_encoder, components.tokenizer, folder)
         return without_paths(folder)

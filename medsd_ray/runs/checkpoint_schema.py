@@ -12,7 +12,7 @@ from medsd_ray.spec.images import DRIFT, STEPS, DriftWhere
 Size = Annotated[int, Field(ge=1, le=2**20)]
 
 
-Part = Literal["vae", "text_encoder", "unet", "classifier", "segmenter"]
+Part = Literal["vae", "text_encoder", "unet", "conditions", "classifier", "segmenter"]
 """What a run can train."""
 
 
@@ -49,6 +49,7 @@ class Description(Schema):
     image_size: Size | None = None
     fit: Literal["crop", "pad"] | None = None
     sample_size: Annotated[list[Size], Field(min_length=2, max_length=2)] | None = None
+    conditions: dict[str, Any] | None = None
     fingerprints: dict[str, str] = Field(default_factory=dict)
     spec: dict[str, Any] = Field(default_factory=dict)
     fragments: dict[str, Fragment] = Field(default_factory=dict)

@@ -22,6 +22,7 @@ class Method(StrEnum):
     cross_attention = "cross_attention"  # the U-Net's attention to the text alone
     swap = "swap"  # another text encoder, through a learnt projection
     textual_inversion = "textual_inversion"  # embeddings of new tokens alone
+    concat = "concat"  # of conditions: masks are channels beside the noisy latents
 
 
 class Lora(SpecModel):

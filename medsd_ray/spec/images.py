@@ -7,11 +7,13 @@ import pydantic, as `medsd --help` reads it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from medsd_ray.errors import InputError
 
+GuidanceKind = Literal["joint", "independent"]
 SchedulerName = Literal["dpm-solver++", "ddim"]
 DriftWhere = Literal["per_step", "init_only", "scaled_by_sigma"]
 
@@ -97,6 +99,21 @@ BATCH_SIZE = Setting(
     "batch_size", 16, "images a worker takes at a time; does not change them", lowest=1, highest=100_000
 )
 
+GUIDANCE = Setting(
+    "guidance",
+    "joint",
+    "joint: prompt and conditions guide together, all by guidance_scale; independent: each for itself, by a "
+    "weight of its own",
+    choices=get_args(GuidanceKind),
+)
+WEIGHT = Setting(
+    "weight",
+    None,
+    "of a condition in independent guidance; guidance_scale where absent",
+    lowest=0,
+    highest=100,
+)
+
 # In a study or an object of Kubernetes numbers have bounds that are closer.
 MOST_IMAGES, MOST_IN_A_BATCH = 100_000, 1024
 
@@ -119,3 +136,23 @@ class Sampling:
         for setting in (SCHEDULER, STEPS, GUIDANCE_SCALE, DRIFT, DRIFT_WHERE):
             if (value := getattr(self, setting.name)) is not None:
                 setting.check(value)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How conditions guide an image beside its prompt. Raises InputError for a setting out of bounds."""
+
+    kind: str = GUIDANCE.default
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of independent guidance, by the condition's name."""
+
+    def __post_init__(self) -> None:
+        GUIDANCE.check(self.kind)
+        for name, weight in self.weights.items():
+            replace(WEIGHT, name=f"the weight of {name}").check(weight)
+        if self.weights and self.kind != "independent":
+            raise InputError("weights of conditions are of independent guidance; add --guidance independent")
+
+    def weight_of(self, name: str, scale: float) -> float:
+        """A condition's weight; `scale` is the prompt's."""
+        return self.weights.get(name, scale)

@@ -54,7 +54,11 @@ class Objective(SpecModel):
         "brighter and darker images; 0: none",
     )
     conditioning_dropout: float = Field(
-        default=0.1, ge=0, lt=1, description="share of captions left empty, for guidance"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="share of captions left empty, for guidance; with conditions, of samples that lose "
+        "prompt and conditions, of those that keep one alone, and of each one that the others lose",
     )
     drift: Drift = Drift()
 

@@ -13,7 +13,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medsd_ray.spec.components import Components
+from medsd_ray.spec.components import Components, Method
+from medsd_ray.spec.conditions import CONDITIONS, Conditions
 from medsd_ray.spec.data import Data
 from medsd_ray.spec.images import STEPS
 from medsd_ray.spec.objective import Objective, Prior, VaeObjective
@@ -128,6 +129,10 @@ class RunSpec(SpecModel):
     segmenter: Segmenter | None = Field(
         default=None, description="in the place of components: a network that gives each pixel a class"
     )
+    conditions: Conditions = Field(
+        default={},
+        description="masks, numbers and categories that images are made by beside their prompt, by name",
+    )
     objective: Objective = Objective()
     vae_objective: VaeObjective = VaeObjective()
     prior: Prior | None = Field(default=None, description="prior preservation, as in DreamBooth; null: none")
@@ -183,6 +188,17 @@ class RunSpec(SpecModel):
                 or run.components.vae.trained
             ),
         ),
+        Rule(
+            "size(self.conditions) == 0 || (has(self.components) && self.components.unet.method != 'frozen')",
+            "conditions are trained with the unet; set components.unet to full, lora or another method",
+            lambda run: not run.conditions or bool(run.components and run.components.unet.trained),
+        ),
+        Rule(
+            "size(self.conditions) == 0 || self.objective.conditioning_dropout <= 0.5",
+            "objective.conditioning_dropout is at most 0.5 with conditions: so many samples lose all of "
+            "them, and as many all but one",
+            lambda run: not run.conditions or run.objective.conditioning_dropout <= 0.5,
+        ),
         _diffusion_alone("model", f"self.model == '{SMALL}'", lambda run: run.model == SMALL),
         _diffusion_alone(
             "objective",
@@ -215,7 +231,8 @@ class RunSpec(SpecModel):
     def methods(self) -> dict[str, str]:
         """What is trained, by the name that its parameters begin with -> how."""
         if self.components:
-            return {name: getattr(self.components, name).method.value for name in self.components.trained}
+            found = {name: getattr(self.components, name).method.value for name in self.components.trained}
+            return found | ({CONDITIONS: Method.concat.value} if self.conditions else {})
         return {name: getattr(self, name).network.method for name in TASKS if getattr(self, name)}
 
     @property
@@ -255,6 +272,6 @@ class RunSpec(SpecModel):
     def learning_rates(self) -> dict[str, float]:
         """The peak learning rate of each part that is trained, in the order of the optimizer's groups."""
         parts = self.components or self
-        return {
-            name: getattr(parts, name).learning_rate or self.training.learning_rate for name in self.methods
-        }
+        # What takes the conditions in learns with the U-Net, and as fast.
+        sections = {name: getattr(parts, "unet" if name == CONDITIONS else name) for name in self.methods}
+        return {name: part.learning_rate or self.training.learning_rate for name, part in sections.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from medsd_ray.data.mixture import SourceMix
 from medsd_ray.data.sources.pixels import Fit
+from medsd_ray.spec.conditions import ConditionSettings
 from medsd_ray.spec.run import RunSpec
 
 
@@ -35,6 +37,23 @@ class TaskMeta:
 
 
 @dataclass(frozen=True)
+class ConditionMeta:
+    """The run's conditions with all that its data decide, and how many training samples have each."""
+
+    settings: ConditionSettings
+    samples: dict[str, int]
+
+    def as_values(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"settings": self.settings.model_dump(mode="json"), "samples": self.samples}
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> ConditionMeta:
+        """The same of what `as_values` gave."""
+        return cls(ConditionSettings.model_validate(values["settings"]), values["samples"])
+
+
+@dataclass(frozen=True)
 class ModelSize:
     """Numbers of parameters that a worker holds, with the run's methods applied."""
 
@@ -48,8 +67,9 @@ class CheckedRun:
     user wrote it, which a checkpoint keeps, so that a folder with models and runs can be moved. `train` and
     `validation` say which samples are seen. `fingerprints` has `data`, `model` where the run starts from one,
     and `prior` and `text_encoder` where the run has a prior or swaps the encoder. `latents` is there for
-    latent shards, `task` for task runs. `loaded` says in words what a task's network has of its weights.
-    `reasons` say why what the run leaves open was chosen, by field (auto_settings.py).
+    latent shards, `task` for task runs, `conditions` where the run has some. `loaded` says in words
+    what a task's network has of its weights. `reasons` say why what the run leaves open was chosen, by field
+    (auto_settings.py).
     """
 
     run: RunSpec
@@ -59,6 +79,7 @@ class CheckedRun:
     latents: LatentMeta | None
     fingerprints: dict[str, str]
     task: TaskMeta | None = None
+    conditions: ConditionMeta | None = None
     size: ModelSize = ModelSize(0, 0)
     loaded: str = ""
     reasons: dict[str, str] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from medsd_ray.storage import Storage
 from medsd_ray.training.absolute_paths import with_absolute_paths
 from medsd_ray.training.auto_settings import choose
 from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize
+from medsd_ray.training.condition_data import check_conditions
 from medsd_ray.training.machine import look_at_machine
 from medsd_ray.training.resume import check_same_run
 from medsd_ray.training.sources import (
@@ -140,7 +141,9 @@ def check_data(run: RunSpec) -> CheckedRun:
         fingerprints["prior"] = shards_fingerprint(prior.index)
     if run.components and (swap := run.components.text_encoder.swap):
         fingerprints["text_encoder"] = encoder_fingerprint(swap.model)
-    return CheckedRun(run, run.starts_from, mix_of(run, sources), validation, latents, fingerprints, task)
+    conditions = check_conditions(run, sources, validation, latents)
+    mix = mix_of(run, sources)
+    return CheckedRun(run, run.starts_from, mix, validation, latents, fingerprints, task, conditions)
 
 
 def check_model(checked: CheckedRun) -> CheckedRun:

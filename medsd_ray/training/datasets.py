@@ -26,6 +26,7 @@ def open_dataset(run: RunSpec, mix: SourceMix, stage: StageModule, purpose: str 
             cache_dir=run.data.cache,
             tokenize=tokenize,
             targets=stage.targets,
+            conditions=stage.condition_targets,
             domain=source.domain,
         )
         for number, source in enumerate(mix.sources)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medsd_ray.runs.names import MANIFEST, PROGRESS, RUN_SPEC, STOP
+from medsd_ray.spec.conditions import CONDITIONS
 from medsd_ray.spec.load import dump_run
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.storage import Storage
@@ -35,6 +36,7 @@ def manifest(run: RunSpec, checked: CheckedRun) -> dict[str, Any]:
     return {
         "spec": run.model_dump(mode="json"),
         "data": _data(run, checked),
+        "conditions": _conditions(checked),
         "data_sha256": checked.fingerprints["data"],
         "model_sha256": checked.fingerprints.get("model"),
         "parameters": dataclasses.asdict(checked.size) | {"loaded": checked.loaded or None},
@@ -66,6 +68,14 @@ def _data(run: RunSpec, checked: CheckedRun) -> list[dict[str, Any]]:
         }
         for named, source, share in zip(run.data.all_sources.values(), mix.sources, mix.shares, strict=True)
     ]
+
+
+def _conditions(checked: CheckedRun) -> dict[str, Any]:
+    """Each condition with the values that a category has, and how many training samples have it."""
+    if not (found := checked.conditions):
+        return {}
+    known = found.settings.model_dump(mode="json")[CONDITIONS]
+    return {name: one | {"samples": found.samples[name]} for name, one in known.items()}
 
 
 def code_fingerprint() -> str:

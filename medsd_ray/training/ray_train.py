@@ -14,7 +14,7 @@ from medsd_ray.retries import with_retries
 from medsd_ray.runs.names import RAY_TRAIN, STOP
 from medsd_ray.spec.load import parse_run
 from medsd_ray.storage import Storage, pyarrow_filesystem
-from medsd_ray.training.checked_run import CheckedRun, LatentMeta, ModelSize, TaskMeta
+from medsd_ray.training.checked_run import CheckedRun, ConditionMeta, LatentMeta, ModelSize, TaskMeta
 from medsd_ray.training.failures import keep_running
 from medsd_ray.training.notices import forget, heard, new_topic, notify
 from medsd_ray.training.reporter import add_warning
@@ -112,6 +112,7 @@ def _plain(checked: CheckedRun) -> dict[str, Any]:
         "latents": checked.latents and dataclasses.asdict(checked.latents),
         "fingerprints": checked.fingerprints,
         "task": checked.task and dataclasses.asdict(checked.task),
+        "conditions": checked.conditions and checked.conditions.as_values(),
         "size": dataclasses.asdict(checked.size),
         "loaded": checked.loaded,
         "reasons": checked.reasons,
@@ -127,6 +128,7 @@ def _from_plain(config: dict[str, Any]) -> CheckedRun:
         latents=LatentMeta(**config["latents"]) if config["latents"] else None,
         fingerprints=config["fingerprints"],
         task=TaskMeta(**config["task"]) if config["task"] else None,
+        conditions=ConditionMeta.from_values(config["conditions"]) if config["conditions"] else None,
         size=ModelSize(**config["size"]),
         loaded=config["loaded"],
         reasons=config["reasons"],

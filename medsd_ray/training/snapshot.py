@@ -92,6 +92,7 @@ def checkpoint_description(
         "image_size": checked.task.size if checked.task else None,
         "fit": checked.task.fit if checked.task else None,
         "sample_size": list(checked.latents.sample_size) if checked.latents else None,
+        "conditions": checked.conditions.settings.model_dump(mode="json") if checked.conditions else None,
         "components": run.methods,
         "world_size": engine.world_size,
         "zero_stage": run.training.zero_stage,

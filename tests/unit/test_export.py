@@ -13,6 +13,7 @@ from tiny import shifted, tiny_components, write_checkpoint
 
 from medsd_ray.documents import to_yaml
 from medsd_ray.errors import InputError
+from medsd_ray.generation.asked import Asked
 from medsd_ray.generation.generate import make_plan
 from medsd_ray.generation.image_worker import write_images
 from medsd_ray.models.export import export
@@ -184,9 +185,10 @@ def test_a_checkpoint_that_left_its_run_finds_its_base_beside_it(components, tmp
 
 def test_what_images_say_of_their_model(components, tmp_path):
     folder = FolderStorage(tmp_path / "images")
-    plan = make_plan(str(tmp_path / "base"), "f" * 64, ["a"], 1, 0, Sampling(steps=1))
+    asked = Asked(["a"], [{}])
+    plan = make_plan(str(tmp_path / "base"), "f" * 64, asked, 1, 0, Sampling(steps=1))
     assert plan["model"] == "base"
-    write_images(components, plan, [0], folder)
+    write_images(components, plan, [0], folder, asked)
     text = Image.open(tmp_path / "images" / "00000.png").text
     assert (text["model"], text["model_fingerprint"]) == ("base", "f" * 64)
     assert str(tmp_path) not in str(text)

@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 from medsd_ray.data.dataset import ShardedDataset
 from medsd_ray.data.shards import Sample, ShardWriter, read_index
 from medsd_ray.errors import InputError
+from medsd_ray.generation.asked import Asked
 from medsd_ray.generation.encode import encode
 from medsd_ray.generation.generate import make_plan
 from medsd_ray.generation.sampling import sample_images
@@ -70,7 +71,7 @@ def test_images_of_a_compiled_model_are_the_same_but_for_rounding():
 
 
 def test_the_record_says_how_images_are_made():
-    plan = make_plan("m", "f", ["a"], 1, 0, Sampling(), Inference(True, "bf16", True))
+    plan = make_plan("m", "f", Asked(["a"], [{}]), 1, 0, Sampling(), Inference(True, "bf16", True))
     assert (plan["precision"], plan["compile"]) == ("bf16", True)
 
 

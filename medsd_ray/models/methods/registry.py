@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.components import Components
-from medsd_ray.models.methods import lora, swap, textual_inversion
+from medsd_ray.models.methods import conditions, lora, swap, textual_inversion
 from medsd_ray.models.methods.adaptation import Adaptation
 from medsd_ray.models.methods.own_weights import cross_attention, decoder, frozen, full, scratch
 from medsd_ray.spec.components import COMPONENTS, Component, Method
 from medsd_ray.spec.components import Components as ComponentSettings
+from medsd_ray.spec.conditions import CONDITIONS, ConditionSettings, parse_settings
 
 METHODS: dict[tuple[str, Method], Adaptation] = {
     **{(name, Method.frozen): Adaptation(frozen) for name in COMPONENTS},
@@ -36,6 +37,7 @@ METHODS: dict[tuple[str, Method], Adaptation] = {
     ("text_encoder", Method.textual_inversion): Adaptation(
         textual_inversion.adapt, textual_inversion.merge, textual_inversion.files
     ),
+    (CONDITIONS, Method.concat): Adaptation(conditions.adapt, conditions.merge),
 }
 
 
@@ -43,12 +45,12 @@ ON_SWAPPED = (Method.frozen, Method.full, Method.swap)
 """What a text encoder that an earlier run has swapped can be: the other methods are made for CLIP's."""
 
 
-def adaptation(name: str, settings: Component) -> Adaptation:
+def adaptation(name: str, settings: Component | ConditionSettings) -> Adaptation:
     """The registry's entry for a component and the method that its settings name."""
     return METHODS[name, settings.method]
 
 
-def adapt(components: Components, name: str, settings: Component, seed: int) -> None:
+def adapt(components: Components, name: str, settings: Component | ConditionSettings, seed: int) -> None:
     """Makes a component ready to train; `seed` is the run's, from which each component draws its own.
 
     Raises InputError where the model does not fit the method.
@@ -62,11 +64,13 @@ def adapt(components: Components, name: str, settings: Component, seed: int) -> 
     adaptation(name, settings).adapt(components, name, settings, own)
 
 
-def recorded_settings(description: dict[str, Any], name: str) -> Component:
+def recorded_settings(description: dict[str, Any], name: str) -> Component | ConditionSettings:
     """A component's settings in a checkpoint's run, from its checkpoint.json.
 
     Raises InputError where they are none that this version knows.
     """
+    if name == CONDITIONS:
+        return parse_settings(description.get(CONDITIONS), "checkpoint.json")
     recorded = description.get("spec", {}).get("components", {}).get(name) or {
         "method": description["components"][name]
     }

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from medsd_ray.errors import InputError
+from medsd_ray.spec.components import COMPONENTS
+from medsd_ray.spec.conditions import CONDITIONS
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages.stage import StageModule
@@ -32,8 +35,17 @@ class DiffusionStage(StageModule):
 
         run = checked.run
         components = load_components(run.model, only=cls.needed_components(run))
-        for name in components.modules():
-            adapt(components, name, getattr(run.components, name), run.seed)
+        for name in COMPONENTS:
+            if getattr(components, name) is not None:
+                adapt(components, name, getattr(run.components, name), run.seed)
+        if checked.conditions:
+            adapt(components, CONDITIONS, checked.conditions.settings, run.seed)
+        elif components.conditions is not None:
+            names = ", ".join(sorted(components.conditions.settings.conditions))
+            raise InputError(
+                f"{run.model} was trained with conditions ({names}); name the same ones under conditions, "
+                "and train its unet"
+            )
         return components
 
     @classmethod
@@ -56,7 +68,12 @@ class DiffusionStage(StageModule):
         from medsd_ray.models.methods.registry import adaptation
 
         for name in checked.run.methods:
-            prefix, settings = f"{name}.", getattr(checked.run.components, name)
+            prefix = f"{name}."
+            settings = (
+                checked.conditions.settings
+                if name == CONDITIONS and checked.conditions
+                else getattr(checked.run.components, name)
+            )
             own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
             adaptation(name, settings).merge(base, name, settings, own)
         return base

@@ -8,6 +8,7 @@ from torch import nn
 
 from medsd_ray.errors import InputError
 from medsd_ray.models.compilation import compile_module
+from medsd_ray.spec.conditions import CONDITIONS
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages.classifier import ClassifierStage
@@ -32,8 +33,9 @@ def build_stage(checked: CheckedRun) -> StageModule:
     """
     run, stage = checked.run, stage_of(checked.run)
     model = stage.load(checked)
-    for name in run.methods:
-        module = model.modules()[name]
+    for name, module in model.modules().items():
+        if name not in run.methods or name == CONDITIONS:  # a handful of layers
+            continue
         if run.training.gradient_checkpointing:
             checkpoint_gradients(module, name)
         if run.training.compile and name != "text_encoder":

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from torch import Tensor, nn
 
+from medsd_ray.data.conditions import ConditionTargets
 from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.targets import Targets
 from medsd_ray.spec.run import RunSpec
@@ -40,6 +41,8 @@ class Stage(Protocol):
     """Makes captions into the `input_ids` of a sample; None where a batch needs none."""
     targets: Targets | None
     """What of an image's labels and masks its samples hold; None where that is nothing."""
+    condition_targets: ConditionTargets | None = None
+    """What of a latent sample's labels and masks its samples hold; None where the run has no conditions."""
     prediction_type: str | None
     """What the U-Net predicts, as a checkpoint records it; None where the run trains no U-Net."""
 

@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medsd_ray.data.conditions import PRESENT, VALUE, ConditionTargets
 from medsd_ray.data.dataset import Dataset
-from medsd_ray.data.randomness import keyed_integers, keyed_noise, keyed_uniform
+from medsd_ray.data.randomness import keyed_integers, keyed_noise
+from medsd_ray.models.conditions import predict
 from medsd_ray.models.tokens import token_ids
 from medsd_ray.spec.run import RunSpec
 from medsd_ray.training.checked_run import CheckedRun
+from medsd_ray.training.condition_dropout import dropped
 from medsd_ray.training.stages import kinds
 from medsd_ray.training.stages.diffusion import DiffusionStage
 from medsd_ray.training.stages.stage import seed_of
@@ -50,7 +53,9 @@ class UnetStage(DiffusionStage):
         The U-Net sees latents times `scaling_factor`, the VAE's. `tokenizer` is the trained text encoder's.
         """
         super().__init__()
-        self.unet = components.unet
+        self.unet, self.conditions = components.unet, components.conditions
+        if self.conditions is not None:
+            self.condition_targets = ConditionTargets(self.conditions.settings)
         self.text_encoder, self.tokenizer = components.text_encoder, components.tokenizer
         self.run, self.scheduler = run, components.scheduler
         self.prediction_type: str = (
@@ -105,7 +110,8 @@ class UnetStage(DiffusionStage):
 
         From mean and logvar (B, C, h, w), input_ids (B, L) or text_embeddings (B, L, D) and positions (B,) to
         noisy, wanted (B, C, h, w), timesteps, weights (B,) and text_embeddings, or input_ids (K, L) of the K
-        different captions and caption (B,), the row of each sample's. With a prior B is twice as many.
+        different captions and caption (B,), the row of each sample's; and the tensors of conditions (see
+        `data.conditions`). With a prior B is twice as many.
         """
         prior = {
             name.removeprefix("prior_"): part for name, part in sample.items() if name.startswith("prior_")
@@ -141,13 +147,18 @@ class UnetStage(DiffusionStage):
             "weights": snr_weights(timesteps, self.alphas_cumprod, self.prediction_type, objective.snr_gamma),
         }
         share = objective.conditioning_dropout if purpose.endswith("train") else 0.0
-        dropped = keyed_uniform(seed, positions, f"{purpose}-dropout") < share
+        names = [] if self.conditions is None else sorted(self.conditions.settings.conditions)
+        lost = dropped(seed, positions, 1 + len(names), share, purpose)  # the prompt first
+        for number, name in enumerate(names, start=1):
+            batch[VALUE + name] = sample[VALUE + name]
+            batch[PRESENT + name] = sample[PRESENT + name] & ~lost[:, number]
+        without_text = lost[:, 0]
         if self.empty_ids is not None:
-            batch["input_ids"] = torch.where(dropped[:, None], self.empty_ids, sample["input_ids"])
+            batch["input_ids"] = torch.where(without_text[:, None], self.empty_ids, sample["input_ids"])
         else:
             assert self.empty_embedding is not None
             batch["text_embeddings"] = torch.where(
-                dropped[:, None, None], self.empty_embedding.float(), sample["text_embeddings"].float()
+                without_text[:, None, None], self.empty_embedding.float(), sample["text_embeddings"].float()
             )
         return batch
 
@@ -161,11 +172,13 @@ class UnetStage(DiffusionStage):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The mean weighted loss of a prepared batch; a scalar, float32."""
         if self.text_encoder is not None:
-            condition = self.text_encoder(batch["input_ids"])[0][batch["caption"]]
+            text = self.text_encoder(batch["input_ids"])[0][batch["caption"]]
         else:
-            condition = batch["text_embeddings"]
+            text = batch["text_embeddings"]
         dtype = self.unet.dtype
-        prediction = self.unet(batch["noisy"].to(dtype), batch["timesteps"], condition.to(dtype)).sample
+        prediction = predict(
+            self.unet, self.conditions, batch["noisy"].to(dtype), batch["timesteps"], text.to(dtype), batch
+        )
         return weighted_mse(prediction, batch["wanted"], batch["weights"])
 
 
