@@ -12,9 +12,9 @@ from typing import Any
 from medsd_ray.dashboard.cached_files import CachedFiles, join
 from medsd_ray.dashboard.curves import LIMIT, Curve, downsample, series
 from medsd_ray.dashboard.run import METRICS
-from medsd_ray.runs.progress import read_records
+from medsd_ray.runs.progress import VALIDATED, read_records
 
-NAMES = ("validation_loss", "loss")
+NAMES = ("validation_loss", "loss", *VALIDATED)
 
 
 READERS = 16

@@ -21,7 +21,7 @@ from medsd_ray.evaluation.figures.training_record import train_section
 from medsd_ray.evaluation.messages import Say
 from medsd_ray.evaluation.report import task_page, task_plots
 from medsd_ray.evaluation.report.format import dumps
-from medsd_ray.evaluation.report.plots import loss_curve
+from medsd_ray.evaluation.report.plots import figures_curve, loss_curve
 from medsd_ray.evaluation.task_options import TaskEvaluation
 from medsd_ray.evaluation.task_origin import Learnt
 from medsd_ray.evaluation.task_samples import JudgedSplit
@@ -75,7 +75,11 @@ def write_report(
     report["cautions"] = task_page.cautions(report)
     report["seconds"] = round(time.monotonic() - started, 1)
     pictures = task_plots.pictures(report, found)
-    page = task_page.render(report, pictures, loss_curve(record.metrics))
+    curves = {
+        "Training and validation loss": loss_curve(record.metrics),
+        "Figures of validation": figures_curve(record.metrics),
+    }
+    page = task_page.render(report, pictures, curves)
     store.delete_tree(task_plots.FAILURES)
     finish(store, {**pictures, REPORT_DATA: dumps(report), REPORT_PAGE: page})
     return report

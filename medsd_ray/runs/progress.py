@@ -11,6 +11,18 @@ from pydantic_core import from_json
 from medsd_ray.runs.names import METRICS, PROGRESS
 from medsd_ray.storage import Storage
 
+VALIDATED = {
+    "validation_accuracy": "accuracy",
+    "validation_auroc": "AUROC",
+    "validation_dice": "Dice",
+}
+"""What validation measures of a task run beside the loss: names in metrics.jsonl, and in words."""
+
+
+def latest_figures(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of each figure of VALIDATED the last that the records have."""
+    return {name: value for record in records for name, value in record.items() if name in VALIDATED}
+
 
 def read_metrics(output: Storage, warn: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
     """The records of metrics.jsonl in order of their steps; none where there is no such file yet. Lines that

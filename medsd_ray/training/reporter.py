@@ -18,7 +18,7 @@ from medsd_ray.errors import RefusedError
 from medsd_ray.retries import with_retries
 from medsd_ray.runs.checkpoints import VALIDATION
 from medsd_ray.runs.names import METRICS, PROGRESS, STOP, TENSORBOARD
-from medsd_ray.runs.progress import read_metrics, read_progress
+from medsd_ray.runs.progress import VALIDATED, read_metrics, read_progress
 from medsd_ray.storage import Storage
 from medsd_ray.times import now
 
@@ -67,7 +67,7 @@ class Reporter:
         """
         shown = {
             k: record[k]
-            for k in ("step", "loss", "images_per_second", "eta_seconds", "validation_loss")
+            for k in ("step", "loss", "images_per_second", "eta_seconds", "validation_loss", *VALIDATED)
             if k in record
         }
         with self._lock:

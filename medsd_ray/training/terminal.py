@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from medsd_ray.console import Bar, clear, duration, stage
-from medsd_ray.runs.progress import read_metrics, read_progress
+from medsd_ray.runs.progress import VALIDATED, read_metrics, read_progress
 from medsd_ray.storage import Storage
 
 RecordCallback = Callable[[dict[str, Any]], None]
@@ -123,7 +123,8 @@ def line(record: dict[str, Any], total: int) -> str:
     """A record of metrics.jsonl as the terminal shows it; `total` is the run's number of steps."""
     head = f"step {record['step']:>{len(str(total))}}/{total}"
     if "validation_loss" in record:
-        return f"{head}  validation loss {record['validation_loss']:.5f}"
+        figures = [f"  {words} {record[name]:.4f}" for name, words in VALIDATED.items() if name in record]
+        return f"{head}  validation loss {record['validation_loss']:.5f}{''.join(figures)}"
     rates = " ".join(f"{rate:.1e}" for rate in record["learning_rates"].values())
     return (
         f"{head}  loss {record['loss']:.4f}  grad norm {record['grad_norm']:.3g}  lr {rates}  "

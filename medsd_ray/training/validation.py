@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from medsd_ray.data.dataset import Dataset
 from medsd_ray.data.loader import batches
@@ -37,6 +38,8 @@ class Validation:
         self.dataset, self.stage, self.engine, self.collectives = dataset, stage, engine, collectives
         self.weights, self.micro = weights, micro_batch_size
         self.count = min(dataset.samples, SAMPLES_AT_MOST)
+        self.figures: dict[str, float] = {}
+        """What the last `loss` measured beside it, by name; nothing where the run measures nothing else."""
 
     def about(self) -> dict[str, Any]:
         """What the loss is of, as result.json has it."""
@@ -57,6 +60,7 @@ class Validation:
         modes = {module: module.training for module in self.stage.modules()}
         self.stage.eval()
         total = torch.zeros(2, dtype=torch.float64)
+        rows: dict[int, Tensor] = {}
         per_step = self.micro * self.collectives.world_size
         steps = -(-self.count // per_step)
         for (sample,) in batches(
@@ -79,7 +83,19 @@ class Validation:
             if wanted.any():
                 count = int(wanted.sum())
                 total += torch.tensor([float(loss) * count, count], dtype=torch.float64)
+                if self.stage.rows is not None:
+                    own = self.stage.rows.double().cpu()
+                    rows |= zip(sample["positions"][chosen].tolist(), own, strict=True)
         for module, mode in modes.items():
             module.training = mode
         loss_sum, count = self.collectives.sum(total).tolist()
+        self.figures = self._figures(rows)
         return loss_sum / count
+
+    def _figures(self, rows: dict[int, Tensor]) -> dict[str, float]:
+        """The stage's figures of all workers' rows, by position, in the order of these."""
+        together = {at: row for part in self.collectives.all_gather(rows) for at, row in part.items()}
+        if not together:
+            return {}
+        self.stage.rows = None
+        return self.stage.figures(torch.stack([together[at] for at in sorted(together)]))

@@ -23,6 +23,7 @@ from medsd_ray.runs.checkpoints import VALIDATION
 from medsd_ray.runs.fragments import by_name
 from medsd_ray.runs.names import RESULT
 from medsd_ray.runs.overfitting import lowest, out_of_patience, overfitting, validations
+from medsd_ray.runs.progress import latest_figures
 from medsd_ray.storage import open_storage
 from medsd_ray.training.averaged_weights import AveragedWeights
 from medsd_ray.training.checked_run import CheckedRun
@@ -257,7 +258,8 @@ class Trainer:
         loss = self.validation.loss()
         self.validation_losses.append(loss)
         if self.reporter:
-            self.reporter.log({"step": done, "validation_loss": loss, "validation": VALIDATION})
+            record = {"step": done, "validation_loss": loss, "validation": VALIDATION}
+            self.reporter.log(record | self.validation.figures)
         return loss
 
     def draw(self, done: int) -> None:
@@ -308,7 +310,7 @@ class Trainer:
         losses = {
             name: next((r[name] for r in reversed(self.reporter.records) if name in r), None)
             for name in ("loss", "validation_loss")
-        }
+        } | latest_figures(self.reporter.records)
         if said := overfitting(self.reporter.records):
             self.reporter.warn(said)
         result = losses | {

@@ -9,6 +9,7 @@ import pytest
 import torch
 from plain_workers import Pool
 from run_records import half_of, losses, records
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_tasks import TASKS
 
 from medsd_ray.data.prepare import prepare
@@ -65,6 +66,24 @@ def test_workers_micro_batches_and_stage_do_not_change_the_losses(root: Path, wh
     one, two = losses(root, f"{task}-one"), losses(root, f"{task}-two")
     assert len(one) == STEPS and one[-1] != one[0]
     torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_validation_measures_the_same_on_any_number_of_workers(root: Path, whole_runs: None, task: str):
+    names = {"classifier": {"validation_accuracy", "validation_auroc"}, "segmenter": {"validation_dice"}}[
+        task
+    ]
+    one, two = (
+        {r["step"]: {name: r[name] for name in names} for r in records(root, run) if "validation_loss" in r}
+        for run in (f"{task}-one", f"{task}-two")
+    )
+    assert list(one) == [HALF, STEPS] and all(one[step] == pytest.approx(two[step], abs=1e-4) for step in one)
+    output = FolderStorage(root / f"{task}-one")
+    for file in ("result.json", "progress.json"):
+        assert output.read_json(file).items() >= one[STEPS].items()
+    events = EventAccumulator(str(root / f"{task}-one/tensorboard")).Reload()
+    for name in names:
+        assert [event.step for event in events.Scalars(name)] == list(one)
 
 
 @pytest.mark.parametrize("task", TASKS)

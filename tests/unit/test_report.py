@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -222,6 +223,14 @@ def test_the_curve_shows_training_and_validation_and_is_absent_without_a_run():
     assert uri is not None
     assert uri.startswith("data:image/svg+xml;base64,")
     assert plots.loss_curve([]) is None
+
+
+def test_figures_of_validation_are_drawn_where_there_are_some():
+    metrics = [{"step": 5, "loss": 0.5}, {"step": 10, "validation_loss": 0.4, "validation_dice": 0.8}]
+    uri = plots.figures_curve(metrics)
+    assert uri and uri.startswith("data:image/svg+xml;base64,")
+    assert b"Dice" in base64.b64decode(uri.partition(",")[2])
+    assert plots.figures_curve(metrics[:1]) is None
 
 
 def test_numbers_for_people():

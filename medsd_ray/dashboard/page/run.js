@@ -7,6 +7,7 @@ import { copyButton, picture, tile, warnings } from "./parts.js";
 
 const CHARTS = [
   { key: "losses", title: "Loss", names: (name) => name === "loss" || name === "validation_loss" },
+  { key: "validated", title: "Validation", names: (name) => ["validation_accuracy", "validation_auroc", "validation_dice"].includes(name) },
   { key: "speed", title: "Images per second", names: (name) => name === "images_per_second" },
   { key: "rates", title: "Learning rate", names: (name) => name.startsWith("learning_rate/") },
   { key: "norm", title: "Gradient norm", names: (name) => name === "grad_norm", log: true },

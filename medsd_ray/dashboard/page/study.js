@@ -39,7 +39,7 @@ export class Study {
 
   #build(main) {
     const choice = (id, words, values) => h("label", { class: "choice" }, h("span", {}, words), h("select", { id, onchange: () => this.#curveName() }, values.map(([value, text]) => h("option", { value }, text))));
-    const which = choice("which-curve", "curve", [["validation_loss", "validation loss"], ["loss", "training loss"]]);
+    const which = choice("which-curve", "curve", [["validation_loss", "validation loss"], ["loss", "training loss"], ["validation_accuracy", "validation accuracy"], ["validation_auroc", "validation AUROC"], ["validation_dice", "validation Dice"]]);
     const scale = choice("curve-scale", "axis", [["linear", "linear"], ["log", "log"]]);
     [this.which, this.scale] = [which.querySelector("select"), scale.querySelector("select")];
     this.curveNote = h("p", { class: "note" });

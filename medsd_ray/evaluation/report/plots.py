@@ -15,6 +15,7 @@ from PIL import Image
 from medsd_ray.evaluation.figures.memorisation import SpaceCheck
 from medsd_ray.evaluation.inputs import ImageSet
 from medsd_ray.evaluation.report.format import png_bytes
+from medsd_ray.runs.progress import VALIDATED
 
 COLOURS = {"real": "#3a9d5d", "generated": "#3b82d6", "base": "#d98324"}
 WORDS = {"real": "real (training)", "generated": "generated", "base": "before adaptation"}
@@ -141,6 +142,26 @@ def loss_curve(metrics: list[dict]) -> str | None:
         )
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss")
+    _legend(axes)
+    return _svg(figure)
+
+
+def figures_curve(metrics: list[dict]) -> str | None:
+    """What validation measured beside the loss over steps, as an SVG URI; None where that is nothing."""
+    found = {
+        words: [(m["step"], m[name]) for m in metrics if m.get(name) is not None]
+        for name, words in VALIDATED.items()
+    }
+    if not any(found.values()):
+        return None
+    figure, axes = new_figure(8, 2.4)
+    colours = (COLOURS["base"], COLOURS["real"], COLOURS["generated"])
+    for colour, (words, points) in zip(colours, found.items(), strict=True):
+        if points:
+            steps, values = np.array(points, dtype=float).T
+            axes.plot(steps, values, "o-", color=colour, markersize=4, linewidth=1.4, label=words)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("of validation images")
     _legend(axes)
     return _svg(figure)
 

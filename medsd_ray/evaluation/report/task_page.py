@@ -70,8 +70,8 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def render(report: dict[str, Any], pictures: Mapping[str, bytes], curve: str | None) -> bytes:
-    """The page, one file. `pictures` are its PNGs by file name; `curve` is a data: URI."""
+def render(report: dict[str, Any], pictures: Mapping[str, bytes], curves: Mapping[str, str | None]) -> bytes:
+    """The page, one file. `pictures` are its PNGs by file name; `curves` are data: URIs by what they show."""
     return render_template(
         "medsd_ray.evaluation.report",
         "task_report.html.j2",
@@ -79,7 +79,7 @@ def render(report: dict[str, Any], pictures: Mapping[str, bytes], curve: str | N
         figures=FIGURES[report["task"]],
         class_figures=CLASS_FIGURES[report["task"]],
         pictures={name: picture_uri(data) for name, data in pictures.items()},
-        curve=curve,
+        curves={words: uri for words, uri in curves.items() if uri},
     )
 
 

@@ -14,6 +14,7 @@ from medsd_ray.models.pixels import to_uint8
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages import kinds
 from medsd_ray.training.stages.task import SHOWN, TaskStage
+from medsd_ray.training.task_figures import Figures, class_figures, class_rows
 from medsd_ray.training.task_objective import balanced_weights, classification_loss
 
 if TYPE_CHECKING:
@@ -52,4 +53,11 @@ class ClassifierStage(TaskStage):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The mean loss of a prepared batch; a scalar, float32."""
         weights = None if self.class_weights is None else self.class_weights.float()
-        return classification_loss(self.logits(batch), batch["label"], self.settings, weights)
+        logits = self.logits(batch)
+        if not self.training:
+            self.rows = class_rows(logits, batch["label"])
+        return classification_loss(logits, batch["label"], self.settings, weights)
+
+    def figures(self, rows: Tensor) -> Figures:
+        """See `StageModule.figures`."""
+        return class_figures(rows)

@@ -14,6 +14,7 @@ from medsd_ray.models.pixels import to_uint8
 from medsd_ray.training.checked_run import CheckedRun
 from medsd_ray.training.stages import kinds
 from medsd_ray.training.stages.task import SHOWN, TaskStage
+from medsd_ray.training.task_figures import Figures, mask_figures, mask_rows
 from medsd_ray.training.task_objective import segmentation_loss
 
 if TYPE_CHECKING:
@@ -49,4 +50,11 @@ class SegmenterStage(TaskStage):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The mean loss of a prepared batch; a scalar, float32."""
-        return segmentation_loss(self.logits(batch), batch["mask"], self.settings)
+        logits = self.logits(batch)
+        if not self.training:
+            self.rows = mask_rows(logits, batch["mask"])
+        return segmentation_loss(logits, batch["mask"], self.settings)
+
+    def figures(self, rows: Tensor) -> Figures:
+        """See `StageModule.figures`."""
+        return mask_figures(rows)

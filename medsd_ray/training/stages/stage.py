@@ -121,3 +121,12 @@ class StageModule(nn.Module, Stage):
     """A stage whose parameters are those of the run: the trained ones have `requires_grad`. A parameter's
     name begins with its component's.
     """
+
+    rows: Tensor | None = None
+    """Of the last batch outside training, what `figures` is made of, (B, R); None where it makes nothing."""
+
+    def figures(self, rows: Tensor) -> dict[str, float]:
+        """What validation measures beside the loss, from the rows (N, R), float64, of all of its samples; the
+        names are those of metrics.jsonl.
+        """
+        return {}
