@@ -111,6 +111,7 @@ def images(layout: str, size: int, given: Any) -> list[Row]:
 def arm(options: dict[str, Any]) -> None:
     import torch
 
+    from medsd_ray.generation.asked import Asked
     from medsd_ray.generation.generate import make_plan
     from medsd_ray.generation.image_worker import ImageWorker
     from medsd_ray.generation.sampling import build_pipeline
@@ -124,12 +125,13 @@ def arm(options: dict[str, Any]) -> None:
     components = subject.components(layout, options["device"])
     sampling = Sampling("", GUIDANCE, "dpm-solver++", STEPS)
     how = Inference(on_gpu, "bf16" if on_gpu else "fp32", options["name"] == "compiled")
-    plan = make_plan(layout, "", PROMPTS, count, 0, sampling, how)
+    asked = Asked(PROMPTS, [{} for _ in PROMPTS])
+    plan = make_plan(layout, "", asked, count, 0, sampling, how)
     chunks = [list(range(at, min(at + BATCH, count))) for at in range(0, count, BATCH)]
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=options["folder"]) as out:
-            worker = ImageWorker(components, plan, open_storage(out), how)
+            worker = ImageWorker(components, plan, open_storage(out), how, asked)
             if options["name"] == "over workers":
                 return {"images_per_second": rate_over_workers(worker, chunks, question["workers"])}
             began = time.perf_counter()
@@ -138,7 +140,7 @@ def arm(options: dict[str, Any]) -> None:
                     worker.run(chunk)
             else:
                 batch = 1 if options["name"] == "one at a time" else BATCH
-                pipeline = build_pipeline(components, "dpm-solver++")
+                pipeline = build_pipeline(components, sampling)
                 pipeline_loop(
                     pipeline.to("cuda" if on_gpu else "cpu", DTYPES[how.precision]), count, batch, Path(out)
                 )
