@@ -43,6 +43,7 @@ ALL = SourceRequest(
     domain_column="hospital",
     frames="all",
     sites=("C", "A"),
+    visits=2,
 )
 PLAN: dict[str, Any] = {
     "source": ALL.kind,

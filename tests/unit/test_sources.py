@@ -28,7 +28,7 @@ from medsd_ray.training.ray_train import _from_plain, _plain
 from medsd_ray.training.sources import data_fingerprint, find_sources, find_validation, mix_of, together
 from medsd_ray.training.stages.kinds import VAE
 
-STAGE: Any = SimpleNamespace(tokenizer=None, targets=None)
+STAGE: Any = SimpleNamespace(tokenizer=None, targets=None, condition_targets=None)
 """All that a data set asks of a stage."""
 VALUES = {"A": 40, "B": 80, "C": 200, None: 120}
 """Domain -> the brightness of all of its images: a marker that tells where a sample comes from."""
