@@ -14,18 +14,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-STARTS_RAY = ("training_ray", "tune", "pipeline")
-LONGEST = ("augment", "entrypoint", "submit_ray")
-"""Those of Ray's tests that `make test` has no time for: each takes minutes. What they show on a cluster,
-tests/cluster shows too.
+STARTS_RAY = ("training_ray", "tune", "augment", "entrypoint", "submit_ray", "pipeline")
+LONGEST = (
+    *("augment", "entrypoint", "submit_ray", "pipeline", "demo", "methods", "insert", "interrupted"),
+    *("small_sets", "compile_cache", "conditions", "task_export", "task_weights"),
+)
+"""Those that `make test` has no time for: each takes a minute or several. Unit tests see what they are made
+of, and tests/cluster sees a run from its start to its report.
 """
 COVERAGE = {"PYTEST_ADDOPTS": "--cov=medsd_ray --cov-branch --cov-report="}
 
 
-def _paths(names: tuple[str, ...]) -> list[str]:
+def _paths(names: Iterable[str]) -> list[str]:
     return [f"tests/integration/test_{name}.py" for name in names]
 
 
@@ -33,15 +37,14 @@ def main() -> int:
     """Runs the tests, and returns 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="those that take longest too")
-    rays, left, counted = _paths(STARTS_RAY), _paths(LONGEST), {}
-    if parser.parse_args().all:
-        rays, left, counted = rays + left, [], COVERAGE
+    counted, left = (COVERAGE, ()) if parser.parse_args().all else ({}, LONGEST)
+    rays = _paths(name for name in STARTS_RAY if name not in left)
     pytest = [sys.executable, "-m", "pytest"]
-    others = ["tests/integration", *(f"--ignore={path}" for path in [*rays, *left])]
+    others = ["tests/integration", *(f"--ignore={path}" for path in [*rays, *_paths(left)])]
     with tempfile.TemporaryFile("w+") as log:
         print(f"Beside these tests, and printed after them: {' '.join(rays)}", flush=True)
         if left:
-            print(f"Left to `make test-all`: {' '.join(left)}", flush=True)
+            print(f"Left to `make test-all`: {' '.join(_paths(left))}", flush=True)
         # A session of its own: Ctrl-C in the terminal would reach the processes that these tests interrupt.
         ray = subprocess.Popen(
             [*pytest, *rays], cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
