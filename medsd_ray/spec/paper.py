@@ -165,8 +165,14 @@ class PaperSpec(SpecModel):
 
 
 def words_in(line: str) -> list[str]:
-    """The words in braces of a step. Raises ValueError where braces do not match."""
-    return [name for _, name, _, _ in Formatter().parse(line) if name is not None]
+    """The words in braces of a step. Raises ValueError where braces do not match, or hold more than that."""
+    found = []
+    for _, name, form, conversion in Formatter().parse(line):
+        if name is not None:
+            if form or conversion:
+                raise ValueError(f"{{{name}}}: braces hold a word alone; {{{{ and }}}} stand for themselves")
+            found.append(name)
+    return found
 
 
 def _is_word(value: Any) -> bool:

@@ -18,6 +18,7 @@ from specs import GOOD, RUN, changed
 
 from medsd_ray.documents import parse_json, parse_yaml, to_yaml
 from medsd_ray.driver.job import load_job
+from medsd_ray.papers.experiment import load_paper
 from medsd_ray.reader_study.study import open_study
 from medsd_ray.spec.load import dump_run, dump_study, load_run, load_study, parse_run, parse_study
 from medsd_ray.spec.values import set_value
@@ -37,6 +38,27 @@ STUDY: dict[str, Any] = {
     },
     "metric": "validation_loss",
     "mode": "min",
+}
+PAPER: dict[str, Any] = {
+    "title": "T",
+    "citation": "C",
+    "link": "https://arxiv.org/abs/1",
+    "read": "all",
+    "inferred": "nothing",
+    "settings": {"small": {"count": 8}, "full": {"count": 80}},
+    "steps": [
+        {"drawn": "prepare {count} s --kind phantom", "data": "prepare {data} s"},
+        "tune {here}/x.yaml",
+    ],
+    "claims": [
+        {
+            "claim": "a",
+            "reported": "b",
+            "expected": "higher",
+            "of": {"figure": "fid", "study": "s", "where": {"a": "{count}"}, "pick": "best"},
+            "than": 0.5,
+        }
+    ],
 }
 JOB = {"attempt": 1, "run": RUNS[0]}
 READER_STUDY = {
@@ -85,6 +107,15 @@ def read_run(folder: Path) -> None:
 def read_study(folder: Path) -> None:
     study = load_study(folder / "study.yaml")
     holds(parse_study(parse_yaml(dump_study(study))) == study, "a study is read back as it was written")
+
+
+def read_paper(folder: Path) -> None:
+    """The steps of one that is taken have no braces of a setting left."""
+    paper = load_paper(folder / "x.steps.yaml")
+    for size in ("small", "full"):
+        for given in ({"here": "/h"}, {"here": "/h", "data": "/d"}):
+            holds(all(map(str, paper.commands(size, given))), "a step has words")
+        holds(len(paper.claims_of(size)) == len(paper.claims), "each claim is there")
 
 
 def read_job(folder: Path) -> None:
@@ -152,6 +183,7 @@ YAMLS = [_yaml(RUNS[1]), b"a: &x [1, 2]\nb: *x\n<<: {c: 2020-01-01}\n"]
 READERS = [
     Reader("run.yaml", _files("run.yaml", _odd_yaml(*RUNS)), read_run, 80),
     Reader("study.yaml", _files("study.yaml", _odd_yaml(STUDY)), read_study, 60),
+    Reader("NAME.steps.yaml", _files("x.steps.yaml", _odd_yaml(PAPER)), read_paper),
     Reader("job.yaml", _files("job.yaml", _odd_yaml(JOB)), read_job),
     Reader("overrides", _files("set.txt", _overrides()), read_override),
     Reader("YAML", _files("any.yaml", damaged(YAMLS)), read_yaml),

@@ -96,6 +96,8 @@ def test_a_claim_speaks_of_the_settings_of_the_size(tmp_path: Path):
         ({"steps": ["prepare {many} shards"]}, "step 1: {many} is not among settings.small: count, seeds"),
         ({"steps": [{"drawn": "prepare {data} shards"}]}, "{data} is not among"),
         ({"steps": ["prepare 'shards"]}, "is no command"),
+        ({"steps": ["prepare {count:>9} shards"]}, "braces hold a word alone"),
+        ({"steps": ["prepare {count shards"]}, "expected '}'"),
         ({"settings": {"small": {}}}, "give small and full"),
         ({"claims": []}, "claims"),
         (
