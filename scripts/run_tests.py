@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[1]
 STARTS_RAY = ("training_ray", "tune", "augment", "entrypoint", "submit_ray", "pipeline")
 LONGEST = (
     *("augment", "entrypoint", "submit_ray", "pipeline", "demo", "methods", "insert", "interrupted"),
-    *("small_sets", "compile_cache", "conditions", "task_export", "task_weights"),
+    *("small_sets", "compile_cache", "conditions", "task_export", "task_weights", "task_evaluation"),
 )
 """Those that `make test` has no time for: each takes a minute or several. Unit tests see what they are made
 of, and tests/cluster sees a run from its start to its report.
