@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from fuzz.campaign import Reader
@@ -21,6 +21,7 @@ from medsd_ray.driver.job import load_job
 from medsd_ray.papers.experiment import load_paper
 from medsd_ray.reader_study.study import open_study
 from medsd_ray.spec.load import dump_run, dump_study, load_run, load_study, parse_run, parse_study
+from medsd_ray.spec.paper import Size
 from medsd_ray.spec.values import set_value
 
 RUNS = [{"name": "r"} | changed(RUN, changes) for changes in GOOD]
@@ -112,7 +113,7 @@ def read_study(folder: Path) -> None:
 def read_paper(folder: Path) -> None:
     """The steps of one that is taken have no braces of a setting left."""
     paper = load_paper(folder / "x.steps.yaml")
-    for size in ("small", "full"):
+    for size in get_args(Size):
         for given in ({"here": "/h"}, {"here": "/h", "data": "/d"}):
             holds(all(map(str, paper.commands(size, given))), "a step has words")
         holds(len(paper.claims_of(size)) == len(paper.claims), "each claim is there")

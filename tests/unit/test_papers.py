@@ -84,9 +84,10 @@ def test_a_claim_speaks_of_the_settings_of_the_size(tmp_path: Path):
     of = {"figure": "fid", "study": "study", "where": {"training.max_steps": "{count}", "a": "b"}}
     claims = [PAPER["claims"][0] | {"of": of}]
     paper = load_paper(written(tmp_path, claims=claims))
-    for size, count in (("small", 8), ("full", 80)):
-        (claim,) = paper.claims_of(size)
-        assert claim.of.where == {"training.max_steps": count, "a": "b"} and claim.than == 0.5
+    (small,), (full,) = paper.claims_of("small"), paper.claims_of("full")
+    assert isinstance(small.of, Measurement) and small.of.where == {"training.max_steps": 8, "a": "b"}
+    assert isinstance(full.of, Measurement) and full.of.where == {"training.max_steps": 80, "a": "b"}
+    assert small.than == full.than == 0.5
 
 
 @pytest.mark.parametrize(
