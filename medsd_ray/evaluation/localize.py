@@ -131,7 +131,7 @@ def localize(options: LocalizeOptions, say: Say = print_line) -> dict[str, Any]:
 
     components = load_components(options.model)
     components.for_inference(how)
-    found = look(components, options, split, masks, say)
+    found = look(components, options, split, index, masks, say)
     report = _about(options, split, masks, fingerprint, checksum) | sections(found, options.seed)
     report |= {"device": "gpu" if how.use_gpu else "cpu", "precision": how.precision, "versions": versions()}
     report["seconds"] = round(time.monotonic() - started, 1)
@@ -156,7 +156,9 @@ def find_masks(options: LocalizeOptions) -> tuple[str, Index, list[str]]:
     return split, index, list(options.masks) or known
 
 
-def look(components: Components, options: LocalizeOptions, split: str, masks: list[str], say: Say) -> Looked:
+def look(
+    components: Components, options: LocalizeOptions, split: str, index: Index, masks: list[str], say: Say
+) -> Looked:
     """Has the model see every image that has a mask. Raises InputError for images of another size, or where
     no mask has both a pixel in it and one out of it.
     """
@@ -168,7 +170,7 @@ def look(components: Components, options: LocalizeOptions, split: str, masks: li
     samples: list[Sample] = []
     findings: list[str] = []
     named, judged, pictures, size = [], [], [], (0, 0)
-    with ProgressLine(_total(options, split, masks), "masks") as progress:
+    with ProgressLine(_total(index, masks, options.num_images), "masks") as progress:
         for batch in _batches(options, split, masks):
             pixels = np.stack(
                 [np.atleast_3d(sample.image) for sample, _ in batch if sample.image is not None]
@@ -201,12 +203,7 @@ def look(components: Components, options: LocalizeOptions, split: str, masks: li
     if not samples:
         raise InputError(f"{options.real}: no image of the {split} split has a pixel of {', '.join(masks)}")
     say(f"localize: {len(samples)} findings on images of the {split} split")
-    joined = Localizations(*(np.concatenate(parts) for parts in zip(*map(_values, judged), strict=True)))
-    return Looked(samples, findings, np.concatenate(named), joined, size, pictures)
-
-
-def _values(one: Localizations) -> list[np.ndarray]:
-    return list(vars(one).values())
+    return Looked(samples, findings, np.concatenate(named), Localizations.joined(judged), size, pictures)
 
 
 def _findings(options: LocalizeOptions, split: str, masks: list[str]) -> Iterator[tuple[Sample, str]]:
@@ -234,9 +231,9 @@ def _batches(options: LocalizeOptions, split: str, masks: list[str]) -> Iterator
         yield batch
 
 
-def _total(options: LocalizeOptions, split: str, masks: list[str]) -> int:
-    counts: dict[str, int] = read_index(options.real, split).meta.get("masks", {})
-    return sum(min(counts.get(mask, 0), options.num_images or counts.get(mask, 0)) for mask in masks)
+def _total(index: Index, masks: list[str], most: int | None) -> int:
+    counts: dict[str, int] = index.meta.get("masks", {})
+    return sum(min(counts.get(mask, 0), most or counts.get(mask, 0)) for mask in masks)
 
 
 def sections(found: Looked, seed: int) -> dict[str, Any]:

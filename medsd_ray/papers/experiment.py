@@ -27,7 +27,7 @@ from medsd_ray.papers import page
 from medsd_ray.papers.measured import Measured, measure
 from medsd_ray.papers.verdict import difference, verdict
 from medsd_ray.runs.names import PAPER, PAPER_BEGUN, PAPER_PAGE
-from medsd_ray.spec.paper import Claim, PaperSpec, Size
+from medsd_ray.spec.paper import Claim, Expected, PaperSpec, Size
 from medsd_ray.spec.values import describe_errors, read_values
 from medsd_ray.storage import Storage, open_storage
 from medsd_ray.storage.outputs import Foreign, claim
@@ -95,9 +95,9 @@ def run_paper(file: Path, out: Path, size: Size, data: Path | None) -> dict[str,
 
 def judged(store: Storage, one: Claim, size: Size) -> dict[str, Any]:
     """A claim with what was measured, as paper.json has it."""
-    other = {"higher": "lower", "lower": "higher"}[one.expected]
+    other: Expected = "lower" if one.expected == "higher" else "higher"
     of = measure(store, one.of, one.expected)
-    than = measure(store, one.than, other)  # type: ignore[arg-type]
+    than = measure(store, one.than, other)
     row: dict[str, Any] = {
         "claim": one.claim,
         "reported": one.reported,

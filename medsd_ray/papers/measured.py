@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from medsd_ray.evaluation.estimates import Missing
 from medsd_ray.runs.names import STUDY
-from medsd_ray.spec.paper import Measurement
+from medsd_ray.spec.paper import Expected, Measurement
 from medsd_ray.spec.space import short
 from medsd_ray.storage import Storage
 
@@ -26,9 +26,7 @@ class Measured:
     count: int | None = None
 
 
-def measure(
-    output: Storage, wanted: Measurement | float, direction: Literal["higher", "lower"]
-) -> Measured | Missing:
+def measure(output: Storage, wanted: Measurement | float, direction: Expected) -> Measured | Missing:
     """A figure, or why there is none. Of several combinations that `pick: best` takes, the one whose mean is
     the highest or lowest, as `direction` says.
     """
@@ -64,7 +62,7 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _of_study(
-    trials: Sequence[Mapping[str, Any]], wanted: Measurement, direction: Literal["higher", "lower"]
+    trials: Sequence[Mapping[str, Any]], wanted: Measurement, direction: Expected
 ) -> Measured | Missing:
     groups: dict[str, dict[int, float]] = {}
     for trial in trials:

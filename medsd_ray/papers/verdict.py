@@ -8,7 +8,7 @@ import numpy as np
 
 from medsd_ray.evaluation.estimates import Estimate, Missing, mean_t
 from medsd_ray.papers.measured import Measured
-from medsd_ray.spec.paper import Size
+from medsd_ray.spec.paper import Expected, Size
 
 Verdict = Literal[
     "holds",
@@ -47,7 +47,7 @@ def difference(of: Measured, than: Measured) -> tuple[float, tuple[float, float]
 def verdict(
     of: Measured | Missing,
     than: Measured | Missing,
-    expected: Literal["higher", "lower"],
+    expected: Expected,
     size: Size,
 ) -> Verdict:
     """A claim holds, or does not, where the interval of the difference lies on one side of 0; the small size

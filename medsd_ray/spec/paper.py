@@ -23,6 +23,7 @@ VERBS = (
 )  # fmt: skip
 """Of medsd, which a step may be: those that go on where they stopped, or do nothing where they are done."""
 Size = Literal["small", "full"]
+Expected = Literal["higher", "lower"]
 
 Line = Annotated[str, Field(min_length=1, max_length=2000)]
 File = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/.][^\\]*$")]
@@ -89,7 +90,7 @@ class Claim(SpecModel):
 
     claim: Line
     reported: Line = Field(description="the paper's own numbers, or that none were read")
-    expected: Literal["higher", "lower"] = Field(description="how `of` stands to `than`, if the claim holds")
+    expected: Expected = Field(description="how `of` stands to `than`, if the claim holds")
     of: Measurement
     than: Measurement | float
 

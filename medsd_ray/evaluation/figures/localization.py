@@ -54,6 +54,11 @@ class Localizations:
         rows = [_judged(one, mask) for one, mask in zip(maps, masks, strict=True)]
         return cls(*(np.array(values, dtype=np.float64) for values in zip(*rows, strict=True)))
 
+    @classmethod
+    def joined(cls, parts: list[Localizations]) -> Localizations:
+        """One after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
     def take(self, of: np.ndarray) -> Localizations:
         """Those of the images `of` (indices)."""
         return Localizations(*(getattr(self, field.name)[of] for field in fields(self)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def span(interval: list[float] | None, form=number) -> str:
     return "" if not interval else f"{form(interval[0])} to {form(interval[1])}"
 
 
-def interval_words(section: dict[str, Any], name: str, form=number, before: str = "") -> str:
+def interval_words(section: Mapping[str, Any], name: str, form=number, before: str = "") -> str:
     """What stands beside a figure that `estimates.put` wrote: its interval (`before` it these words) and how
     it was found, where that is not as usual; else why it has none.
     """
@@ -67,6 +67,22 @@ def interval_words(section: dict[str, Any], name: str, form=number, before: str 
         return f"{before}{span(interval, form)}" + (f", {method}" if method else "")
     why = section.get(f"{name}_interval_reason")
     return f"no interval, {why}" if why else ""
+
+
+FORMS = {"number": number, "percent": percent}
+"""How a figure is written, by the name that pages have for it."""
+
+
+def figure_line(section: Mapping[str, Any], name: str, called: str, form: str) -> str:
+    """A figure that `estimates.put` wrote as a line for the terminal: its value with its interval, or why it
+    has none.
+    """
+    value = section[name]
+    if value is None:
+        beside = f"not computed: {section[f'{name}_reason']}"
+    else:
+        beside = interval_words(section, name, FORMS[form], "95%: ")
+    return f"{called:<32}{FORMS[form](value):>8}  {beside}".rstrip()
 
 
 def words(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medsd_ray.evaluation.report.format import interval_words, number, percent
+from medsd_ray.evaluation.report.format import figure_line, percent
 from medsd_ray.evaluation.report.task_page import picture_uri
 from medsd_ray.evaluation.report.template import render_template
 
@@ -23,7 +23,6 @@ FIGURES = {
     ),
 }
 """Figure -> its name, its form and what it is."""
-FORMS = {"number": number, "percent": percent}
 
 
 def render(report: dict[str, Any], pictures: Mapping[str, bytes]) -> bytes:
@@ -45,9 +44,5 @@ def summary(report: Mapping[str, Any]) -> str:
         f"{overall['images']} findings of {overall['patients']} patients, maps of {height}x{width}; "
         f"{percent(overall['named'])} of the captions name the finding"
     ]
-    for name, (words, form, _) in FIGURES.items():
-        value = overall[name]
-        beside = interval_words(overall, name, FORMS[form], "95%: ") if value is not None else ""
-        why = "" if value is not None else f"not computed: {overall[f'{name}_reason']}"
-        lines.append(f"{words:<32}{FORMS[form](value):>8}  {beside or why}".rstrip())
+    lines += [figure_line(overall, name, words, form) for name, (words, form, _) in FIGURES.items()]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from medsd_ray.evaluation.report.format import interval_words, number, percent
+from medsd_ray.evaluation.report.format import FORMS, figure_line, interval_words
 from medsd_ray.evaluation.report.template import render_template
 
 FORMAT = "medsd-task-report/1"
@@ -39,7 +39,6 @@ CLASS_FIGURES = {
     "segmenter": {"dice": ("Dice", "number"), "iou": ("IoU", "number"), "hd95": ("HD95, px", "number")},
 }
 """The same of one class."""
-FORMS = {"number": number, "percent": percent}
 
 
 def cautions(report: Mapping[str, Any]) -> list[str]:
@@ -93,10 +92,7 @@ def summary(report: Mapping[str, Any]) -> str:
     overall, task = report["figures"], report["task"]
     lines = [f"{report['task']} of {report['subject']}, judged by {report['reference']}"]
     for name, (words, form, _) in FIGURES[task].items():
-        value = overall[name]
-        beside = interval_words(overall, name, FORMS[form], "95%: ") if value is not None else ""
-        why = "" if value is not None else f"not computed: {overall[f'{name}_reason']}"
-        lines.append(f"{words:<32}{FORMS[form](value):>8}  {beside or why}".rstrip())
+        lines.append(figure_line(overall, name, words, form))
     headline = next(iter(FIGURES[task]))
     words, form, _ = FIGURES[task][headline]
     if len(report["by_domain"]) > 1:

@@ -6,9 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medsd_ray.evaluation.report.format import interval_words, number, percent, span, words
-
-FORMS = {"number": number, "percent": percent}
+from medsd_ray.evaluation.report.format import FORMS, interval_words, number, percent, span, words
 
 
 def render_template(package: str, name: str, **values: Any) -> bytes:
